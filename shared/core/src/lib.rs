@@ -1,1 +1,30 @@
-//! Stub.
+//! Every rule of Ihuza, as pure functions.
+//!
+//! Nothing here reads a clock, draws a random number or opens a socket: time, dice and bytes are arguments, decisions
+//! are return values, and the shells carry them out. Anything that came over a wire is answered with an error or a
+//! smaller value, never with a panic, because one panic aborts every other request of the same wasm instance.
+
+#![warn(missing_docs)]
+#![cfg_attr(
+    test,
+    allow(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic
+    )
+)]
+
+pub mod channel;
+pub mod error_class;
+pub mod form;
+pub mod ids;
+pub mod json;
+pub mod log;
+pub mod phone;
+pub mod problem;
+pub mod redact;
+pub mod retry;
+pub mod signature;
+pub mod status;
+pub mod timestamp;

@@ -1,0 +1,212 @@
+//! Identifiers: their own types, so that swapping two does not compile, and UUIDs made from bytes the shell brings.
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// What ties a request, its log lines and its rows together: 1 to 64 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[serde(transparent)]
+pub struct CorrelationId(String);
+
+/// Longest correlation id taken from outside.
+pub const CORRELATION_ID_MAX: usize = 64;
+
+impl CorrelationId {
+    /// Takes the caller's id if it is one.
+    pub fn parse(text: &str) -> Option<CorrelationId> {
+        let fits = (1..=CORRELATION_ID_MAX).contains(&text.len());
+        (fits && text.bytes().all(|byte| byte.is_ascii_graphic()))
+            .then(|| CorrelationId(text.to_owned()))
+    }
+
+    /// Takes the caller's id, or makes one from 16 random bytes.
+    pub fn parse_or(text: Option<&str>, random: [u8; 16]) -> CorrelationId {
+        text.and_then(CorrelationId::parse)
+            .unwrap_or_else(|| CorrelationId(uuid_v4(random)))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Display for CorrelationId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for CorrelationId {
+    fn deserialize<D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<CorrelationId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        CorrelationId::parse(&text).ok_or_else(|| {
+            serde::de::Error::custom("correlation id is 1 to 64 visible ASCII characters")
+        })
+    }
+}
+
+macro_rules! uuid_type {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+        #[serde(transparent)]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes the text if it is a UUID; hexadecimal digits become lower case.
+            pub fn parse(text: &str) -> Option<$name> {
+                is_uuid(text).then(|| $name(text.to_ascii_lowercase()))
+            }
+            /// Makes one from 16 random bytes.
+            pub fn from_random(random: [u8; 16]) -> $name {
+                $name(uuid_v4(random))
+            }
+            /// The id as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
+                let text = String::deserialize(deserializer)?;
+                $name::parse(&text).ok_or_else(|| serde::de::Error::custom("not a UUID"))
+            }
+        }
+    )*};
+}
+
+uuid_type! {
+    /// One outbound message: a row of `message_delivery_log`, and what providers echo in their reports.
+    DeliveryId;
+    /// One conversation over all channels.
+    SessionId;
+    /// Proof of holding a claim.
+    LeaseToken;
+}
+
+/// A version 4 UUID (RFC 9562 section 5.4) from 16 random bytes, in lower case.
+///
+/// ```
+/// assert_eq!(ihuza_core::ids::uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+/// ```
+pub fn uuid_v4(random: [u8; 16]) -> String {
+    uuid_text(random, 0x40)
+}
+
+/// A version 8 UUID (RFC 9562 section 5.8) that is the same for the same parts: the first 16 bytes of their SHA-256,
+/// each part preceded by its length.
+pub fn derived_uuid(parts: &[&[u8]]) -> String {
+    let digest = digest_parts(parts);
+    let mut bytes = [0_u8; 16];
+    for (to, from) in bytes.iter_mut().zip(digest) {
+        *to = from;
+    }
+    uuid_text(bytes, 0x80)
+}
+
+/// SHA-256 over all parts as 64 hexadecimal digits; each part is preceded by its length, so that moving a border between
+/// two parts changes the digest.
+pub fn content_hash(parts: &[&[u8]]) -> String {
+    hex::encode(digest_parts(parts))
+}
+
+fn digest_parts(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_be_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+/// Whether the text is a UUID in its usual form: 8-4-4-4-12 hexadecimal digits, of either case.
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn uuid_text(mut bytes: [u8; 16], version: u8) -> String {
+    if let Some(byte) = bytes.get_mut(6) {
+        *byte = (*byte & 0x0f) | version;
+    }
+    if let Some(byte) = bytes.get_mut(8) {
+        *byte = (*byte & 0x3f) | 0x80;
+    }
+    let mut out = String::with_capacity(36);
+    for (at, digit) in hex::encode(bytes).chars().enumerate() {
+        if matches!(at, 8 | 12 | 16 | 20) {
+            out.push('-');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_uuid_of_random_bytes_has_its_version_and_variant() {
+        assert_eq!(uuid_v4([0; 16]), "00000000-0000-4000-8000-000000000000");
+        assert!(is_uuid(&uuid_v4([0xab; 16])));
+    }
+
+    #[test]
+    fn moving_a_border_between_parts_changes_the_hash() {
+        assert_ne!(content_hash(&[b"ab", b"c"]), content_hash(&[b"a", b"bc"]));
+        assert_ne!(derived_uuid(&[b"ab", b"c"]), derived_uuid(&[b"a", b"bc"]));
+        assert_eq!(derived_uuid(&[b"ab", b"c"]), derived_uuid(&[b"ab", b"c"]));
+        assert!(is_uuid(&derived_uuid(&[])));
+    }
+
+    #[test]
+    fn a_correlation_id_is_short_and_visible() {
+        for good in ["a", "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11", "call:42/x"] {
+            assert_eq!(CorrelationId::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "é", "a\n", &"x".repeat(65)] {
+            assert_eq!(CorrelationId::parse(bad), None);
+            assert!(is_uuid(
+                CorrelationId::parse_or(Some(bad), [7; 16]).as_str()
+            ));
+        }
+    }
+
+    #[test]
+    fn a_delivery_id_is_a_uuid_in_lower_case() {
+        let id = DeliveryId::parse("7C1E0B1E-6A0E-4D0B-9A55-1A2F0C9B7D11").unwrap();
+        assert_eq!(id.as_str(), "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11");
+        assert_eq!(
+            serde_json::to_string(&id).unwrap(),
+            "\"7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11\""
+        );
+        assert!(serde_json::from_str::<DeliveryId>("\"nope\"").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn every_uuid_we_make_is_one(random: [u8; 16]) {
+            prop_assert!(is_uuid(&uuid_v4(random)));
+        }
+
+        #[test]
+        fn nothing_read_panics(text: String) {
+            let _ = (CorrelationId::parse(&text), is_uuid(&text), DeliveryId::parse(&text));
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Reading JSON bodies of strangers: both spellings of every name, odd types forgiven, NUL characters removed.
+//!
+//! Postgres refuses U+0000 in `text` and `jsonb`, so it is taken out here, once, before anything is stored.
+
+use serde_json::Value;
+
+use crate::problem::Problem;
+
+/// Parses a body as one JSON object, with every NUL removed.
+pub fn object(body: &[u8]) -> Result<Value, Problem> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let mut value: Value = serde_json::from_slice(body).map_err(|error| {
+        let mut detail = String::from("JSON is broken at line ");
+        detail.push_str(&error.line().to_string());
+        detail.push_str(", column ");
+        detail.push_str(&error.column().to_string());
+        Problem::bad_json(detail)
+    })?;
+    if !value.is_object() {
+        return Err(Problem::bad_json("The body is JSON, but not an object"));
+    }
+    strip_nul(&mut value);
+    Ok(value)
+}
+
+/// Finds a field by its snake_case name, or by the same name in camelCase.
+///
+/// ```
+/// let body = serde_json::json!({"phoneNumber": "+250788123456"});
+/// assert!(ihuza_core::json::field(&body, "phone_number").is_some());
+/// ```
+pub fn field<'a>(value: &'a Value, snake_name: &str) -> Option<&'a Value> {
+    let map = value.as_object()?;
+    map.get(snake_name)
+        .or_else(|| map.get(&camel(snake_name)))
+        .filter(|found| !found.is_null())
+}
+
+/// The first of several fields that is present and not null.
+pub fn first_field<'a>(value: &'a Value, snake_names: &[&str]) -> Option<&'a Value> {
+    snake_names.iter().find_map(|name| field(value, name))
+}
+
+/// A field as text: a string that is not blank, trimmed; or a number or boolean in its JSON spelling.
+pub fn text(value: &Value, snake_name: &str) -> Option<String> {
+    field(value, snake_name).and_then(as_text)
+}
+
+/// Any scalar as text, see [`text`].
+pub fn as_text(value: &Value) -> Option<String> {
+    match value {
+        Value::String(found) => {
+            let clean = without_nul(found);
+            let clean = clean.trim();
+            (!clean.is_empty()).then(|| clean.to_owned())
+        }
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(flag) => Some(if *flag { "true" } else { "false" }.to_owned()),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// A field as text, or the problem that names it.
+pub fn required_text(
+    value: &Value,
+    snake_name: &'static str,
+    hint: &'static str,
+) -> Result<String, Problem> {
+    text(value, snake_name).ok_or_else(|| Problem::missing_field(snake_name, hint))
+}
+
+/// A field as a whole number; a string of digits counts.
+pub fn integer(value: &Value, snake_name: &str) -> Option<i64> {
+    match field(value, snake_name)? {
+        Value::Number(number) => number.as_i64(),
+        Value::String(digits) => digits.trim().parse().ok(),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// A field as a flag; `"true"` and `"false"` count.
+pub fn flag(value: &Value, snake_name: &str) -> Option<bool> {
+    match field(value, snake_name)? {
+        Value::Bool(found) => Some(*found),
+        Value::String(word) if word.eq_ignore_ascii_case("true") => Some(true),
+        Value::String(word) if word.eq_ignore_ascii_case("false") => Some(false),
+        _ => None,
+    }
+}
+
+/// Removes U+0000 from every string and key, in place.
+pub fn strip_nul(value: &mut Value) {
+    match value {
+        Value::String(found) => {
+            if found.contains('\0') {
+                *found = without_nul(found);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_nul),
+        Value::Object(map) => {
+            if map.keys().any(|key| key.contains('\0')) {
+                let old = std::mem::take(map);
+                map.extend(
+                    old.into_iter()
+                        .map(|(key, value)| (without_nul(&key), value)),
+                );
+            }
+            map.values_mut().for_each(strip_nul);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+/// The text without U+0000.
+pub fn without_nul(text: &str) -> String {
+    text.chars().filter(|found| *found != '\0').collect()
+}
+
+/// The first `max` characters.
+pub fn clip(text: &str, max: usize) -> &str {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => text.get(..end).unwrap_or(text),
+        None => text,
+    }
+}
+
+fn camel(snake_name: &str) -> String {
+    let mut out = String::with_capacity(snake_name.len());
+    let mut upper = false;
+    for found in snake_name.chars() {
+        if found == '_' {
+            upper = true;
+        } else if upper {
+            out.push(found.to_ascii_uppercase());
+            upper = false;
+        } else {
+            out.push(found);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn both_spellings_are_read_and_snake_case_wins() {
+        assert_eq!(text(&json!({"callId": "a"}), "call_id").unwrap(), "a");
+        assert_eq!(
+            text(&json!({"call_id": "a", "callId": "b"}), "call_id").unwrap(),
+            "a"
+        );
+        assert_eq!(text(&json!({"call_id": null}), "call_id"), None);
+        assert_eq!(text(&json!({"call_id": "  "}), "call_id"), None);
+        assert_eq!(text(&json!({"id": 88120453}), "id").unwrap(), "88120453");
+        assert_eq!(
+            integer(&json!({"expires_in": "3599"}), "expires_in"),
+            Some(3599)
+        );
+        assert_eq!(
+            flag(&json!({"mirrorReplies": "True"}), "mirror_replies"),
+            Some(true)
+        );
+    }
+
+    #[test]
+    fn nul_is_removed_everywhere() {
+        let value = object(br#"{"a\u0000b":["x\u0000y",{"c":"\u0000"}]}"#).unwrap();
+        assert_eq!(value, json!({"ab": ["xy", {"c": ""}]}));
+    }
+
+    #[test]
+    fn a_broken_body_says_where() {
+        let problem = object(b"{\"a\": }").unwrap_err();
+        assert_eq!(
+            (problem.status, &*problem.detail),
+            (400, "JSON is broken at line 1, column 7")
+        );
+        assert_eq!(object(b"[1]").unwrap_err().type_slug, "bad-json");
+        assert!(
+            object(b"\xef\xbb\xbf{}").is_ok(),
+            "a byte order mark is forgiven"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(body: Vec<u8>) {
+            let _ = object(&body);
+        }
+
+        #[test]
+        fn clipping_never_splits_a_character(text: String, max in 0_usize..40) {
+            prop_assert!(clip(&text, max).chars().count() <= max);
+            prop_assert!(text.starts_with(clip(&text, max)));
+        }
+    }
+}
