@@ -1,0 +1,180 @@
+// Every function of wrangler.toml in ONE workerd process, queues between them included, without network or watcher.
+//
+// Started by the local world (tests/sim/edge.rs). One JSON line on standard output says where everything is:
+//   {"functions": {"<name>": "http://127.0.0.1:<port>"}, "control": "http://127.0.0.1:<port>", "ready_ms": <n>}
+// It ends when its standard input closes or at SIGTERM.
+//
+// Environment
+//   EDGE_CONFIG        wrangler.toml (default: the one in the current folder)
+//   EDGE_NODE_MODULES  folder that holds node_modules (default: the current folder)
+//   EDGE_VARS          JSON object: variables of every function, over those of the file
+//   EDGE_DEV_VARS      "ignore": leave .dev.vars aside, so that tests mean the same on every machine
+//   EDGE_WITHHOLD      comma list of queues for which no function gets a producer: sending to them fails
+//   EDGE_PORTS         JSON object: function name -> port (default 0: any free one)
+//   EDGE_LOG           file for every line that the functions and the runtime log, as JSON {at, level, text}
+//
+// Control (POST, JSON body; an answer means done)
+//   /scheduled {"worker", "cron"}          fires a cron trigger
+//   /enqueue   {"worker", "binding", "body"}  puts a text message into a queue, as the function would
+//   /withhold  {"queues": []}              starts the runtime anew with other producers withheld
+//   /kill      {}                          kill -9 to the runtime, then waits until it is up again on the same ports.
+//                                          Queues live in its memory: what was in them is gone, unlike on the real edge.
+//
+// It stands on wrangler's `unstable_` and Miniflare's `unsafe` names: their versions are pinned in package.json.
+import childProcess from "node:child_process";
+import { createWriteStream, existsSync, readdirSync } from "node:fs";
+import { createServer } from "node:http";
+import { createRequire } from "node:module";
+import path from "node:path";
+import { finished } from "node:stream/promises";
+
+const env = process.env;
+const started = performance.now();
+const configPath = path.resolve(env.EDGE_CONFIG ?? "wrangler.toml");
+const overrides = JSON.parse(env.EDGE_VARS || "{}");
+const ports = JSON.parse(env.EDGE_PORTS || "{}");
+let withheld = (env.EDGE_WITHHOLD ?? "").split(",").filter(Boolean);
+
+// Wrangler prints to standard output as it likes; only our one line may go there.
+const announce = process.stdout.write.bind(process.stdout);
+process.stdout.write = process.stderr.write.bind(process.stderr);
+
+// Miniflare keeps the runtime's process to itself, and /kill needs to know it.
+let runtime;
+const spawn = childProcess.spawn;
+childProcess.spawn = (command, ...rest) => {
+  const child = spawn(command, ...rest);
+  if (path.basename(String(command)).startsWith("workerd")) runtime = child;
+  return child;
+};
+
+const require = createRequire(path.resolve(env.EDGE_NODE_MODULES ?? ".") + "/");
+const { unstable_getMiniflareWorkerOptions: workerOptionsOf, unstable_readConfig: readConfig } = require("wrangler");
+const { Miniflare, Log, LogLevel, convertV4MiniflareOptions } = require("miniflare");
+
+const log = env.EDGE_LOG ? createWriteStream(env.EDGE_LOG, { flags: "a" }) : undefined;
+const writeLog = (level, text, at = Date.now()) =>
+  log?.write(JSON.stringify({ at: new Date(at).toISOString(), level, text }) + "\n");
+
+const names = readConfig({ config: configPath }).definedEnvironments ?? [];
+if (names.length === 0) throw new Error(`${configPath} defines no function: expected [env.<function>] sections`);
+
+let restarted = () => {};
+const functions = {};
+const mf = new Miniflare(options());
+await mf.ready;
+for (const name of names) functions[name] = (await mf.unsafeGetDirectURL(name)).href.replace(/\/$/, "");
+
+const control = createServer(async (request, response) => {
+  let text = "";
+  for await (const chunk of request) text += chunk;
+  try {
+    const body = await obey(request.url, JSON.parse(text || "{}"));
+    response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify(body ?? {}));
+  } catch (error) {
+    response.writeHead(500, { "content-type": "application/json" }).end(JSON.stringify({ error: String(error?.stack ?? error) }));
+  }
+});
+await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
+announce(
+  JSON.stringify({
+    functions,
+    control: `http://127.0.0.1:${control.address().port}`,
+    ready_ms: Math.round(performance.now() - started),
+  }) + "\n",
+);
+
+let stopping = false;
+async function stop() {
+  if (stopping) return;
+  stopping = true;
+  control.close();
+  await mf.dispose();
+  if (log) {
+    log.end();
+    await finished(log);
+  }
+  process.exit(0);
+}
+process.on("SIGTERM", stop);
+process.on("SIGINT", stop);
+process.stdin.resume();
+process.stdin.on("end", stop);
+process.stdin.on("error", stop);
+
+async function obey(route, order) {
+  switch (route) {
+    case "/scheduled": {
+      const worker = await mf.getWorker(order.worker);
+      return await worker.scheduled({ cron: order.cron, scheduledTime: new Date() });
+    }
+    case "/enqueue": {
+      const producer = await mf.getQueueProducer(order.binding, order.worker);
+      await producer.send(order.body, { contentType: "text" });
+      return {};
+    }
+    case "/withhold":
+      withheld = order.queues ?? [];
+      await mf.setOptions(options());
+      return {};
+    case "/kill": {
+      const back = new Promise((resolve) => (restarted = resolve));
+      runtime.kill("SIGKILL");
+      await back;
+      return {};
+    }
+    default:
+      throw new Error(`no such order: ${route}`);
+  }
+}
+
+// The ports stay the same over restarts once they are known.
+function options() {
+  const workers = names.map((name) => worker(name));
+  return convertV4MiniflareOptions({
+    host: "127.0.0.1",
+    port: 0,
+    cf: false,
+    log: new Log(LogLevel.WARN),
+    unsafeTriggerHandlers: true,
+    handleStructuredLogs: ({ timestamp, level, message }) => writeLog(level, message, timestamp),
+    unsafeHandleRuntimeRestart: () => restarted(),
+    workers,
+  });
+}
+
+function worker(name) {
+  const config = readConfig({ config: configPath, env: name });
+  const { workerOptions } = workerOptionsOf(configPath, name);
+  if (!config.main || !existsSync(config.main)) {
+    throw new Error(`${name}: ${config.main} is not built: run \`cargo xtask build\` first`);
+  }
+  const folder = path.dirname(config.main);
+  const wasm = readdirSync(folder).filter((file) => file.endsWith(".wasm"));
+  const fromFile = env.EDGE_DEV_VARS === "ignore" ? pick(workerOptions.bindings, Object.keys(config.vars ?? {})) : workerOptions.bindings;
+  const queueProducers = Object.fromEntries(
+    Object.entries(workerOptions.queueProducers ?? {}).filter(([, producer]) => !withheld.includes(producer.queueName ?? producer)),
+  );
+  return {
+    ...workerOptions,
+    name,
+    compatibilityDate: config.compatibility_date,
+    bindings: { ...fromFile, ...overrides },
+    queueProducers,
+    modules: [
+      { type: "ESModule", path: config.main },
+      ...wasm.map((file) => ({ type: "CompiledWasm", path: path.join(folder, file) })),
+    ],
+    modulesRoot: folder,
+    unsafeDirectSockets: [{ host: "127.0.0.1", port: port(name) }],
+  };
+}
+
+function port(name) {
+  if (functions[name]) return Number(new URL(functions[name]).port);
+  return ports[name] ?? 0;
+}
+
+function pick(object, keys) {
+  return Object.fromEntries(Object.entries(object ?? {}).filter(([key]) => keys.includes(key)));
+}
