@@ -1,0 +1,222 @@
+//! STOP, START and HELP: recognised before any model sees the text, and answered with fixed words.
+//!
+//! The English words are Twilio's default list and the words AWS requires; the Kinyarwanda and Swahili ones are our
+//! choice and wait for a native speaker's and the operator's review. Only a whole message counts: "please stop by
+//! tomorrow" is no opt-out, "Stop. Thank you" is one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::locale::Locale;
+use crate::sms::{self, SmsText, base_letters};
+
+/// What the person asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keyword {
+    /// No more messages.
+    Stop,
+    /// Messages again.
+    Start,
+    /// Who are you, and how do I stop this?
+    Help,
+}
+
+impl Keyword {
+    /// The word in rows, JSON and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Keyword::Stop => "stop",
+            Keyword::Start => "start",
+            Keyword::Help => "help",
+        }
+    }
+
+    /// Reads the word.
+    pub fn parse(word: &str) -> Option<Keyword> {
+        [Keyword::Stop, Keyword::Start, Keyword::Help]
+            .into_iter()
+            .find(|keyword| keyword.as_str() == word)
+    }
+}
+
+/// What is known of the dialogue, for the words that may also be answers. The default is "nothing".
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dialogue {
+    /// The agent's last turn asked something that `CANCEL`, `END` or `YES` answers.
+    pub question_open: bool,
+    /// The person has opted out; only then does `YES` mean START.
+    pub opted_out: bool,
+}
+
+/// A keyword found, and the language of the word (none for the international STOP, START, HELP).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// What is asked for.
+    pub keyword: Keyword,
+    /// The word's language, if it tells.
+    pub locale: Option<Locale>,
+}
+
+/// Longer messages are no keyword; the longest phrase with its politeness fits twice.
+const MAX_CHARS: usize = 80;
+
+/// Recognises a message that is nothing but a keyword.
+///
+/// ```
+/// use ihuza_core::keyword::{Dialogue, Keyword, detect};
+/// let found = |text| detect(text, Dialogue::default()).map(|found| found.keyword);
+/// assert_eq!(found("Stop. Thank you"), Some(Keyword::Stop));
+/// assert_eq!(found("Please stop by tomorrow"), None);
+/// ```
+pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
+    if text.chars().nth(MAX_CHARS).is_some() {
+        return None;
+    }
+    let folded = base_letters(text);
+    let mut words: Vec<&str> = folded
+        .split(|found: char| !found.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .collect();
+    if words.is_empty()
+        || folded
+            .chars()
+            .any(|found| found.is_alphanumeric() && !found.is_ascii())
+    {
+        return None;
+    }
+    // What is said besides out of politeness, longest phrase first.
+    let politeness: Vec<Vec<&str>> = POLITE
+        .iter()
+        .map(|phrase| phrase.split(' ').collect())
+        .collect();
+    while let Some(phrase) = politeness.iter().find(|phrase| {
+        words.len() > phrase.len() && (words.starts_with(phrase) || words.ends_with(phrase))
+    }) {
+        if words.ends_with(phrase) {
+            words.truncate(words.len() - phrase.len());
+        } else {
+            words.drain(..phrase.len());
+        }
+    }
+    // "STOP STOP!!"
+    words.dedup();
+    let whole = words.join(" ");
+    if let Some((_, keyword, locale)) = WORDS.iter().find(|(word, _, _)| *word == whole) {
+        return Some(Found {
+            keyword: *keyword,
+            locale: *locale,
+        });
+    }
+    match whole.as_str() {
+        "cancel" | "end" if !dialogue.question_open => Some(Found {
+            keyword: Keyword::Stop,
+            locale: None,
+        }),
+        "yes" if dialogue.opted_out && !dialogue.question_open => Some(Found {
+            keyword: Keyword::Start,
+            locale: None,
+        }),
+        _ => None,
+    }
+}
+
+const POLITE: &[&str] = &[
+    "s il vous plait",
+    "s il te plait",
+    "thank you very much",
+    "thank you",
+    "thanks",
+    "thx",
+    "please",
+    "pls",
+    "merci",
+    "svp",
+    "murakoze cyane",
+    "murakoze",
+    "mwihangane",
+    "asante sana",
+    "asante",
+    "tafadhali",
+    "now",
+];
+
+const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
+    ("stop", Keyword::Stop, None),
+    ("stopall", Keyword::Stop, None),
+    ("stop all", Keyword::Stop, None),
+    ("stop sms", Keyword::Stop, None),
+    ("stop messages", Keyword::Stop, Some(Locale::En)),
+    ("unsubscribe", Keyword::Stop, Some(Locale::En)),
+    ("quit", Keyword::Stop, Some(Locale::En)),
+    ("revoke", Keyword::Stop, Some(Locale::En)),
+    ("optout", Keyword::Stop, Some(Locale::En)),
+    ("opt out", Keyword::Stop, Some(Locale::En)),
+    ("remove", Keyword::Stop, Some(Locale::En)),
+    ("remove me", Keyword::Stop, Some(Locale::En)),
+    ("arret", Keyword::Stop, Some(Locale::Fr)),
+    ("arreter", Keyword::Stop, Some(Locale::Fr)),
+    ("arretez", Keyword::Stop, Some(Locale::Fr)),
+    ("desabonner", Keyword::Stop, Some(Locale::Fr)),
+    ("desinscrire", Keyword::Stop, Some(Locale::Fr)),
+    ("hagarika", Keyword::Stop, Some(Locale::Rw)),
+    ("hagarara", Keyword::Stop, Some(Locale::Rw)),
+    ("muhagarike", Keyword::Stop, Some(Locale::Rw)),
+    ("kuvamo", Keyword::Stop, Some(Locale::Rw)),
+    ("acha", Keyword::Stop, Some(Locale::Sw)),
+    ("sitisha", Keyword::Stop, Some(Locale::Sw)),
+    ("simama", Keyword::Stop, Some(Locale::Sw)),
+    ("ondoa", Keyword::Stop, Some(Locale::Sw)),
+    ("start", Keyword::Start, None),
+    ("unstop", Keyword::Start, None),
+    ("subscribe", Keyword::Start, Some(Locale::En)),
+    ("reprendre", Keyword::Start, Some(Locale::Fr)),
+    ("debut", Keyword::Start, Some(Locale::Fr)),
+    ("tangira", Keyword::Start, Some(Locale::Rw)),
+    ("anza", Keyword::Start, Some(Locale::Sw)),
+    ("help", Keyword::Help, None),
+    ("info", Keyword::Help, None),
+    ("aide", Keyword::Help, Some(Locale::Fr)),
+    ("ubufasha", Keyword::Help, Some(Locale::Rw)),
+    ("fasha", Keyword::Help, Some(Locale::Rw)),
+    ("msaada", Keyword::Help, Some(Locale::Sw)),
+];
+
+/// The fixed answer, one GSM-7 segment.
+///
+/// `contact` is a phone number people can call, named in the answer to HELP.
+pub fn reply(keyword: Keyword, locale: Locale, brand: &str, contact: Option<&str>) -> SmsText {
+    let mut text = String::with_capacity(160);
+    text.push_str(crate::json::clip(brand, 20));
+    text.push_str(": ");
+    text.push_str(match (keyword, locale) {
+        (Keyword::Stop, Locale::En) => "You will get no more SMS from us. Send START to resume.",
+        (Keyword::Stop, Locale::Fr) => "Vous ne recevrez plus nos SMS. Envoyez START pour reprendre.",
+        (Keyword::Stop, Locale::Rw) => "Ntabwo uzongera kwakira SMS zacu. Ohereza START kugira ngo wongere.",
+        (Keyword::Stop, Locale::Sw) => "Hutapokea SMS zetu tena. Tuma START kuanza tena.",
+        (Keyword::Start, Locale::En) => "You will get our SMS again. Send STOP at any time to end them.",
+        (Keyword::Start, Locale::Fr) => "Vous recevrez de nouveau nos SMS. Envoyez STOP pour ne plus en recevoir.",
+        (Keyword::Start, Locale::Rw) => "Uzongera kwakira SMS zacu. Ohereza STOP igihe ushaka ko zihagarara.",
+        (Keyword::Start, Locale::Sw) => "Utapokea SMS zetu tena. Tuma STOP wakati wowote kuziacha.",
+        (Keyword::Help, Locale::En) => "We text you after your calls and answer your questions. Send STOP to end our SMS.",
+        (Keyword::Help, Locale::Fr) => {
+            "Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de SMS."
+        }
+        (Keyword::Help, Locale::Rw) => {
+            "Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka SMS zacu."
+        }
+        (Keyword::Help, Locale::Sw) => {
+            "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena."
+        }
+    });
+    if let (Keyword::Help, Some(contact)) = (keyword, contact.filter(|contact| contact.len() <= 20))
+    {
+        text.push_str(match locale {
+            Locale::En => " Call: ",
+            Locale::Fr => " Tél. : ",
+            Locale::Rw => " Hamagara: ",
+            Locale::Sw => " Piga: ",
+        });
+        text.push_str(contact);
+    }
+    sms::prepare_gsm7(&text, 1)
+}
