@@ -1,0 +1,77 @@
+-- 20261121010000_private_schema.sql
+-- The schema `private`: helpers that no request may call over HTTP (PostgREST exposes `public` only).
+-- Safe to run again. Locks no table. Undo: drop schema private cascade (after everything that uses it).
+create schema if not exists private;
+comment on schema private is 'Helpers of the functions in public. Not exposed by PostgREST.';
+revoke all on schema private from public;
+grant usage on schema private to authenticated, service_role;
+
+create or replace function private.touch_updated_at() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  new.updated_at := now();
+  return new;
+end
+$$;
+comment on function private.touch_updated_at is 'Trigger: updated_at is the time of the last change.';
+
+create or replace function private.refuse_change() returns trigger
+language plpgsql set search_path = '' as $$
+begin
+  raise exception using errcode = 'PT409', message = format('%s is append-only', tg_table_name);
+end
+$$;
+comment on function private.refuse_change is 'Trigger of append-only tables: refuses the change.';
+
+create or replace function private.required(p jsonb, p_field text) returns text
+language plpgsql immutable set search_path = '' as $$
+begin
+  if nullif(p ->> p_field, '') is null then
+    raise exception using errcode = 'PT400', message = format('field %s is missing', p_field);
+  end if;
+  return p ->> p_field;
+end
+$$;
+comment on function private.required is 'The text of a field of an RPC argument; HTTP 400 naming the field when it is absent or empty.';
+
+create or replace function private.uuid_or_null(p_text text) returns uuid
+language sql immutable parallel safe set search_path = '' as $$
+  select case when p_text ~* '^[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}$' then p_text::uuid end
+$$;
+comment on function private.uuid_or_null is 'The uuid that a text spells, or null: never an error.';
+
+create or replace function private.is_e164(p_text text) returns boolean
+language sql immutable parallel safe set search_path = '' as $$
+  select p_text ~ '^\+[1-9][0-9]{6,14}$'
+$$;
+comment on function private.is_e164 is 'Form only (ITU-T E.164: a plus, at most 15 digits, no leading zero); numbering plans are judged before the database.';
+
+create or replace function private.now_of(p jsonb) returns timestamptz
+language sql volatile set search_path = '' as $$
+  select coalesce((p ->> 'now')::timestamptz, clock_timestamp())
+$$;
+comment on function private.now_of is
+  'The time an RPC works with: its argument `now` (tests turn the clock), else the clock. Not now(): a transaction may have waited for a lock.';
+
+create or replace function private.require_columns(p_table regclass, p_columns jsonb) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_bad text;
+begin
+  select string_agg(format('%s is %s, expected %s', wanted.key, coalesce(format_type(a.atttypid, a.atttypmod), 'absent'), wanted.value), '; ')
+    into v_bad
+    from jsonb_each_text(p_columns) wanted
+    left join pg_catalog.pg_attribute a
+      on a.attrelid = p_table and a.attname = wanted.key and not a.attisdropped
+   where format_type(a.atttypid, a.atttypmod) is distinct from wanted.value;
+  if v_bad is not null then
+    raise exception '% has another shape than this migration needs: %', p_table, v_bad
+      using hint = 'The table was here before. Rename or convert these columns, then apply the migration again.';
+  end if;
+end
+$$;
+comment on function private.require_columns is
+  'Fails loudly when a table that existed before has columns of other types: create table if not exists would accept it silently.';
+
+revoke execute on all functions in schema private from public, anon, authenticated;
+grant execute on all functions in schema private to service_role;
