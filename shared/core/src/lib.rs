@@ -15,6 +15,7 @@
     )
 )]
 
+pub mod agent;
 pub mod channel;
 pub mod error_class;
 pub mod form;
@@ -23,11 +24,17 @@ pub mod json;
 pub mod keyword;
 pub mod locale;
 pub mod log;
+pub mod mtn;
+pub mod openai;
 pub mod phone;
 pub mod problem;
 pub mod redact;
 pub mod retry;
+pub mod routing;
+pub mod send;
 pub mod signature;
 pub mod sms;
 pub mod status;
+pub mod summary;
 pub mod timestamp;
+pub mod whatsapp;

@@ -3,8 +3,6 @@
 //! Each `type` has an entry in `docs/errors.md`. No detail is given where it would help an attacker (401), and none ever
 //! holds a database row, a token or a whole phone number.
 
-use std::borrow::Cow;
-
 use serde_json::{Map, Value};
 
 /// Where the `type` addresses begin.
@@ -23,17 +21,17 @@ pub struct Problem {
     /// HTTP status.
     pub status: u16,
     /// What is wrong this time.
-    pub detail: Cow<'static, str>,
+    pub detail: Box<str>,
     /// The field at fault, in the spelling we write.
-    pub field: Option<Cow<'static, str>>,
+    pub field: Option<&'static str>,
     /// What the caller can do.
-    pub hint: Option<Cow<'static, str>>,
+    pub hint: Option<&'static str>,
     /// The id under which our logs know the request.
-    pub correlation_id: Option<String>,
+    pub correlation_id: Option<Box<str>>,
     /// For 405: the methods that work.
     pub allow: Option<&'static str>,
     /// For 429 and 503: seconds to wait.
-    pub retry_after_s: Option<u32>,
+    pub retry_after_s: Option<u16>,
 }
 
 impl Problem {
@@ -43,7 +41,7 @@ impl Problem {
             type_slug,
             title,
             status,
-            detail: Cow::Borrowed(""),
+            detail: Box::default(),
             field: None,
             hint: None,
             correlation_id: None,
@@ -53,43 +51,43 @@ impl Problem {
     }
 
     /// Adds what is wrong this time.
-    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn detail(mut self, detail: impl Into<Box<str>>) -> Problem {
         self.detail = detail.into();
         self
     }
 
     /// Names the field at fault.
-    pub fn field(mut self, field: impl Into<Cow<'static, str>>) -> Problem {
-        self.field = Some(field.into());
+    pub fn field(mut self, field: &'static str) -> Problem {
+        self.field = Some(field);
         self
     }
 
     /// Says what the caller can do.
-    pub fn hint(mut self, hint: impl Into<Cow<'static, str>>) -> Problem {
-        self.hint = Some(hint.into());
+    pub fn hint(mut self, hint: &'static str) -> Problem {
+        self.hint = Some(hint);
         self
     }
 
     /// Adds the id under which our logs know the request.
     pub fn correlation_id(mut self, id: &str) -> Problem {
-        self.correlation_id = Some(id.to_owned());
+        self.correlation_id = Some(id.into());
         self
     }
 
     /// 400: the body is not JSON (or not the shape at all).
-    pub fn bad_json(detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn bad_json(detail: impl Into<Box<str>>) -> Problem {
         Problem::new("bad-json", "The body is not valid JSON", 400)
             .detail(detail)
             .hint("Send one JSON object in UTF-8 with Content-Type: application/json")
     }
 
     /// 400: the body is neither JSON nor a form we know.
-    pub fn bad_body(detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn bad_body(detail: impl Into<Box<str>>) -> Problem {
         Problem::new("bad-body", "The body cannot be read", 400).detail(detail)
     }
 
     /// 422: a field that must be there is not.
-    pub fn missing_field(field: &'static str, hint: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn missing_field(field: &'static str, hint: &'static str) -> Problem {
         let mut detail = String::from("The field ");
         detail.push_str(field);
         detail.push_str(" is missing or empty");
@@ -102,8 +100,8 @@ impl Problem {
     /// 422: a field is there but its value will not do.
     pub fn invalid_field(
         field: &'static str,
-        detail: impl Into<Cow<'static, str>>,
-        hint: impl Into<Cow<'static, str>>,
+        detail: impl Into<Box<str>>,
+        hint: &'static str,
     ) -> Problem {
         Problem::new("invalid-field", "A field has an invalid value", 422)
             .detail(detail)
@@ -127,7 +125,7 @@ impl Problem {
     }
 
     /// 404.
-    pub fn not_found(detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn not_found(detail: impl Into<Box<str>>) -> Problem {
         Problem::new("not-found", "There is nothing here", 404).detail(detail)
     }
 
@@ -139,7 +137,7 @@ impl Problem {
             405,
         );
         problem.allow = Some(allow);
-        problem.hint = Some(Cow::Borrowed("Use one of the methods in the Allow header"));
+        problem.hint = Some("Use one of the methods in the Allow header");
         problem
     }
 
@@ -164,14 +162,14 @@ impl Problem {
     }
 
     /// 409: the same id was used for something else, or the work is under way.
-    pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Problem {
+    pub fn conflict(detail: impl Into<Box<str>>) -> Problem {
         Problem::new("conflict", "The request conflicts with an earlier one", 409).detail(detail)
     }
 
     /// 429 with `Retry-After`.
     pub fn too_many(retry_after_s: u32) -> Problem {
         let mut problem = Problem::new("too-many-requests", "Too many requests", 429);
-        problem.retry_after_s = Some(retry_after_s);
+        problem.retry_after_s = Some(u16::try_from(retry_after_s).unwrap_or(u16::MAX));
         problem
     }
 
@@ -181,7 +179,7 @@ impl Problem {
             Problem::new("unavailable", "The service cannot take this right now", 503)
                 .detail("Nothing was stored")
                 .hint("Send the same request again after the time in Retry-After");
-        problem.retry_after_s = Some(retry_after_s);
+        problem.retry_after_s = Some(u16::try_from(retry_after_s).unwrap_or(u16::MAX));
         problem
     }
 
@@ -208,13 +206,13 @@ impl Problem {
             body.insert("detail".into(), Value::from(&*self.detail));
         }
         if let Some(field) = &self.field {
-            body.insert("field".into(), Value::from(&**field));
+            body.insert("field".into(), Value::from(*field));
         }
         if let Some(hint) = &self.hint {
-            body.insert("hint".into(), Value::from(&**hint));
+            body.insert("hint".into(), Value::from(*hint));
         }
         if let Some(id) = &self.correlation_id {
-            body.insert("correlation_id".into(), Value::from(id.as_str()));
+            body.insert("correlation_id".into(), Value::from(&**id));
         }
         Value::Object(body)
     }

@@ -1,0 +1,479 @@
+//! MTN SMS V3: token, sending, inbound messages and delivery reports; tolerant of its older shapes and of OneAPI.
+//!
+//! From MTN's developer pages (sms-v3-api, understanding-oauth-20, response-and-error-codes). V3 does not document inbound
+//! messages, so several shapes are read.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::channel::Provider;
+use crate::error_class::ErrorClass;
+use crate::form;
+use crate::ids::{content_hash, is_uuid};
+use crate::json::{as_text, clip, field, first_field, integer, text};
+use crate::phone::{Address, E164};
+use crate::problem::Problem;
+use crate::send::{Accepted, Outcome, Refused};
+use crate::status::{self, DeliveryEvent, DeliveryStatus};
+use crate::timestamp;
+
+/// The path of sending, below the base address.
+pub const OUTBOUND_PATH: &str = "/v3/sms/messages/sms/outbound";
+
+/// The path and query of the token request, unless configured otherwise.
+pub const TOKEN_PATH: &str = "/v1/oauth/access_token?grant_type=client_credentials";
+
+/// Most messages or reports read from one body.
+const MAX_ITEMS: usize = 1_000;
+
+/// Longest inbound text kept, in characters: ten segments.
+pub const MAX_TEXT_CHARS: usize = 1_530;
+
+/// The form body of the token request.
+pub fn token_request(api_key: &str, api_secret: &str) -> String {
+    form::encode(&[("client_id", api_key), ("client_secret", api_secret)])
+}
+
+/// An access token.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// What goes behind `Bearer`. Never log it.
+    pub access_token: String,
+    /// Seconds it lives.
+    pub expires_in_s: i64,
+}
+
+impl Token {
+    /// The moment from which it is no longer used: a minute before its end.
+    pub fn usable_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let seconds = self.expires_in_s.saturating_sub(60).clamp(0, 86_400);
+        now.checked_add_signed(TimeDelta::seconds(seconds))
+            .unwrap_or(now)
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(...)")
+    }
+}
+
+/// Reads the answer to the token request; `expires_in` is a number or a string of digits.
+pub fn parse_token(http_status: u16, body: &[u8]) -> Result<Token, Refused> {
+    let answer = crate::json::object(body).map_err(|_| unreadable_token(http_status))?;
+    match text(&answer, "access_token") {
+        Some(access_token) if (200..300).contains(&http_status) => Ok(Token {
+            access_token,
+            expires_in_s: integer(&answer, "expires_in").unwrap_or(300),
+        }),
+        Some(_) | None => match error_code(&answer) {
+            Some(code) => Err(Refused::answered(Provider::Mtn, http_status, Some(code))),
+            None => Err(unreadable_token(http_status)),
+        },
+    }
+}
+
+/// A token request sends nothing to anybody: where sending would leave a doubt, it may simply be repeated.
+fn unreadable_token(http_status: u16) -> Refused {
+    let mut refused = Refused::unreadable(Provider::Mtn, http_status);
+    if refused.classified.class == ErrorClass::Unknown {
+        refused.classified.class = ErrorClass::Retryable;
+    }
+    refused
+}
+
+/// One message to one recipient.
+#[derive(Debug, Clone, Copy)]
+pub struct Outbound<'a> {
+    /// The name shown as sender.
+    pub sender_id: &'a str,
+    /// The short code, if there is one.
+    pub service_code: Option<&'a str>,
+    /// Who gets it.
+    pub recipient: &'a E164,
+    /// The text, exactly as counted.
+    pub text: &'a str,
+    /// Our delivery id, echoed in the report; at most 36 characters.
+    pub delivery_ref: &'a str,
+}
+
+/// The body of the send request. Without a service code MTN wants the sender's name in its place.
+pub fn outbound_body(message: &Outbound) -> Value {
+    let service_code = message
+        .service_code
+        .filter(|code| !code.is_empty())
+        .unwrap_or(message.sender_id);
+    json!({
+        "senderAddress": message.sender_id,
+        "serviceCode": service_code,
+        "receiverAddress": [message.recipient.msisdn()],
+        "message": message.text,
+        "clientCorrelatorId": clip(message.delivery_ref, 36),
+        "requestDeliveryReceipt": true,
+    })
+}
+
+/// Reads the answer to the send request. HTTP 200 alone says nothing: `statusCode` must be `0000`.
+///
+/// MTN gives no message id; reports come back under our `delivery_ref`, which therefore is the provider's message id.
+pub fn parse_outbound_response(http_status: u16, body: &[u8], delivery_ref: &str) -> Outcome {
+    let Ok(answer) = crate::json::object(body) else {
+        return Err(Refused::unreadable(Provider::Mtn, http_status));
+    };
+    let request_id = text(&answer, "transactionId");
+    match error_code(&answer) {
+        Some(code) if code == "0000" && (200..300).contains(&http_status) => Ok(Accepted {
+            provider_message_id: Some(delivery_ref.to_owned()),
+            provider_request_id: request_id,
+            wa_id: None,
+            user_id: None,
+        }),
+        Some(code) => {
+            let mut refused = Refused::answered(Provider::Mtn, http_status, Some(code));
+            refused.provider_request_id = request_id;
+            Err(refused)
+        }
+        None => Err(Refused::unreadable(Provider::Mtn, http_status)),
+    }
+}
+
+fn error_code(answer: &Value) -> Option<String> {
+    first_field(answer, &["statusCode", "code", "errorCode", "error"])
+        .and_then(as_text)
+        .map(|code| clip(&code, 64).to_owned())
+}
+
+/// An SMS that arrived, normalised: the body of a queue message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InboundSms {
+    /// Who brought it.
+    pub provider: Provider,
+    /// The provider's id, or a hash of the content where it gives none.
+    pub provider_message_id: String,
+    /// Who wrote.
+    pub from: E164,
+    /// The number or service code written to, as far as it is known.
+    pub to: String,
+    /// What was written.
+    pub text: String,
+    /// When it was written, by the provider's clock; else when it arrived.
+    pub received_at: DateTime<Utc>,
+}
+
+/// What a body of inbound messages holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Inbound {
+    /// Messages that can be answered.
+    pub messages: Vec<InboundSms>,
+    /// Why others are left alone: `short_code`, `sender_name`, `number_withheld`, `empty_text`, `delivery_report`.
+    pub ignored: Vec<&'static str>,
+    /// What is wrong with others.
+    pub refused: Vec<Problem>,
+}
+
+/// Reads inbound messages: JSON or form, one or several, plain or wrapped as OneAPI does.
+pub fn parse_inbound(
+    content_type: Option<&str>,
+    body: &[u8],
+    received_at: DateTime<Utc>,
+) -> Result<Inbound, Problem> {
+    let root = read_body(content_type, body)?;
+    let mut inbound = Inbound::default();
+    for item in items(
+        &root,
+        &["inboundSMSMessageNotification", "inboundSMSMessageList"],
+        "inboundSMSMessage",
+    ) {
+        if first_field(item, &["deliveryStatus", "deliveryInfoNotification"]).is_some() {
+            inbound.ignored.push("delivery_report");
+            continue;
+        }
+        match parse_message(item, received_at) {
+            Ok(Ok(message)) => inbound.messages.push(message),
+            Ok(Err(reason)) => inbound.ignored.push(reason),
+            Err(problem) => inbound.refused.push(problem),
+        }
+    }
+    Ok(inbound)
+}
+
+fn parse_message(
+    item: &Value,
+    received_at: DateTime<Utc>,
+) -> Result<Result<InboundSms, &'static str>, Problem> {
+    let from = first_text(
+        item,
+        &[
+            "from",
+            "senderAddress",
+            "msisdn",
+            "sender",
+            "source",
+            "source_addr",
+        ],
+    )
+    .ok_or_else(|| Problem::missing_field("from", "Name the sender as +250..."))?;
+    let address = Address::parse(&from).map_err(|error| {
+        Problem::invalid_field(
+            "from",
+            error.to_string(),
+            "Name the sender in E.164 form, such as +250788123456",
+        )
+    })?;
+    let from = match address {
+        Address::Subscriber(number) => number,
+        Address::ShortCode(_) => return Ok(Err("short_code")),
+        Address::Alphanumeric(_) => return Ok(Err("sender_name")),
+        Address::None => return Ok(Err("number_withheld")),
+    };
+    let to = first_text(
+        item,
+        &[
+            "to",
+            "receiverAddress",
+            "destinationAddress",
+            "serviceCode",
+            "registrationId",
+            "shortCode",
+            "recipient",
+            "destination",
+        ],
+    );
+    let to = to.map(|to| normal_address(&to)).unwrap_or_default();
+    let Some(text) = message_text(item) else {
+        return Err(Problem::missing_field(
+            "message",
+            "Put the text of the SMS into message",
+        ));
+    };
+    let text = clip(crate::json::without_nul(&text).trim(), MAX_TEXT_CHARS).to_owned();
+    if text.is_empty() {
+        return Ok(Err("empty_text"));
+    }
+    let sent_at = first_text(
+        item,
+        &["dateTime", "timestamp", "date", "created", "receivedAt"],
+    )
+    .and_then(|at| timestamp::parse_carrier(&at));
+    let id = first_text(
+        item,
+        &[
+            "messageId",
+            "messageID",
+            "message_id",
+            "id",
+            "transactionId",
+            "linkId",
+        ],
+    );
+    let provider_message_id = match id {
+        Some(id) => clip(&id, 128).to_owned(),
+        None => derived_id(&from, &to, &text, sent_at, received_at),
+    };
+    let received_at = sent_at.unwrap_or(received_at);
+    Ok(Ok(InboundSms {
+        provider: Provider::Mtn,
+        provider_message_id,
+        from,
+        to,
+        text,
+        received_at,
+    }))
+}
+
+/// Without an id of the provider's, the same text from the same number at the same time is the same message. Without a time of
+/// the provider's that is the same minute: a repeat of the webhook is caught, somebody's second "yes" is not.
+fn derived_id(
+    from: &E164,
+    to: &str,
+    text: &str,
+    sent_at: Option<DateTime<Utc>>,
+    received_at: DateTime<Utc>,
+) -> String {
+    let time = match sent_at {
+        Some(at) => at.timestamp_millis(),
+        None => received_at.timestamp().div_euclid(60),
+    };
+    let kind: &[u8] = if sent_at.is_some() {
+        b"provider time"
+    } else {
+        b"minute"
+    };
+    let parts = [
+        b"mtn" as &[u8],
+        from.as_str().as_bytes(),
+        to.as_bytes(),
+        text.as_bytes(),
+        kind,
+        &time.to_be_bytes(),
+    ];
+    ["sha256:", &content_hash(&parts)].concat()
+}
+
+fn normal_address(text: &str) -> String {
+    match Address::parse(text) {
+        Ok(Address::Subscriber(number)) => number.as_str().to_owned(),
+        Ok(Address::ShortCode(word) | Address::Alphanumeric(word)) => word,
+        Ok(Address::None) => String::new(),
+        Err(_) => clip(text.trim(), 32).to_owned(),
+    }
+}
+
+/// Present but empty is an empty text; absent is nothing.
+fn message_text(item: &Value) -> Option<String> {
+    let scalar = |found: &Value| match found {
+        Value::String(text) => Some(text.clone()),
+        other => as_text(other),
+    };
+    ["message", "text", "content", "body"]
+        .iter()
+        .find_map(|name| match field(item, name)? {
+            inner @ Value::Object(_) => {
+                first_field(inner, &["body", "text", "content"]).and_then(scalar)
+            }
+            found => scalar(found),
+        })
+}
+
+/// What a body of delivery reports holds.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Reports {
+    /// The reports.
+    pub events: Vec<DeliveryEvent>,
+    /// Items without an id or with an unknown status.
+    pub unreadable: usize,
+}
+
+/// Reads delivery reports: V3, V2 and OneAPI shapes, JSON or form.
+pub fn parse_delivery_reports(
+    content_type: Option<&str>,
+    body: &[u8],
+    received_at: DateTime<Utc>,
+) -> Result<Reports, Problem> {
+    let root = read_body(content_type, body)?;
+    let mut reports = Reports::default();
+    for item in items(
+        &root,
+        &["deliveryInfoNotification", "deliveryInfoList"],
+        "deliveryInfo",
+    ) {
+        // OneAPI keeps our reference beside the report, not in it.
+        let outer =
+            field(&root, "deliveryInfoNotification").or_else(|| field(&root, "deliveryInfoList"));
+        match parse_report(item, outer, received_at) {
+            Some(event) => reports.events.push(event),
+            None => reports.unreadable += 1,
+        }
+    }
+    Ok(reports)
+}
+
+fn parse_report(
+    item: &Value,
+    outer: Option<&Value>,
+    received_at: DateTime<Utc>,
+) -> Option<DeliveryEvent> {
+    const REFERENCES: [&str; 4] = [
+        "clientCorrelatorId",
+        "clientCorrelator",
+        "callbackData",
+        "requestId",
+    ];
+    let reference = first_text(item, &REFERENCES)
+        .or_else(|| outer.and_then(|outer| first_text(outer, &REFERENCES)))?;
+    let raw = first_text(item, &["deliveryStatus", "status", "message_status"])?;
+    let status = status::from_mtn(&raw)?;
+    let error_code = first_text(item, &["error", "err", "errorCode"])
+        .filter(|code| code.bytes().any(|digit| digit != b'0'))
+        .map(|code| clip(&code, 64).to_owned());
+    let error_class = match status {
+        DeliveryStatus::Failed | DeliveryStatus::Undeliverable | DeliveryStatus::Expired => {
+            Some(ErrorClass::Permanent)
+        }
+        _ => None,
+    };
+    let at = first_text(
+        item,
+        &[
+            "completedDate",
+            "doneDate",
+            "donedate",
+            "deliveredDate",
+            "timestamp",
+            "dateTime",
+        ],
+    );
+    Some(DeliveryEvent {
+        provider: Provider::Mtn,
+        delivery_ref: is_uuid(&reference).then(|| reference.to_ascii_lowercase()),
+        provider_message_id: Some(clip(&reference, 128).to_owned()),
+        status,
+        occurred_at: at
+            .and_then(|at| timestamp::parse_carrier(&at))
+            .unwrap_or(received_at),
+        error_code: error_class.and(error_code),
+        error_class,
+        evidence: None,
+        raw_status: Some(clip(&raw, 64).to_owned()),
+        pricing: None,
+    })
+}
+
+/// JSON by content type or look; else a form.
+fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> {
+    let is_form = content_type
+        .is_some_and(|kind| kind.to_ascii_lowercase().contains("x-www-form-urlencoded"));
+    let start = body
+        .iter()
+        .find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))
+        .copied();
+    if matches!(start, Some(b'{')) || !is_form && !matches!(start, Some(b'[')) {
+        return crate::json::object(body);
+    }
+    if matches!(start, Some(b'[')) {
+        // Wrapped, so that one reader serves both.
+        let wrapped = [b"{\"items\":" as &[u8], body, b"}"].concat();
+        return crate::json::object(&wrapped);
+    }
+    let body = std::str::from_utf8(body).map_err(|_| Problem::bad_body("The form is not UTF-8"))?;
+    let mut map = Map::new();
+    for (name, value) in form::parse(body) {
+        map.entry(name)
+            .or_insert(Value::String(crate::json::without_nul(&value)));
+    }
+    if map.is_empty() {
+        return Err(Problem::bad_body("The form is empty"));
+    }
+    Ok(Value::Object(map))
+}
+
+/// The items of a body: unwrapped from `wrappers.inner`, `data`, `items`, `messages`, or the body itself.
+fn items<'a>(root: &'a Value, wrappers: &[&str], inner: &str) -> Vec<&'a Value> {
+    let mut found = first_field(root, wrappers)
+        .map_or(root, |wrapped| field(wrapped, inner).unwrap_or(wrapped));
+    if std::ptr::eq(found, root) {
+        for name in ["items", "data", "messages", "reports"] {
+            if let Some(nested @ (Value::Object(_) | Value::Array(_))) = field(root, name) {
+                found = field(nested, inner).unwrap_or(nested);
+                break;
+            }
+        }
+    }
+    match found {
+        Value::Array(items) => items
+            .iter()
+            .filter(|item| item.is_object())
+            .take(MAX_ITEMS)
+            .collect(),
+        other => vec![other],
+    }
+}
+
+/// The first of several names with a scalar, or with a list whose first item is one.
+fn first_text(value: &Value, names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| match field(value, name)? {
+        Value::Array(items) => items.first().and_then(as_text),
+        other => as_text(other),
+    })
+}

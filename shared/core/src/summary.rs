@@ -1,0 +1,446 @@
+//! What is written after a call: the summary itself, and its form for SMS, WhatsApp text and WhatsApp template.
+//!
+//! The SMS is GSM-7 and at most two segments whatever the summary holds; its last line promises a reply only where one
+//! can arrive.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::json::{clip, field, text as text_field};
+use crate::locale::Locale;
+use crate::phone;
+use crate::sms::{self, SmsText};
+use crate::timestamp;
+use crate::whatsapp;
+
+/// What a call was about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallSummary {
+    /// The language of the texts.
+    pub language: Locale,
+    /// What was done or asked, in one line.
+    #[serde(default)]
+    pub headline: String,
+    /// The particulars, most important first.
+    #[serde(default)]
+    pub points: Vec<String>,
+    /// What happens next.
+    #[serde(default)]
+    pub next_step: Option<String>,
+    /// A short name of what the person wants, such as `property_listing`.
+    #[serde(default)]
+    pub intent: Option<String>,
+}
+
+/// How a reply by SMS reaches us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ReplyPath {
+    /// By answering the message.
+    Direct,
+    /// By writing to this number.
+    Via(String),
+    /// Not at all: nothing is promised.
+    None,
+}
+
+impl ReplyPath {
+    /// A name such as `EasyMO` is one-way: a reply needs the service code, if there is one. A number receives.
+    pub fn of(sender_id: &str, service_code: Option<&str>) -> ReplyPath {
+        let receives = |address: &str| {
+            phone::is_short_code(address)
+                || phone::E164::parse(address).is_ok_and(|number| number.can_receive_sms())
+        };
+        let sender_id = sender_id.trim();
+        if receives(sender_id) {
+            return ReplyPath::Direct;
+        }
+        match service_code.map(str::trim).filter(|code| receives(code)) {
+            Some(code) => ReplyPath::Via(code.to_owned()),
+            None => ReplyPath::None,
+        }
+    }
+}
+
+/// Segments of a summary.
+pub const SMS_MAX_SEGMENTS: usize = 2;
+
+/// The summary as SMS:
+///
+/// ```text
+/// EasyMO summary:
+/// 1) Property registered in Kigali
+/// 2) Budget: 300k RWF/month
+/// 3) We'll send matches soon
+/// Reply to continue
+/// ```
+///
+/// Always GSM-7 and at most `max_segments`. If it is too long, points go first (the last one first), then headline and next
+/// step are shortened at a word's end, then the next step goes. Heading and footer are never cut.
+pub fn sms_text(
+    summary: &CallSummary,
+    brand: &str,
+    reply: &ReplyPath,
+    max_segments: usize,
+) -> SmsText {
+    let max_segments = max_segments.max(1);
+    let headline = one_line(&summary.headline);
+    let mut points: Vec<String> = summary.points.iter().map(|point| one_line(point)).collect();
+    points.retain(|point| !point.is_empty() && !same(point, &headline));
+    let next_step = summary
+        .next_step
+        .as_deref()
+        .map(one_line)
+        .filter(|next| !next.is_empty());
+    let frame = Frame {
+        summary,
+        brand,
+        reply,
+    };
+
+    let mut keep = points.len();
+    loop {
+        let text = frame.write(
+            &headline,
+            points.get(..keep).unwrap_or(&[]),
+            next_step.as_deref(),
+        );
+        let ready = sms::prepare_gsm7(&text, max_segments);
+        if !ready.shortened {
+            return SmsText {
+                shortened: keep < points.len(),
+                ..ready
+            };
+        }
+        if keep == 0 {
+            break;
+        }
+        keep -= 1;
+    }
+    for next_step in [next_step.as_deref(), None] {
+        for max in (1..=16).rev().map(|step| step * 10) {
+            let shorter = next_step.map(|next| sms::shorten(next, max));
+            let text = frame.write(&sms::shorten(&headline, max), &[], shorter.as_deref());
+            let ready = sms::prepare_gsm7(&text, max_segments);
+            if !ready.shortened {
+                return SmsText {
+                    shortened: true,
+                    ..ready
+                };
+            }
+        }
+    }
+    SmsText {
+        shortened: true,
+        ..sms::prepare_gsm7(&frame.write("", &[], None), max_segments)
+    }
+}
+
+struct Frame<'a> {
+    summary: &'a CallSummary,
+    brand: &'a str,
+    reply: &'a ReplyPath,
+}
+
+impl Frame<'_> {
+    fn write(&self, headline: &str, points: &[String], next_step: Option<&str>) -> String {
+        let locale = self.summary.language;
+        let brand = clip(self.brand, 20);
+        let mut out = String::with_capacity(320);
+        match locale {
+            Locale::En => out.extend([brand, " summary:"]),
+            Locale::Fr => out.extend(["Résumé ", brand, " :"]),
+            Locale::Rw => out.extend(["Incamake ya ", brand, ":"]),
+            Locale::Sw => out.extend(["Muhtasari wa ", brand, ":"]),
+        }
+        let items = Some(headline)
+            .filter(|headline| !headline.is_empty())
+            .into_iter();
+        let items: Vec<&str> = items
+            .chain(points.iter().map(String::as_str))
+            .chain(next_step)
+            .collect();
+        for (index, item) in items.iter().enumerate() {
+            out.push('\n');
+            if items.len() > 1 {
+                out.push_str(&(index + 1).to_string());
+                out.push_str(") ");
+            }
+            out.push_str(item);
+        }
+        match (self.reply, locale) {
+            (ReplyPath::Direct, Locale::En) => out.push_str("\nReply to continue"),
+            (ReplyPath::Direct, Locale::Fr) => out.push_str("\nRépondez pour continuer"),
+            (ReplyPath::Direct, Locale::Rw) => out.push_str("\nSubiza kugira ngo dukomeze"),
+            (ReplyPath::Direct, Locale::Sw) => out.push_str("\nJibu ili tuendelee"),
+            (ReplyPath::Via(number), Locale::En) => out.extend(["\nReply by SMS to ", number]),
+            (ReplyPath::Via(number), Locale::Fr) => out.extend(["\nRépondez par SMS au ", number]),
+            (ReplyPath::Via(number), Locale::Rw) => out.extend(["\nSubiza kuri SMS kuri ", number]),
+            (ReplyPath::Via(number), Locale::Sw) => out.extend(["\nJibu kwa SMS kwenda ", number]),
+            (ReplyPath::None, _) => {}
+        }
+        out
+    }
+}
+
+/// The summary as WhatsApp text, at most 4096 characters:
+///
+/// ```text
+/// 📞 EasyMO Call Summary:
+/// ✓ Registered your property
+/// • Kicukiro, 300k/month
+/// ➡️ Next: We'll send matches
+/// Reply to continue!
+/// ```
+pub fn whatsapp_text(summary: &CallSummary, brand: &str) -> String {
+    let brand = clip(brand, 60);
+    let mut out = String::with_capacity(512);
+    out.push_str("📞 ");
+    match summary.language {
+        Locale::En => out.extend([brand, " Call Summary:"]),
+        Locale::Fr => out.extend(["Résumé de votre appel ", brand, " :"]),
+        Locale::Rw => out.extend(["Incamake y'ikiganiro cyawe na ", brand, ":"]),
+        Locale::Sw => out.extend(["Muhtasari wa simu yako na ", brand, ":"]),
+    }
+    let headline = clip_line(&summary.headline);
+    if !headline.is_empty() {
+        out.extend(["\n✓ ", &headline]);
+    }
+    for point in summary.points.iter().take(MAX_POINTS) {
+        let point = clip_line(point);
+        if !point.is_empty() && !same(&point, &headline) {
+            out.extend(["\n• ", &point]);
+        }
+    }
+    if let Some(next) = summary
+        .next_step
+        .as_deref()
+        .map(clip_line)
+        .filter(|next| !next.is_empty())
+    {
+        out.push_str("\n➡️ ");
+        out.push_str(match summary.language {
+            Locale::En => "Next: ",
+            Locale::Fr => "Suite : ",
+            Locale::Rw => "Igikurikiyeho: ",
+            Locale::Sw => "Hatua inayofuata: ",
+        });
+        out.push_str(&next);
+    }
+    out.push_str(match summary.language {
+        Locale::En => "\nReply to continue!",
+        Locale::Fr => "\nRépondez pour continuer !",
+        Locale::Rw => "\nSubiza kugira ngo dukomeze!",
+        Locale::Sw => "\nJibu ili tuendelee!",
+    });
+    out
+}
+
+/// The values of the template's parameters `topic` and `next_step`: one line each, without runs of spaces, never empty, short
+/// enough for the 1024 characters of the whole body.
+pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
+    let mut topic = one_line(&summary.headline);
+    if topic.is_empty() {
+        let points: Vec<String> = summary.points.iter().map(|point| one_line(point)).collect();
+        topic = points.join("; ");
+    }
+    if topic.is_empty() {
+        topic.push_str(match summary.language {
+            Locale::En => "your request",
+            Locale::Fr => "votre demande",
+            Locale::Rw => "icyo wifuzaga",
+            Locale::Sw => "ombi lako",
+        });
+    }
+    let mut next_step = summary
+        .next_step
+        .as_deref()
+        .map(one_line)
+        .unwrap_or_default();
+    if next_step.is_empty() {
+        next_step.push_str(match summary.language {
+            Locale::En => "write to us whenever you like",
+            Locale::Fr => "écrivez-nous quand vous voulez",
+            Locale::Rw => "twandikire igihe ushakiye",
+            Locale::Sw => "tuandikie wakati wowote",
+        });
+    }
+    vec![
+        ("topic", shorten_line(&topic, 200)),
+        ("next_step", shorten_line(&next_step, 400)),
+    ]
+}
+
+/// What is known of a call without a model.
+#[derive(Debug, Clone, Copy)]
+pub struct CallFacts<'a> {
+    /// The language to write in.
+    pub language: Locale,
+    /// Who writes.
+    pub brand: &'a str,
+    /// When the call began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// How long it lasted.
+    pub duration_seconds: Option<u32>,
+    /// A short name of what the person wanted, if a tool recorded one.
+    pub intent: Option<&'a str>,
+}
+
+/// The plain summary for when there is no transcript or no model: true, short, and without a claim about the content.
+pub fn from_facts(facts: &CallFacts) -> CallSummary {
+    let brand = clip(facts.brand, 20);
+    let mut headline = String::new();
+    match facts.language {
+        Locale::En => headline.extend(["Thank you for calling ", brand]),
+        Locale::Fr => headline.extend(["Merci d'avoir appelé ", brand]),
+        Locale::Rw => headline.extend(["Murakoze guhamagara ", brand]),
+        Locale::Sw => headline.extend(["Asante kwa kupiga simu ", brand]),
+    }
+    let mut points = Vec::new();
+    if let Some(at) = facts.started_at {
+        let (date, time) = (timestamp::kigali_date(at), timestamp::kigali_time(at));
+        let mut point = String::new();
+        match facts.language {
+            Locale::En => point.extend(["Your call of ", &date, " at ", &time]),
+            Locale::Fr => point.extend(["Votre appel du ", &date, " à ", &time]),
+            Locale::Rw => point.extend(["Wahamagaye ku wa ", &date, ", ", &time]),
+            Locale::Sw => point.extend(["Simu yako ya ", &date, ", ", &time]),
+        }
+        if let Some(seconds) = facts.duration_seconds.filter(|seconds| *seconds > 0) {
+            point.extend([" (", &seconds.div_ceil(60).to_string(), " min)"]);
+        }
+        points.push(point);
+    }
+    CallSummary {
+        language: facts.language,
+        headline,
+        points,
+        next_step: None,
+        intent: facts.intent.and_then(slug),
+    }
+}
+
+/// Most points kept from a model.
+pub const MAX_POINTS: usize = 5;
+/// Longest headline, point and next step kept, in characters.
+pub const MAX_ITEM_CHARS: usize = 160;
+
+/// The schema the model must answer in (strict subset of structured outputs: every property required, no others).
+pub fn schema() -> Value {
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "required": ["language", "headline", "points", "next_step", "intent"],
+        "properties": {
+            "language": {"type": "string", "enum": ["en", "fr", "rw", "sw"]},
+            "headline": {"type": "string", "description": "What was done or asked, at most 60 characters"},
+            "points": {
+                "type": "array", "maxItems": MAX_POINTS,
+                "items": {"type": "string", "description": "One particular, at most 60 characters"}
+            },
+            "next_step": {"type": ["string", "null"], "description": "What happens next, at most 60 characters"},
+            "intent": {"type": "string", "description": "What the caller wants, in snake_case English"}
+        }
+    })
+}
+
+/// Why a model's answer cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SummaryError {
+    /// Not JSON, or cut short.
+    #[error("the model's summary is not JSON: the plain summary is sent instead")]
+    NotJson,
+    /// JSON, but nothing in it to write.
+    #[error("the model's summary is empty: the plain summary is sent instead")]
+    Empty,
+}
+
+/// Reads a model's answer: everything is checked again, flattened to single lines of plain text and cut to length.
+pub fn parse_answer(answer: &str, default_language: Locale) -> Result<CallSummary, SummaryError> {
+    let answer = answer.trim();
+    // Some substitutes wrap JSON in a code fence in spite of the schema.
+    let answer = answer
+        .strip_prefix("```json")
+        .or_else(|| answer.strip_prefix("```"))
+        .unwrap_or(answer);
+    let answer = answer.strip_suffix("```").unwrap_or(answer).trim();
+    let value = crate::json::object(answer.as_bytes()).map_err(|_| SummaryError::NotJson)?;
+    from_value(&value, default_language).ok_or(SummaryError::Empty)
+}
+
+/// Reads a summary from a row or an answer; nothing if there is nothing to write in it.
+pub fn from_value(value: &Value, default_language: Locale) -> Option<CallSummary> {
+    let language = text_field(value, "language")
+        .and_then(|tag| Locale::from_tag(&tag))
+        .unwrap_or(default_language);
+    let item = |text: &str| shorten_line(&one_line(text), MAX_ITEM_CHARS);
+    let headline = text_field(value, "headline")
+        .map(|text| item(&text))
+        .unwrap_or_default();
+    let points = match field(value, "points") {
+        Some(Value::Array(points)) => points
+            .iter()
+            .filter_map(crate::json::as_text)
+            .map(|text| item(&text))
+            .filter(|point| !point.is_empty())
+            .take(MAX_POINTS)
+            .collect(),
+        Some(_) | None => Vec::new(),
+    };
+    let next_step = text_field(value, "next_step")
+        .map(|text| item(&text))
+        .filter(|next| !next.is_empty());
+    let intent = text_field(value, "intent").and_then(|text| slug(&text));
+    if headline.is_empty() && points.is_empty() && next_step.is_none() {
+        return None;
+    }
+    Some(CallSummary {
+        language,
+        headline,
+        points,
+        next_step,
+        intent,
+    })
+}
+
+/// Plain text on one line: marks and line breaks gone, spaces single.
+fn one_line(text: &str) -> String {
+    let plain = whatsapp::plain(text);
+    let mut out = String::with_capacity(plain.len());
+    for word in plain
+        .split(|found: char| found.is_whitespace() || found.is_control())
+        .filter(|word| !word.is_empty())
+    {
+        if !out.is_empty() {
+            out.push(' ');
+        }
+        out.push_str(word);
+    }
+    out
+}
+
+fn clip_line(text: &str) -> String {
+    shorten_line(&one_line(text), 300)
+}
+
+fn shorten_line(text: &str, max: usize) -> String {
+    sms::shorten(text, max)
+}
+
+fn same(a: &str, b: &str) -> bool {
+    a.to_lowercase() == b.to_lowercase()
+}
+
+/// A short name in `[a-z0-9_]`, at most 64 characters.
+fn slug(text: &str) -> Option<String> {
+    let mut out = String::new();
+    for found in sms::base_letters(clip(text, 64)).chars() {
+        if found.is_ascii_alphanumeric() {
+            out.push(found);
+        } else if !out.is_empty() && !out.ends_with('_') {
+            out.push('_');
+        }
+    }
+    let out = clip(out.trim_end_matches('_'), 64).to_owned();
+    (!out.is_empty()).then_some(out)
+}
