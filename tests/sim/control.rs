@@ -17,6 +17,7 @@ use serde_json::{Map, Value, json};
 
 use crate::error::Result;
 use crate::http::{Answer, Reply, Request, Server};
+use crate::runtime;
 
 /// The record keeps this many requests; the oldest go first.
 const RECORD_LIMIT: usize = 20_000;
@@ -252,9 +253,9 @@ impl Control {
     }
 
     /// Records the request and takes the first fault that fits it.
-    fn meet(&self, request: &Request, subjects: &[String]) -> (u64, Met) {
+    fn meet(&self, request: &Request, subjects: &[String], only_by_name: bool) -> (u64, Met) {
         let mut state = self.state();
-        let met = state.take(request, subjects);
+        let met = state.take(request, subjects, only_by_name);
         let id = state.next_id;
         state.next_id += 1;
         if state.record.len() >= RECORD_LIMIT {
@@ -283,10 +284,12 @@ impl Control {
 }
 
 impl State {
-    fn take(&mut self, request: &Request, subjects: &[String]) -> Met {
+    fn take(&mut self, request: &Request, subjects: &[String], only_by_name: bool) -> Met {
         let fits = |rule: &Rule| {
-            rule.matching.is_empty()
-                || request.path.contains(&rule.matching)
+            if rule.matching.is_empty() {
+                return !only_by_name;
+            }
+            request.path.contains(&rule.matching)
                 || subjects.iter().any(|subject| same(subject, &rule.matching))
         };
         let Some(position) = self.rules.iter().position(fits) else {
@@ -360,6 +363,11 @@ pub trait Service: Send + Sync + 'static {
     /// What besides the path a fault may name: recipients, a model, a schema.
     fn subjects(&self, request: &Request) -> Vec<String>;
 
+    /// Groundwork such as fetching a token: only a fault that names it strikes it.
+    fn only_by_name(&self, _: &Request) -> bool {
+        false
+    }
+
     /// The service as it should be; `met` tells what to spoil afterwards (reports twice, late, never).
     fn handle(self: Arc<Self>, request: Request, met: Met) -> impl Future<Output = Answer> + Send;
 
@@ -380,7 +388,9 @@ pub async fn start<S: Service>(
             if request.path == "/control" || request.path.starts_with("/control/") {
                 return Reply::Whole(operate(&control, &request));
             }
-            attend(service, &control, latency, request).await
+            // Work that was begun is finished even when the caller hangs up, as it is at the real service.
+            let work = runtime::spawn(attend(service, control, latency, request));
+            work.await.unwrap_or(Reply::Cut)
         }
     })
     .await
@@ -388,12 +398,12 @@ pub async fn start<S: Service>(
 
 async fn attend<S: Service>(
     service: Arc<S>,
-    control: &Control,
+    control: Arc<Control>,
     latency: Duration,
     request: Request,
 ) -> Reply {
     let subjects = service.subjects(&request);
-    let (id, met) = control.meet(&request, &subjects);
+    let (id, met) = control.meet(&request, &subjects, service.only_by_name(&request));
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }

@@ -9,7 +9,6 @@ use crate::control::{self, Control, Fault, Met, Service};
 use crate::error::{Context, Result, Trouble};
 use crate::http::{Answer, Request, Server};
 use crate::keys::ProjectKeys;
-use crate::runtime;
 
 const PREFIX: &str = "/rest/v1";
 /// The hosted gateway's own ceiling.
@@ -80,18 +79,12 @@ impl Service for Front {
                 &json!({"message": "no Route matched with those values"}),
             );
         };
-        // The work goes on when the caller hangs up, as it does behind a real gateway.
-        let front = self.clone();
-        let twice = met.is(Fault::Duplicate);
-        let task = runtime::spawn(async move {
-            if twice {
-                let _ = front.forward(&request, &path, &authorization).await;
-            }
-            front.forward(&request, &path, &authorization).await
-        });
-        match task.await {
-            Ok(Ok(answer)) => answer,
-            _ => Answer::json(503, &json!({"message": "name resolution failed"}))
+        if met.is(Fault::Duplicate) {
+            let _ = self.forward(&request, &path, &authorization).await;
+        }
+        match self.forward(&request, &path, &authorization).await {
+            Ok(answer) => answer,
+            Err(_) => Answer::json(503, &json!({"message": "name resolution failed"}))
                 .header("retry-after", "1"),
         }
     }

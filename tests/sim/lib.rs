@@ -2,6 +2,7 @@
 //!
 //! `cargo xtask dev`, `demo` and `bench` and the end-to-end tests all talk to it.
 
+pub mod callback;
 pub mod control;
 pub mod database;
 pub mod edge;
@@ -10,8 +11,10 @@ pub mod gateway;
 pub mod http;
 pub mod keys;
 pub mod migrate;
+pub mod mtn;
 pub mod postgres;
 pub mod postgrest;
 pub mod process;
 pub mod runtime;
+pub mod whatsapp;
 pub mod world;
