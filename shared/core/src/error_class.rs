@@ -364,3 +364,90 @@ fn twilio(code: u32) -> Option<Classified> {
     };
     Some(classified)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../../tests/vectors/error_codes.json")).unwrap()
+    }
+
+    #[test]
+    fn every_code_of_the_vendors_is_mapped() {
+        for row in vectors()["codes"].as_array().unwrap() {
+            let provider = Provider::parse(row[0].as_str().unwrap()).unwrap();
+            let code = row[1].as_str().unwrap();
+            assert!(is_known(provider, code), "{row}");
+            for http in [None, Some(200), Some(400), Some(500)] {
+                let found = classify(provider, http, Some(code));
+                assert_eq!(found.class.as_str(), row[2].as_str().unwrap(), "{row}");
+                assert_eq!(
+                    found.evidence.map(Evidence::as_str),
+                    row[3].as_str(),
+                    "{row}"
+                );
+                assert_eq!(found.breaker, row[4].as_bool().unwrap(), "{row}");
+            }
+        }
+    }
+
+    #[test]
+    fn without_a_known_code_the_http_status_decides() {
+        for row in vectors()["http_without_a_known_code"].as_array().unwrap() {
+            let provider = Provider::parse(row[0].as_str().unwrap()).unwrap();
+            let http = u16::try_from(row[1].as_u64().unwrap()).unwrap();
+            for code in [None, Some("no such code"), Some("999999999")] {
+                let found = classify(provider, Some(http), code);
+                assert_eq!(
+                    (found.class.as_str(), found.breaker),
+                    (row[2].as_str().unwrap(), row[3].as_bool().unwrap()),
+                    "{row}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_was_never_sent_is_retried_blindly() {
+        use TransportFailure::*;
+        let class = |provider, failure| classify_transport(provider, failure).class;
+        for provider in [
+            Provider::Mtn,
+            Provider::Whatsapp,
+            Provider::AfricasTalking,
+            Provider::Twilio,
+        ] {
+            assert_eq!(class(provider, NeverConnected), ErrorClass::Retryable);
+            for failure in [Timeout, Cut, BadBody] {
+                assert_eq!(class(provider, failure), ErrorClass::Unknown);
+            }
+        }
+        assert_eq!(
+            class(Provider::Openai, Timeout),
+            ErrorClass::Retryable,
+            "a model call may be repeated"
+        );
+    }
+
+    #[test]
+    fn what_concerns_one_recipient_never_counts_against_the_provider() {
+        for row in vectors()["codes"].as_array().unwrap() {
+            let class = row[2].as_str().unwrap();
+            if class == "permanent" || class == "bug" {
+                assert_eq!(row[4], false, "{row}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_code_panics(code: String, http: Option<u16>) {
+            for provider in [Provider::Mtn, Provider::Whatsapp, Provider::Openai, Provider::AfricasTalking, Provider::Twilio] {
+                let _ = classify(provider, http, Some(&code));
+            }
+        }
+    }
+}

@@ -220,3 +220,98 @@ pub fn reply(keyword: Keyword, locale: Locale, brand: &str, contact: Option<&str
     }
     sms::prepare_gsm7(&text, 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sms::Encoding;
+    use expect_test::expect;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_phrases_of_people_are_understood() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/keywords.json")).unwrap();
+        for vector in vectors["cases"].as_array().unwrap() {
+            let found = detect(vector["text"].as_str().unwrap(), Dialogue::default())
+                .map(|found| found.keyword.as_str());
+            assert_eq!(found, vector["keyword"].as_str(), "{vector}");
+        }
+    }
+
+    #[test]
+    fn words_that_may_be_answers_depend_on_the_dialogue() {
+        let asked = Dialogue {
+            question_open: true,
+            opted_out: false,
+        };
+        let out = Dialogue {
+            question_open: false,
+            opted_out: true,
+        };
+        let found = |text, dialogue| detect(text, dialogue).map(|found| found.keyword);
+        assert_eq!(found("CANCEL", Dialogue::default()), Some(Keyword::Stop));
+        assert_eq!(found("CANCEL", asked), None);
+        assert_eq!(found("STOP", asked), Some(Keyword::Stop));
+        assert_eq!(found("YES", out), Some(Keyword::Start));
+        assert_eq!(found("YES", asked), None);
+    }
+
+    #[test]
+    fn a_word_tells_its_language() {
+        let locale = |text| detect(text, Dialogue::default()).unwrap().locale;
+        assert_eq!(locale("ARRÊT"), Some(Locale::Fr));
+        assert_eq!(locale("hagarika"), Some(Locale::Rw));
+        assert_eq!(locale("STOP"), None);
+    }
+
+    #[test]
+    fn answers_are_one_cheap_segment_each() {
+        let mut all = String::new();
+        for keyword in [Keyword::Stop, Keyword::Start, Keyword::Help] {
+            for locale in crate::locale::ALL {
+                let answer = reply(keyword, locale, "EasyMO", Some("+250788000000"));
+                assert_eq!(
+                    (answer.encoding, answer.segments, answer.shortened),
+                    (Encoding::Gsm7, 1, false),
+                    "{answer:?}"
+                );
+                all.extend([answer.text.as_str(), "\n"]);
+            }
+        }
+        expect![[r#"
+            EasyMO: You will get no more SMS from us. Send START to resume.
+            EasyMO: Vous ne recevrez plus nos SMS. Envoyez START pour reprendre.
+            EasyMO: Ntabwo uzongera kwakira SMS zacu. Ohereza START kugira ngo wongere.
+            EasyMO: Hutapokea SMS zetu tena. Tuma START kuanza tena.
+            EasyMO: You will get our SMS again. Send STOP at any time to end them.
+            EasyMO: Vous recevrez de nouveau nos SMS. Envoyez STOP pour ne plus en recevoir.
+            EasyMO: Uzongera kwakira SMS zacu. Ohereza STOP igihe ushaka ko zihagarara.
+            EasyMO: Utapokea SMS zetu tena. Tuma STOP wakati wowote kuziacha.
+            EasyMO: We text you after your calls and answer your questions. Send STOP to end our SMS. Call: +250788000000
+            EasyMO: Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de SMS. Tél. : +250788000000
+            EasyMO: Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka SMS zacu. Hamagara: +250788000000
+            EasyMO: Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena. Piga: +250788000000
+        "#]].assert_eq(&all);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = detect(&text, Dialogue::default());
+        }
+
+        #[test]
+        fn a_longer_sentence_is_no_keyword(word in "(stop|help|start|hagarika)", tail in "[b-d]{2,9} [b-d]{2,9}") {
+            prop_assert_eq!(detect(&format!("{word} {tail}"), Dialogue::default()), None);
+        }
+
+        #[test]
+        fn answers_stay_one_segment_for_any_brand(brand in "\\PC{0,40}", contact in "\\PC{0,30}") {
+            for locale in crate::locale::ALL {
+                let answer = reply(Keyword::Help, locale, &brand, Some(&contact));
+                prop_assert!(answer.segments == 1 && answer.encoding == Encoding::Gsm7);
+            }
+        }
+    }
+}

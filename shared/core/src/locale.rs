@@ -168,7 +168,6 @@ const EN_STRONG: &[&str] = &[
 ];
 const EN_WEAK: &[&str] = &[
     "i", "my", "is", "it", "to", "of", "in", "me", "a", "we", "can", "do", "no", "hi", "on", "at",
-    "ok",
 ];
 const FR_STRONG: &[&str] = &[
     "le",
@@ -324,3 +323,46 @@ const SW_STRONG: &[&str] = &[
     "vipi",
 ];
 const SW_WEAK: &[&str] = &["ni", "ya", "wa", "katika", "za", "la", "cha", "ku"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn short_messages_tell_their_language() {
+        let vectors: serde_json::Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/languages.json")).unwrap();
+        for vector in vectors["cases"].as_array().unwrap() {
+            let found = detect(vector["text"].as_str().unwrap()).map(Locale::as_str);
+            assert_eq!(found, vector["locale"].as_str(), "{vector}");
+        }
+    }
+
+    #[test]
+    fn tags_are_read_in_every_spelling() {
+        for (tag, expected) in [
+            ("rw", Some(Locale::Rw)),
+            ("rw_RW", Some(Locale::Rw)),
+            ("kin", Some(Locale::Rw)),
+            ("FR-fr", Some(Locale::Fr)),
+            ("en_US", Some(Locale::En)),
+            ("Kiswahili", Some(Locale::Sw)),
+            ("de", None),
+            ("", None),
+        ] {
+            assert_eq!(Locale::from_tag(tag), expected, "{tag}");
+        }
+        for locale in ALL {
+            assert_eq!(Locale::from_tag(locale.as_str()), Some(locale));
+            assert_eq!(Locale::from_tag(locale.whatsapp_code()), Some(locale));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text: String) {
+            let _ = (detect(&text), Locale::from_tag(&text));
+        }
+    }
+}

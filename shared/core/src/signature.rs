@@ -248,3 +248,263 @@ fn fresh(timestamp: &str, now: DateTime<Utc>) -> bool {
         Ok(_) | Err(_) => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn vectors() -> Value {
+        serde_json::from_str(include_str!("../../../tests/vectors/signatures.json")).unwrap()
+    }
+
+    fn now(offset: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_764_000_000 + offset, 0).unwrap()
+    }
+
+    #[test]
+    fn the_vectors_of_rfc_4231_hold() {
+        for vector in vectors()["hmac_sha256"].as_array().unwrap() {
+            let bytes = |name: &str| hex::decode(vector[name].as_str().unwrap()).unwrap();
+            assert_eq!(
+                hmac_sha256_hex(&bytes("key_hex"), &bytes("data_hex")),
+                vector["mac"].as_str().unwrap()
+            );
+        }
+    }
+
+    #[test]
+    fn meta_signs_the_body_with_the_app_secret() {
+        let v = vectors();
+        let (header, body) = (
+            v["meta_header"].as_str().unwrap(),
+            v["body_meta"].as_str().unwrap().as_bytes(),
+        );
+        let secret = v["meta_secret"].as_str().unwrap();
+        assert!(meta(Some(header), body, &[secret]));
+        assert!(
+            meta(Some(header), body, &["new", secret]),
+            "the previous secret still counts"
+        );
+        let shouted = format!("sha256={}", header["sha256=".len()..].to_uppercase());
+        assert!(
+            meta(Some(&shouted), body, &[secret]),
+            "upper-case digits are accepted"
+        );
+        let mut changed = body.to_vec();
+        changed[0] ^= 1;
+        for (header, body, secrets) in [
+            (Some(header), changed.as_slice(), &[secret] as &[&str]),
+            (Some(header), body, &["other"]),
+            (Some(header), body, &[""]),
+            (Some(header), body, &[]),
+            (Some(&header["sha256=".len()..]), body, &[secret]),
+            (Some(&header[..header.len() - 2]), body, &[secret]),
+            (Some(&header[..header.len() - 1]), body, &[secret]),
+            (Some("sha256="), body, &[secret]),
+            (Some(""), body, &[secret]),
+            (None, body, &[secret]),
+        ] {
+            assert!(!meta(header, body, secrets), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_secret_signs_for_nobody() {
+        let forged = format!("sha256={}", hmac_sha256_hex(b"", b"body"));
+        assert!(!meta(Some(&forged), b"body", &[""]));
+        assert!(!equals_any("", &[""]));
+        assert!(!bearer(Some("Bearer "), &[""]));
+    }
+
+    #[test]
+    fn our_own_scheme_needs_a_fresh_timestamp() {
+        let v = &vectors()["timestamped"];
+        let text = |name: &str| v[name].as_str().unwrap();
+        let check = |signature: &str, timestamp: &str, offset| {
+            timestamped(
+                Some(signature),
+                Some(timestamp),
+                text("body").as_bytes(),
+                &[text("secret")],
+                now(offset),
+            )
+        };
+        assert_eq!(
+            sign_timestamped(text("secret"), text("timestamp"), text("body").as_bytes()),
+            text("signature")
+        );
+        assert!(check(text("signature"), text("timestamp"), 0));
+        assert!(check(text("signature"), text("timestamp"), 300));
+        assert!(check(text("signature"), text("timestamp"), -300));
+        assert!(!check(text("signature"), text("timestamp"), 301));
+        assert!(!check(text("signature"), text("timestamp"), -301));
+        assert!(!check(text("signature"), "1764000001", 0));
+        assert!(!check(text("signature"), "-1764000000", 0));
+        assert!(!check(text("signature"), "", 0));
+        assert!(!timestamped(
+            Some(text("signature")),
+            None,
+            text("body").as_bytes(),
+            &[text("secret")],
+            now(0)
+        ));
+    }
+
+    #[test]
+    fn standard_webhooks_are_verified() {
+        let v = vectors();
+        let (s, body) = (
+            &v["standard_webhooks"],
+            v["body_event"].as_str().unwrap().as_bytes(),
+        );
+        let text = |name: &str| s[name].as_str().unwrap();
+        let check = |signature: &str, timestamp: &str, body: &[u8], offset| {
+            standard_webhook(
+                Some(text("id")),
+                Some(timestamp),
+                Some(signature),
+                body,
+                &[text("secret")],
+                now(offset),
+            )
+        };
+        let good = text("signature");
+        assert!(check(good, text("timestamp"), body, 0));
+        assert!(check(
+            &format!("v1a,xx v2,yy v1,AAAA {good}"),
+            text("timestamp"),
+            body,
+            0
+        ));
+        assert!(!check(good, text("timestamp"), b"{}", 0));
+        assert!(!check(good, text("timestamp"), body, 301));
+        assert!(!check(good, text("timestamp"), body, -301));
+        assert!(!check(
+            &good.replace("v1,", "v2,"),
+            text("timestamp"),
+            body,
+            0
+        ));
+        assert!(!check("v1,", text("timestamp"), body, 0));
+        assert!(!check("", text("timestamp"), body, 0));
+        assert!(!standard_webhook(
+            None,
+            Some(text("timestamp")),
+            Some(good),
+            body,
+            &[text("secret")],
+            now(0)
+        ));
+        assert!(!standard_webhook(
+            Some(text("id")),
+            Some(text("timestamp")),
+            Some(good),
+            body,
+            &["whsec_"],
+            now(0)
+        ));
+    }
+
+    #[test]
+    fn stripe_style_is_verified() {
+        let v = vectors();
+        let (s, body) = (
+            &v["stripe_style"],
+            v["body_event"].as_str().unwrap().as_bytes(),
+        );
+        let (secret, mac) = (s["secret"].as_str().unwrap(), s["mac"].as_str().unwrap());
+        assert!(stripe_style(
+            Some(&format!("t=1764000000,v0=00,v1=abcd,v1={mac}")),
+            body,
+            &[secret],
+            now(10)
+        ));
+        assert!(!stripe_style(
+            Some(&format!("t=1764000000,v1={mac}")),
+            body,
+            &[secret],
+            now(301)
+        ));
+        assert!(!stripe_style(
+            Some(&format!("t=1764000001,v1={mac}")),
+            body,
+            &[secret],
+            now(0)
+        ));
+        assert!(!stripe_style(
+            Some(&format!("t=1764000000,v0={mac}")),
+            body,
+            &[secret],
+            now(0)
+        ));
+    }
+
+    #[test]
+    fn twilio_signs_the_address_and_the_sorted_form() {
+        let v = &vectors()["twilio"];
+        let text = |name: &str| v[name].as_str().unwrap();
+        let mut form = crate::form::parse(text("form"));
+        form.reverse();
+        let check = |url: &str, form: &[(String, String)]| {
+            twilio(Some(text("signature")), url, form, &[text("token")])
+        };
+        assert!(check(text("url"), &form));
+        assert!(
+            check("https://edge.example.rw:443/v1/sms/twilio/status", &form),
+            "with the port of the scheme"
+        );
+        assert!(!check(
+            "https://edge.example.rw:8443/v1/sms/twilio/status",
+            &form
+        ));
+        assert!(!check(
+            "https://edge.example.rw/v1/sms/twilio/status?x=1",
+            &form
+        ));
+        form.push(("Extra".into(), "1".into()));
+        assert!(!check(text("url"), &form));
+        assert!(!twilio(None, text("url"), &form, &[text("token")]));
+    }
+
+    #[test]
+    fn a_bearer_is_compared_whole() {
+        assert!(bearer(Some("Bearer abc"), &["xyz", "abc"]));
+        assert!(bearer(Some("bearer  abc "), &["abc"]));
+        for header in [
+            None,
+            Some(""),
+            Some("abc"),
+            Some("Basic abc"),
+            Some("Bearer ab"),
+            Some("Bearer abcd"),
+        ] {
+            assert!(!bearer(header, &["abc"]), "{header:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_panics(a in "\\PC{0,80}", b in "\\PC{0,80}", body: Vec<u8>) {
+            let secrets = ["s1", "whsec_c2VjcmV0"];
+            let (a, b) = (Some(a.as_str()), Some(b.as_str()));
+            prop_assert!(!meta(a, &body, &secrets) && !timestamped(a, b, &body, &secrets, now(0)));
+            prop_assert!(!standard_webhook(a, b, a, &body, &secrets, now(0)));
+            prop_assert!(!stripe_style(a, &body, &secrets, now(0)) && !bearer(a, &secrets));
+            prop_assert!(!twilio(a, b.unwrap_or(""), &[], &secrets));
+        }
+
+        #[test]
+        fn what_we_sign_we_accept_and_one_flipped_bit_we_do_not(body: Vec<u8>, secret in "[!-~]{1,40}", flip: prop::sample::Index) {
+            let signature = sign_timestamped(&secret, "1764000000", &body);
+            prop_assert!(timestamped(Some(&signature), Some("1764000000"), &body, &[&secret], now(0)));
+            if !body.is_empty() {
+                let mut changed = body.clone();
+                let at = flip.index(changed.len());
+                changed[at] ^= 1;
+                prop_assert!(!timestamped(Some(&signature), Some("1764000000"), &changed, &[&secret], now(0)));
+            }
+        }
+    }
+}

@@ -255,7 +255,7 @@ pub fn shorten(text: &str, max: usize) -> String {
     let room = crate::json::clip(text, max.saturating_sub(3));
     let whole = room
         .rfind(char::is_whitespace)
-        .filter(|end| end * 2 >= room.len())
+        .filter(|end| end * 3 >= room.len())
         .and_then(|end| room.get(..end));
     ended(whole.unwrap_or(room))
 }
@@ -558,4 +558,224 @@ fn latin_base(found: char) -> Option<char> {
         .get(index)
         .map(|base| char::from(*base))
         .filter(|base| *base != ' ')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn message(parts: &Value) -> String {
+        let parts = parts.as_array().unwrap().iter();
+        parts
+            .map(|part| {
+                part[0]
+                    .as_str()
+                    .unwrap()
+                    .repeat(part[1].as_u64().unwrap() as usize)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_segment_vectors_hold() {
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/sms_segments.json")).unwrap();
+        for kind in ["rules", "billed"] {
+            for vector in vectors[kind].as_array().unwrap() {
+                let count = count(&message(&vector["text"]));
+                let found = (
+                    count.encoding.as_str(),
+                    count.units as u64,
+                    count.segments as u64,
+                );
+                let expected = (
+                    vector["encoding"].as_str().unwrap(),
+                    vector["units"].as_u64().unwrap(),
+                    vector["segments"].as_u64().unwrap(),
+                );
+                assert_eq!(found, expected, "{vector}");
+            }
+        }
+        assert_eq!(vectors["billed"].as_array().unwrap().len(), 16);
+    }
+
+    #[test]
+    fn the_transliteration_vectors_hold() {
+        let vectors: Value = serde_json::from_str(include_str!(
+            "../../../tests/vectors/sms_transliteration.json"
+        ))
+        .unwrap();
+        for vector in vectors["cases"].as_array().unwrap() {
+            assert_eq!(
+                transliterate(vector["from"].as_str().unwrap()),
+                vector["to"].as_str().unwrap(),
+                "{vector}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_alphabet_has_127_basic_and_10_extension_characters() {
+        let all = || (0..=0x1_0ffff_u32).filter_map(char::from_u32);
+        assert_eq!(
+            all().filter(|found| septets(*found) == Some(1)).count(),
+            127
+        );
+        assert_eq!(all().filter(|found| septets(*found) == Some(2)).count(), 10);
+        assert_eq!(
+            (septets('`'), septets('\t'), septets('ç'), septets('\u{1b}')),
+            (None, None, None, None)
+        );
+    }
+
+    #[test]
+    fn the_characters_at_fault_are_named() {
+        let found = offending("Reçu ça va être");
+        assert_eq!(
+            found,
+            [
+                Offending { at: 2, found: 'ç' },
+                Offending {
+                    at: 11, found: 'ê'
+                }
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_too_long_ends_at_a_word() {
+        let text = "word ".repeat(80);
+        let cut = fit(&text, 1);
+        assert!(
+            cut.ends_with("word...") && count(&cut).segments == 1 && cut.len() > 150,
+            "{cut}"
+        );
+        assert_eq!(fit("short", 1), "short");
+    }
+
+    #[test]
+    fn a_link_is_kept_whole_or_left_out() {
+        let link = format!("https://easymo.rw/{}", "a".repeat(100));
+        let text = format!("{} see {link} thanks", "word ".repeat(20));
+        assert!(!fit(&text, 1).contains("https"), "{}", fit(&text, 1));
+        assert_eq!(
+            fit(&format!("https://easymo.rw/{}", "a".repeat(200)), 1),
+            "..."
+        );
+        assert_eq!(count(&fit(&"a".repeat(200), 1)).units, 160);
+    }
+
+    #[test]
+    fn brackets_are_spelt_cheaper_only_where_that_saves_a_segment() {
+        assert_eq!(prepare(&"[x] ".repeat(3), 2).text, "[x] [x] [x]");
+        let long = prepare(&format!("[{}]", "a".repeat(158)), 2);
+        assert_eq!((long.segments, long.text.starts_with('(')), (1, true));
+    }
+
+    #[test]
+    fn shortening_keeps_whole_words() {
+        assert_eq!(shorten("Property registered in Kigali", 20), "Property...");
+        assert_eq!(
+            shorten("Property registered in Kigali", 25),
+            "Property registered in..."
+        );
+        assert_eq!(shorten("Kigali", 6), "Kigali");
+        assert_eq!(shorten("Ntibibonekagaaa", 10), "Ntibibo...");
+    }
+
+    /// A second opinion on the number of segments, by another road: the message as encoded units, cut by the rule of the
+    /// standard instead of by characters.
+    fn segments_by_units(text: &str) -> usize {
+        let gsm = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
+        let extension = "\u{c}^{}\\[~]|€";
+        let mut units: Vec<bool> = Vec::new();
+        let is_gsm = text
+            .chars()
+            .all(|c| gsm.contains(c) || extension.contains(c));
+        let (single, part) = if is_gsm { (160, 153) } else { (70, 67) };
+        // Each unit: whether it begins a character.
+        for c in text.chars() {
+            units.push(true);
+            if is_gsm && extension.contains(c) || !is_gsm && c.len_utf16() == 2 {
+                units.push(false);
+            }
+        }
+        if units.len() <= single {
+            return usize::from(!units.is_empty());
+        }
+        let (mut segments, mut rest) = (0, units.as_slice());
+        while !rest.is_empty() {
+            segments += 1;
+            let mut end = rest.len().min(part);
+            while end < rest.len() && !rest[end] {
+                end -= 1;
+            }
+            rest = &rest[end..];
+        }
+        segments
+    }
+
+    fn any_text() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-zA-Z0-9 .,€{}éèçâ\n]{0,400}",
+            "[a-z|€\\^]{140,320}",
+            "[aç😀]{60,220}",
+            "\\PC{0,120}",
+            any::<String>(),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn two_ways_of_counting_agree(text in any_text()) {
+            prop_assert_eq!(count(&text).segments, segments_by_units(&text));
+        }
+
+        #[test]
+        fn parts_join_to_the_text_and_none_is_too_long(text in any_text()) {
+            let Count { encoding, segments, .. } = count(&text);
+            let parts = parts(&text);
+            prop_assert_eq!(parts.concat(), text.clone());
+            prop_assert_eq!(parts.len(), segments);
+            let limit = if segments > 1 { encoding.part() } else { encoding.single() };
+            for part in parts {
+                prop_assert!(part.chars().map(|c| encoding.units(c)).sum::<usize>() <= limit);
+            }
+        }
+
+        #[test]
+        fn more_text_never_costs_less(a in any_text(), b in any_text()) {
+            let both = count(&format!("{a}{b}")).segments;
+            prop_assert!(both >= count(&a).segments.max(count(&b).segments));
+        }
+
+        #[test]
+        fn transliterating_twice_changes_nothing(text in any_text()) {
+            let once = transliterate(&text);
+            prop_assert_eq!(transliterate(&once), once);
+        }
+
+        #[test]
+        fn latin_text_becomes_gsm7(text in "[ -~À-ÖØ-öø-ɏ’“”–—…•«»œŒ\u{a0}\u{202f}\u{300}-\u{30c}😀✓]{0,200}") {
+            let text: String = text.chars().filter(|c| !"ƂƃƄƅƇƈƋƌƍƏƔƕƖƛƜƢƣƦƧƨƩƪƱƷƸƹƺƻƼƽƾƿǀǁǂǃǄǅǆǇǈǉǊǋǌǝǢǣǤǥǮǯǱǲǳǶǷǼǽǾǿȜȝȠȡȢȣȤȥȴȵȶȷȸȹɁɂɅɊɋĿŀ".contains(*c)).collect();
+            let plain = transliterate(&text);
+            prop_assert_eq!(offending(&plain), vec![], "{}", plain);
+        }
+
+        #[test]
+        fn what_is_prepared_fits(text in any_text(), max in 0_usize..4) {
+            let ready = prepare(&text, max);
+            prop_assert!(ready.segments <= max.max(1));
+            prop_assert_eq!(count(&ready.text).segments, ready.segments);
+            let plain = prepare_gsm7(&text, max);
+            prop_assert!(plain.segments <= max.max(1) && plain.encoding == Encoding::Gsm7);
+        }
+
+        #[test]
+        fn shortened_text_is_short(text in any_text(), max in 3_usize..60) {
+            prop_assert!(shorten(&text, max).chars().count() <= max);
+        }
+    }
 }

@@ -44,16 +44,16 @@ pub fn text_message(to: &E164, body: &str, delivery_ref: &str) -> Value {
 }
 
 /// The body of a template message with named parameters.
-pub fn template_message(
+pub fn template_message<N: AsRef<str>>(
     to: &E164,
     name: &str,
     language: &str,
-    parameters: &[(&'static str, String)],
+    parameters: &[(N, String)],
     delivery_ref: &str,
 ) -> Value {
     let parameters: Vec<Value> = parameters
         .iter()
-        .map(|(name, value)| json!({"type": "text", "parameter_name": name, "text": template_value(value)}))
+        .map(|(name, value)| json!({"type": "text", "parameter_name": name.as_ref(), "text": template_value(value)}))
         .collect();
     json!({
         "messaging_product": "whatsapp",
