@@ -30,6 +30,7 @@ alter table public.voice_calls add column if not exists ended_at timestamptz;
 alter table public.voice_calls add column if not exists duration_seconds integer;
 alter table public.voice_calls add column if not exists end_reason text;
 alter table public.voice_calls add column if not exists notify_requested_at timestamptz;
+alter table public.voice_calls add column if not exists notified_at timestamptz;
 alter table public.voice_calls add column if not exists metadata jsonb not null default '{}';
 alter table public.voice_calls add column if not exists created_at timestamptz not null default now();
 alter table public.voice_calls add column if not exists updated_at timestamptz not null default now();
@@ -40,7 +41,7 @@ begin
     "id": "uuid", "client_id": "uuid", "profile_id": "uuid", "agent_id": "uuid", "origin": "text", "provider_call_id": "text",
     "mtn_call_sid": "text", "direction": "text", "from_number": "text", "to_number": "text", "locale": "text", "status": "text",
     "started_at": "timestamp with time zone", "answered_at": "timestamp with time zone", "ended_at": "timestamp with time zone",
-    "duration_seconds": "integer", "end_reason": "text", "notify_requested_at": "timestamp with time zone", "metadata": "jsonb",
+    "duration_seconds": "integer", "end_reason": "text", "notify_requested_at": "timestamp with time zone", "notified_at": "timestamp with time zone", "metadata": "jsonb",
     "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
   if not exists (
     select from pg_catalog.pg_constraint c
@@ -77,7 +78,7 @@ create index if not exists idx_voice_calls_provider_call on public.voice_calls (
 create index if not exists idx_voice_calls_client_started on public.voice_calls (client_id, started_at desc);
 create index if not exists idx_voice_calls_profile on public.voice_calls (profile_id);
 create index if not exists idx_voice_calls_agent on public.voice_calls (agent_id);
-create index if not exists idx_voice_calls_ended on public.voice_calls (ended_at) where ended_at is not null;
+create index if not exists idx_voice_calls_not_notified on public.voice_calls (ended_at) where ended_at is not null and notified_at is null;
 
 comment on table public.voice_calls is 'Every phone call, MTN SIP first; the only call table.';
 comment on column public.voice_calls.origin is 'Trunk: mtn_sip, mtn_media, whatsapp, openai_sip; with provider_call_id it names the call.';
@@ -85,6 +86,7 @@ comment on column public.voice_calls.provider_call_id is 'The trunk''s own id of
 comment on column public.voice_calls.mtn_call_sid is 'MTN''s call id where MTN carried the call; unique where present.';
 comment on column public.voice_calls.from_number is 'As the trunk gave it: E.164 mostly, but a caller may be anonymous.';
 comment on column public.voice_calls.status is 'in_progress, completed (answered and ended), or how it failed: failed, no_answer, busy, canceled.';
+comment on column public.voice_calls.notified_at is 'When the notification of this call was first claimed; null: nobody has begun it.';
 comment on column public.voice_calls.notify_requested_at is 'When the sweeper last asked for the notification of this ended call.';
 
 create or replace function private.call_json(p_call public.voice_calls) returns jsonb

@@ -63,7 +63,7 @@ begin
   for i in 1 .. 10 loop
     select * into v_session from public.omnichannel_sessions s
      where s.client_id = p_client_id and s.profile_id = p_profile_id and s.status in ('active', 'follow_up')
-       for update;
+       for no key update;
     if found then
       if v_session.last_activity_at >= p_now - p_idle then
         session_id := v_session.id;

@@ -31,6 +31,7 @@ create table if not exists public.jobs (
   reason text,
   correlation_id text,
   status text not null default 'pending',
+  dedupe_key text not null generated always as (md5(queue || ' ' || payload::text)) stored,
   leases integer not null default 0,
   lease_until timestamptz,
   completed_at timestamptz,
@@ -38,9 +39,11 @@ create table if not exists public.jobs (
   updated_at timestamptz not null default now(),
   constraint jobs_status_is_known check (status in ('pending', 'done'))
 );
+create unique index if not exists jobs_once_pending on public.jobs (dedupe_key) where status = 'pending';
 create index if not exists idx_jobs_pending on public.jobs (created_at) where status = 'pending';
 create index if not exists idx_jobs_done on public.jobs (completed_at) where status = 'done';
 comment on table public.jobs is 'Envelopes that a queue refused or that are too large for one; the sweeper puts them back.';
+comment on column public.jobs.dedupe_key is 'The same envelope waits once, though an answer was lost and it came again.';
 comment on column public.jobs.lease_until is 'Until then a sweeper is putting it back.';
 
 create table if not exists public.dead_letters (

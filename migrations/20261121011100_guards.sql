@@ -91,7 +91,7 @@ begin
      where provider = (
        select provider from public.provider_health
         where provider = p_provider and state <> 'closed' and open_until <= p_now and (probe_until is null or probe_until <= p_now)
-          for update skip locked);
+          for no key update skip locked);
     if found then
       return jsonb_build_object('gate', 'probe', 'open_until', null);
     end if;

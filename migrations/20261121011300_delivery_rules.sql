@@ -20,7 +20,7 @@ declare
   v_error record;
 begin
   -- The lock first, in a statement of its own: the next one then sees every event of whoever held it before.
-  select * into v_row from public.message_delivery_log where id = p_id for update;
+  select * into v_row from public.message_delivery_log where id = p_id for no key update;
   if not found then
     return null;
   end if;
@@ -154,7 +154,7 @@ begin
   if v_outcome not in ('accepted', 'retryable', 'permanent', 'config', 'bug', 'unknown', 'suppressed', 'deferred') then
     raise exception using errcode = 'PT400', message = format('outcome %s is not known', v_outcome);
   end if;
-  select * into strict v_row from public.message_delivery_log where id = p_id for update;
+  select * into strict v_row from public.message_delivery_log where id = p_id for no key update;
   v_class := case when v_outcome in ('retryable', 'permanent', 'config', 'bug', 'unknown') then v_outcome end;
 
   if v_outcome in ('suppressed', 'deferred') then

@@ -152,20 +152,20 @@ begin
     returning * into v_claim;
     if found then
       perform private.note_request(p, v_call.id, v_claim.id, 'working', v_now);
+      update public.voice_calls set notified_at = v_now, profile_id = coalesce(profile_id, v_claim.profile_id) where id = v_call.id;
       if v_claim.status = 'no_recipient' then
         return jsonb_build_object('decision', 'no_recipient');
       end if;
       perform private.touch_session(v_claim.session_id, 'active', array['voice'], v_now, null, v_call.agent_id, v_call.id);
       update public.conversation_threads set call_id = v_call.id where session_id = v_claim.session_id and call_id is distinct from v_call.id;
-      update public.voice_calls set profile_id = v_claim.profile_id where id = v_call.id and profile_id is null;
       return private.notification_answer(v_claim.id, v_now);
     end if;
     select * into strict v_claim from public.call_notifications where call_id = v_call.id;
   end if;
 
   if v_claim.status in ('open', 'released') then
-    perform from public.omnichannel_sessions where id = v_claim.session_id for update;
-    select * into strict v_claim from public.call_notifications where id = v_claim.id for update;
+    perform from public.omnichannel_sessions where id = v_claim.session_id for no key update;
+    select * into strict v_claim from public.call_notifications where id = v_claim.id for no key update;
     v_now := greatest(v_now, private.now_of(p));
   end if;
   perform private.note_request(p, v_call.id, v_claim.id, case when v_claim.correlation_id = v_correlation then 'working' else 'duplicate' end, v_now);
@@ -245,8 +245,8 @@ begin
   if not found then
     raise exception using errcode = 'PT404', message = 'notification not found';
   end if;
-  perform from public.omnichannel_sessions where id = v_claim.session_id for update;
-  select * into strict v_claim from public.call_notifications where id = v_id for update;
+  perform from public.omnichannel_sessions where id = v_claim.session_id for no key update;
+  select * into strict v_claim from public.call_notifications where id = v_id for no key update;
   if v_token <> v_claim.lease_token and v_token is distinct from v_claim.previous_lease_token then
     raise exception using errcode = 'PT409', message = 'claim_not_held';
   end if;

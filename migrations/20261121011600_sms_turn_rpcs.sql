@@ -90,7 +90,7 @@ begin
      where t.session_id = p_session_id and t.status in ('open', 'released')
        and (t.kind = 'conversation' or p_mode = 'session' or t.id = p_turn_id)
      order by (t.kind = 'keyword') desc, t.created_at
-       for update
+       for no key update
   loop
     v_judged := private.judge_claim(v_turn.status, v_turn.lease_token, v_turn.lease_until, v_turn.next_attempt_at, v_turn.attempt, p_token, p_wait, p_now);
     if v_judged in ('wait', 'again', 'dead') and cardinality(private.record_carried(v_turn.client_id, v_turn.session_id, v_turn.profile_id,
@@ -199,7 +199,7 @@ declare
 begin
   if p ->> 'provider_message_id' is null and p ->> 'session_id' is not null then
     v_session_id := (p ->> 'session_id')::uuid;
-    perform from public.omnichannel_sessions where id = v_session_id for update;
+    perform from public.omnichannel_sessions where id = v_session_id for no key update;
     if not found then
       return jsonb_build_object('decision', 'nothing');
     end if;
@@ -238,7 +238,7 @@ begin
       return jsonb_build_object('decision', 'duplicate');
     end if;
     -- Delivered again and still owed: its holder crashed or gave it back, or asks again under the same token.
-    perform from public.omnichannel_sessions where id = v_message.session_id for update;
+    perform from public.omnichannel_sessions where id = v_message.session_id for no key update;
     v_now := greatest(v_now, private.now_of(p));
     select * into strict v_message from public.conversation_messages where id = v_message.id;
     return private.claim_turn(v_message.session_id, 'known', v_message.turn_id, false, v_token, v_correlation, v_lease, v_wait, v_history, v_now);
@@ -311,8 +311,8 @@ begin
   if not found then
     raise exception using errcode = 'PT404', message = 'turn not found';
   end if;
-  select call_id into v_call_id from public.omnichannel_sessions where id = v_turn.session_id for update;
-  select * into strict v_turn from public.conversation_turns where id = v_id for update;
+  select call_id into v_call_id from public.omnichannel_sessions where id = v_turn.session_id for no key update;
+  select * into strict v_turn from public.conversation_turns where id = v_id for no key update;
   if v_token <> v_turn.lease_token and v_token is distinct from v_turn.previous_lease_token then
     raise exception using errcode = 'PT409', message = 'claim_not_held';
   end if;
