@@ -4,7 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -143,12 +143,26 @@ impl Call {
         )))
     }
 
-    /// Run with its output in plain sight.
-    pub fn show(mut self) -> Result<()> {
-        match self.command.status() {
-            Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(self.failed(&status.to_string())),
-            Err(error) => Err(self.not_started(error)),
+    /// Run in plain sight, and hand every line of its stdout to `each` as well.
+    pub fn follow(mut self, mut each: impl FnMut(&str)) -> Result<()> {
+        let mut child = match self.command.stdout(Stdio::piped()).spawn() {
+            Ok(child) => child,
+            Err(error) => return Err(self.not_started(error)),
+        };
+        if let Some(stdout) = child.stdout.take() {
+            for line in BufReader::new(stdout).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                println!("{line}");
+                each(&line);
+            }
+        }
+        let status = child
+            .wait()
+            .with_context(|| format!("lost sight of a program: {}", self.what))?;
+        if status.success() {
+            Ok(())
+        } else {
+            Err(self.failed(&status.to_string()))
         }
     }
 
@@ -164,11 +178,6 @@ impl Call {
             }
             Err(error) => Err(self.not_started(error)),
         }
-    }
-
-    /// The plain command, for callers that manage the process themselves.
-    pub fn into_command(self) -> Command {
-        self.command
     }
 
     fn log_file(&self) -> Result<PathBuf> {

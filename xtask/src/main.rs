@@ -3,12 +3,18 @@
 //! Each subcommand is a module of its own; what they share (running programs, showing progress, knowing where things
 //! are) is in `call`, `progress` and `places`.
 
+mod bench;
 mod build;
 mod call;
+mod deploy;
 mod functions;
+mod migrate;
 mod places;
 mod progress;
 mod setup;
+mod soak;
+mod test;
+mod vars_file;
 mod wasm_toolchain;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +37,16 @@ enum Chore {
     Setup(setup::Options),
     /// Compile the functions to wasm and bundle them for the edge runtime.
     Build(build::Options),
+    /// Formatting, lints, licences, unit, property, SQL and end-to-end tests.
+    Test(test::Options),
+    /// The same tests with large counts, for as long as you like.
+    Soak(soak::Options),
+    /// Measure: sizes, cost a request, time to the providers.
+    Bench(bench::Options),
+    /// Apply the migrations to a database.
+    Migrate(migrate::Options),
+    /// Deploy the functions to Cloudflare, or check a deployment.
+    Deploy(deploy::Options),
 }
 
 fn main() -> std::process::ExitCode {
@@ -38,6 +54,11 @@ fn main() -> std::process::ExitCode {
     let done = match chore {
         Chore::Setup(options) => setup::run(&options),
         Chore::Build(options) => build::run(&options),
+        Chore::Test(options) => test::run(&options),
+        Chore::Soak(options) => soak::run(&options),
+        Chore::Bench(options) => bench::run(&options),
+        Chore::Migrate(options) => migrate::run(&options),
+        Chore::Deploy(options) => deploy::run(&options),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

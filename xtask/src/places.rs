@@ -24,6 +24,11 @@ pub fn node_modules() -> PathBuf {
     project().join("node_modules")
 }
 
+/// What belongs to this clone alone and is kept out of git: derived files, the local world's data.
+pub fn local() -> PathBuf {
+    project().join(".local")
+}
+
 /// Where cargo puts what it compiles, when the user has not moved it.
 fn target() -> PathBuf {
     set("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), |dir| project().join(dir))

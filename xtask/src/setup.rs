@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 
-use crate::call;
+use crate::call::{self, Call};
 use crate::places;
 use crate::progress;
 use crate::wasm_toolchain::{Policy, WasmToolchain};
@@ -23,7 +23,7 @@ use crate::wasm_toolchain::{Policy, WasmToolchain};
 #[command(after_help = "\
 Set IHUZA_WASM_TOOLCHAIN=distro where rustup must download nothing: the distribution's compiler is used for wasm and its
 standard library is built once. Otherwise rustup adds the target, and the distribution is the fallback.
-POSTGREST_BIN and IHUZA_POSTGRES_BIN_DIR name binaries of your own choice.
+POSTGREST_BIN (a file) and POSTGRES_BIN (a folder) name binaries of your own choice.
 A bare machine takes about 10 minutes, a second run a few seconds.")]
 pub struct Options {}
 
@@ -36,6 +36,14 @@ pub struct Tools {
     pub npm: npm::Npm,
     pub postgres_bin_dir: PathBuf,
     pub postgrest: PathBuf,
+}
+
+impl Tools {
+    /// Tests find the servers of the local world where the set-up found or put them.
+    pub fn for_tests(&self, call: Call) -> Call {
+        call.env("POSTGRES_BIN", &self.postgres_bin_dir)
+            .env("POSTGREST_BIN", &self.postgrest)
+    }
 }
 
 /// What was changed outside the project folder, told at the end.

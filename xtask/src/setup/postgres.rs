@@ -23,15 +23,15 @@ const POSTGREST_SHA256: &str = "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c
 
 /// The folder with `initdb`, `pg_ctl` and `postgres`.
 pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
-    if let Some(dir) = places::set("IHUZA_POSTGRES_BIN_DIR").map(PathBuf::from) {
+    if let Some(dir) = places::set("POSTGRES_BIN").map(PathBuf::from) {
         let version = version(&dir).with_context(|| {
             format!(
-                "IHUZA_POSTGRES_BIN_DIR is {} but there is no working `postgres` in it",
+                "POSTGRES_BIN is {} but there is no working `postgres` in it",
                 dir.display()
             )
         })?;
         if version < OLDEST {
-            bail!("IHUZA_POSTGRES_BIN_DIR holds Postgres {version}, {OLDEST} or newer is needed");
+            bail!("POSTGRES_BIN holds Postgres {version}, {OLDEST} or newer is needed");
         }
         progress::done(&format!("Postgres {version} in {}", dir.display()));
         return Ok(dir);
@@ -148,7 +148,7 @@ fn cached_dir() -> Result<PathBuf> {
 fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
         bail!(
-            "no Postgres was found: install version {OLDEST} or newer and set up again, or set IHUZA_POSTGRES_BIN_DIR"
+            "no Postgres was found: install version {OLDEST} or newer and set up again, or set POSTGRES_BIN"
         );
     }
     let dir = cached_dir()?;

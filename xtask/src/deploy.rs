@@ -1,0 +1,165 @@
+//! `cargo xtask deploy`: every function to Cloudflare, under the names of a stage.
+//!
+//! One wrangler.toml describes the functions; a stage's own file is derived from it (`stage`). Queues are created,
+//! secrets checked or uploaded, functions deployed, and `--verify` asks the deployed ones whether they work.
+
+mod queues;
+mod secrets;
+mod stage;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::build;
+use crate::functions::{self, Function};
+use crate::places;
+use crate::progress;
+use crate::setup::{self, Tools};
+use stage::{Stage, StageConfig};
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Settings of a stage come from the file .vars.<stage> (NAME=value lines, kept out of git): secrets in it are uploaded as
+secrets, the rest become variables. Secrets that are set already with `wrangler secret put` need not be in it.
+Wrangler must be allowed in: `npx wrangler login`, or CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID.
+
+  cargo xtask deploy --dry-run                    what would be deployed, without a network
+  cargo xtask deploy --stage staging              deploy
+  cargo xtask deploy --stage staging --verify     check what is deployed, deploy nothing")]
+pub struct Options {
+    /// Deploy only these functions.
+    functions: Vec<String>,
+    #[arg(long, value_enum, default_value = "staging")]
+    stage: Stage,
+    /// Build and check everything here, change nothing there; works without a network.
+    #[arg(long, conflicts_with = "verify")]
+    dry_run: bool,
+    /// Check health, tables, functions, secrets and one signed inbound SMS of what is deployed; deploys nothing.
+    #[arg(long)]
+    verify: bool,
+    /// Where the functions answer, with {function} for the name; learnt at deployment when absent.
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
+    /// With --verify: let this number send a HELP, and wait for the answer in the delivery log. It gets one SMS.
+    #[arg(long, value_name = "NUMBER", requires = "verify")]
+    phone: Option<String>,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    let chosen = functions::chosen(&options.functions)?;
+    let settings = stage::settings(options.stage)?;
+    if options.verify {
+        return verify::run(
+            options.stage,
+            &chosen,
+            &settings,
+            options.base_url.as_deref(),
+            options.phone.as_deref(),
+        );
+    }
+    let tools = setup::ensure()?;
+    build::ensure(&tools)?;
+    let config = StageConfig::derive(options.stage, &settings)?;
+    progress::headline(&format!("Deployment to {}", options.stage.name()));
+    if options.dry_run {
+        dry_run(&tools, &config, &chosen)
+    } else {
+        deploy(&tools, &config, &chosen, options.stage)
+    }
+}
+
+fn dry_run(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Result<()> {
+    for function in chosen {
+        tools
+            .npm
+            .wrangler(&format!("check {}", config.worker(function)))
+            .args(["deploy", "--dry-run", "--env", &function.name, "--config"])
+            .arg(&config.file)
+            .run()?;
+        let missing = secrets::missing(function, config, &[]);
+        if !missing.is_empty() {
+            progress::note(&format!(
+                "needs, unless set already: {}",
+                missing.join(", ")
+            ));
+        }
+    }
+    progress::note(&format!("queues: {}", config.queues()?.join(", ")));
+    progress::done("nothing was changed");
+    Ok(())
+}
+
+fn deploy(tools: &Tools, config: &StageConfig, chosen: &[Function], stage: Stage) -> Result<()> {
+    check_login(tools)?;
+    secrets::check_all(tools, config, chosen)?;
+    queues::ensure(tools, config)?;
+    let mut urls = known_urls(stage)?;
+    for function in chosen {
+        let secrets = secrets::File::write(function, config)?;
+        let mut call = tools
+            .npm
+            .wrangler(&format!("deploy {}", config.worker(function)))
+            .args(["deploy", "--env", &function.name, "--config"])
+            .arg(&config.file);
+        if let Some(file) = &secrets {
+            call = call.arg("--secrets-file").arg(file.path());
+        }
+        let said = call.read()?;
+        let url = said
+            .split_whitespace()
+            .find(|word| word.starts_with("https://") && word.contains(".workers.dev"));
+        progress::done(&format!(
+            "{} is deployed{}",
+            function.name,
+            url.map(|url| format!(": {url}")).unwrap_or_default()
+        ));
+        if let Some(url) = url {
+            urls.insert(function.name.clone(), url.trim_end_matches('/').to_owned());
+        }
+    }
+    remember_urls(stage, &urls)?;
+    progress::note(&format!(
+        "next: cargo xtask deploy --stage {} --verify",
+        stage.name()
+    ));
+    Ok(())
+}
+
+/// Wrangler ends well even when nobody is logged in.
+fn check_login(tools: &Tools) -> Result<()> {
+    let said = tools
+        .npm
+        .wrangler("ask Cloudflare who we are")
+        .arg("whoami")
+        .read();
+    if said.is_ok_and(|said| !said.contains("not authenticated")) {
+        return Ok(());
+    }
+    bail!(
+        "Cloudflare does not know us: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID"
+    )
+}
+
+fn urls_file(stage: Stage) -> PathBuf {
+    places::local().join(format!("deployed.{}.json", stage.name()))
+}
+
+/// Where each function answered when it was deployed from here.
+fn known_urls(stage: Stage) -> Result<BTreeMap<String, String>> {
+    let file = urls_file(stage);
+    match std::fs::read_to_string(&file) {
+        Ok(text) => serde_json::from_str(&text)
+            .with_context(|| format!("{} is damaged: remove it and deploy again", file.display())),
+        Err(_) => Ok(BTreeMap::new()),
+    }
+}
+
+fn remember_urls(stage: Stage, urls: &BTreeMap<String, String>) -> Result<()> {
+    let file = urls_file(stage);
+    let text =
+        serde_json::to_string_pretty(urls).context("could not write the addresses as JSON")?;
+    std::fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))
+}

@@ -1,0 +1,102 @@
+//! A connection to the operator's database: over TLS and verified, unless it is on this machine.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::{Client, Config, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
+    // The URL holds a password: it is not repeated in any message.
+    let mut config: Config = url.parse().context(
+        "the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE",
+    )?;
+    config.application_name("ihuza-migrate");
+    // `disable` can only have been asked for; `prefer` is what an URL without a word means.
+    let plain = match config.get_ssl_mode() {
+        SslMode::Disable => true,
+        SslMode::Prefer => is_local(&config) && ca.is_none(),
+        _ => false,
+    };
+    if plain {
+        let (client, connection) = config.connect(NoTls).await.map_err(explain)?;
+        tokio::spawn(connection);
+        return Ok(client);
+    }
+    config.ssl_mode(SslMode::Require);
+    let (client, connection) = config
+        .connect(MakeRustlsConnect::new(tls(ca)?))
+        .await
+        .map_err(explain)?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+fn is_local(config: &Config) -> bool {
+    config.get_hosts().iter().all(|host| match host {
+        Host::Tcp(name) => matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1"),
+        Host::Unix(_) => true,
+    })
+}
+
+fn tls(ca: Option<&Path>) -> Result<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(file) => {
+            let certificates = CertificateDer::pem_file_iter(file)
+                .with_context(|| format!("could not read certificates from {}", file.display()))?;
+            for certificate in certificates {
+                let certificate =
+                    certificate.with_context(|| format!("{} is not PEM", file.display()))?;
+                roots
+                    .add(certificate)
+                    .with_context(|| format!("{} holds a bad certificate", file.display()))?;
+            }
+            if roots.is_empty() {
+                bail!("{} holds no certificate", file.display());
+            }
+        }
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("TLS could not be set up")?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn explain(error: tokio_postgres::Error) -> anyhow::Error {
+    let text = format!("{:#}", anyhow::Error::new(error));
+    let advice = if text.contains("certificate") || text.contains("UnknownIssuer") {
+        "\n  to do: download the database's certificate (Supabase: Database settings) and name it with --ca FILE"
+    } else if text.contains("password") || text.contains("authentication") {
+        "\n  to do: check user and password; special characters of the password must be percent-encoded"
+    } else {
+        "\n  to do: check host and port, and that this machine may connect"
+    };
+    anyhow::anyhow!("no connection to the database: {text}{advice}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn local(url: &str) -> Option<bool> {
+        url.parse().ok().map(|config: Config| is_local(&config))
+    }
+
+    #[test]
+    fn only_this_machine_may_be_spoken_to_in_the_clear() {
+        assert_eq!(local("postgres://a:b@127.0.0.1:5432/c"), Some(true));
+        assert_eq!(local("postgres://a:b@localhost/c"), Some(true));
+        assert_eq!(
+            local("postgres://a:b@db.example.supabase.co/c"),
+            Some(false)
+        );
+    }
+}
