@@ -7,6 +7,7 @@ create table if not exists public.clients (
   brand text not null,
   sms_sender_id text,
   sms_service_code text,
+  contact_number text,
   default_locale text not null default 'en',
   default_policy text not null default 'both',
   mirror_replies boolean not null default false,
@@ -15,7 +16,7 @@ create table if not exists public.clients (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint clients_slug_is_lower_case check (slug ~ '^[a-z0-9][a-z0-9-]*$'),
-  constraint clients_default_policy_is_known check (default_policy in ('both', 'sms_only', 'whatsapp_only', 'sms', 'whatsapp')),
+  constraint clients_default_policy_is_known check (default_policy in ('both', 'sms_only', 'whatsapp_only', 'none')),
   constraint clients_sms_sender_id_has_at_most_11_characters check (length(sms_sender_id) <= 11),
   constraint clients_settings_is_object check (jsonb_typeof(settings) = 'object')
 );
@@ -24,7 +25,8 @@ comment on table public.clients is 'A client is the tenant: whose numbers, sende
 comment on column public.clients.brand is 'Name that texts are signed with.';
 comment on column public.clients.sms_sender_id is 'Alphanumeric SMS sender (at most 11 characters); one-way. Null: the setting MTN_SMS_SENDER_ID.';
 comment on column public.clients.sms_service_code is 'Short code or number that people can answer by SMS. Null: the setting MTN_SMS_SERVICE_CODE, or replies are not promised.';
-comment on column public.clients.default_policy is 'Which channels carry a message where the profile has no wish of its own.';
+comment on column public.clients.contact_number is 'Number that HELP names, E.164 or a short code; null: HELP names none.';
+comment on column public.clients.default_policy is 'Which channels carry a message where the profile has no wish of its own (notification_preferences.policy).';
 comment on column public.clients.mirror_replies is 'Answer an SMS on WhatsApp as well; off, because the same answer twice costs money and confuses.';
 comment on column public.clients.is_default is 'The client of numbers that are not in client_numbers; exactly one.';
 

@@ -123,6 +123,7 @@ create or replace function private.client_json(p_client_id uuid) returns jsonb
 language sql stable set search_path = '' as $$
   select jsonb_build_object(
     'id', c.id, 'slug', c.slug, 'brand', c.brand, 'sms_sender_id', c.sms_sender_id, 'sms_service_code', c.sms_service_code,
+    'contact_number', c.contact_number,
     'default_locale', c.default_locale, 'default_policy', c.default_policy, 'mirror_replies', c.mirror_replies, 'settings', c.settings)
     from public.clients c where c.id = p_client_id
 $$;

@@ -20,6 +20,7 @@ create table if not exists public.conversation_turns (
   whatsapp_delivery_id uuid not null default gen_random_uuid(),
   correlation_id text not null,
   next_attempt_at timestamptz,
+  unknown_wait_seconds integer not null default 120,
   result jsonb,
   swept_at timestamptz,
   finished_at timestamptz,
@@ -46,6 +47,7 @@ comment on column public.conversation_turns.status is
 comment on column public.conversation_turns.previous_lease_token is 'Holder before a re-claim: its late result is still recorded, for its messages may have gone out.';
 comment on column public.conversation_turns.attempt is '2 after one crash under the lease; there is no third.';
 comment on column public.conversation_turns.claims is 'How often it was claimed, releases included; bounds a turn that never ends.';
+comment on column public.conversation_turns.unknown_wait_seconds is 'How long an unknown outcome waits for word of the provider.';
 comment on column public.conversation_turns.sms_delivery_id is 'Id that the SMS of this turn will have; the provider gets it as clientCorrelatorId, so that a report finds it even after a crash.';
 comment on column public.conversation_turns.result is 'What finish_sms_turn answered; a repeat answers the same.';
 

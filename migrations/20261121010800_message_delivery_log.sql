@@ -61,6 +61,7 @@ create table if not exists public.message_delivery_log (
   last_outcome text,
   next_attempt_at timestamptz,
   deadline_at timestamptz,
+  unknown_wait_seconds integer not null default 120,
   lease_token uuid,
   lease_until timestamptz,
   possible_duplicate boolean not null default false,
@@ -116,6 +117,7 @@ comment on column public.message_delivery_log.pricing is 'Pricing object of the 
 comment on column public.message_delivery_log.attempts is 'Number of the newest attempt begun.';
 comment on column public.message_delivery_log.last_outcome is 'Outcome of the newest attempt, deferred included.';
 comment on column public.message_delivery_log.next_attempt_at is 'When somebody must look again: retry, unknown outcome, end of a lease. Null: nothing more to do.';
+comment on column public.message_delivery_log.unknown_wait_seconds is 'How long an unknown outcome waits for word of the provider.';
 comment on column public.message_delivery_log.possible_duplicate is 'Sent again although the first sending may have arrived.';
 comment on column public.message_delivery_log.error_code is 'The provider''s code of the error that counts; never replaced by nothing.';
 comment on column public.message_delivery_log.fallback_of is 'The message on the other channel that failed and that this one carries instead.';

@@ -21,6 +21,7 @@ create table if not exists public.call_notifications (
   whatsapp_delivery_id uuid not null default gen_random_uuid(),
   correlation_id text not null,
   next_attempt_at timestamptz,
+  unknown_wait_seconds integer not null default 120,
   result jsonb,
   swept_at timestamptz,
   finished_at timestamptz,
@@ -43,6 +44,7 @@ comment on column public.call_notifications.status is
 comment on column public.call_notifications.phone_number is 'Number the summary is for, E.164.';
 comment on column public.call_notifications.previous_lease_token is 'Holder before a re-claim: its late result is still recorded, for its messages may have gone out.';
 comment on column public.call_notifications.attempt is '2 after one crash under the lease; there is no third.';
+comment on column public.call_notifications.unknown_wait_seconds is 'How long an unknown outcome waits for word of the provider.';
 comment on column public.call_notifications.sms_delivery_id is 'Id that the SMS will have; the provider gets it as clientCorrelatorId.';
 comment on column public.call_notifications.result is 'What finish_call_notification answered; a repeat answers the same.';
 

@@ -136,7 +136,7 @@ $$;
 comment on function private.set_provider_ids is 'Notes the ids a provider gave; an id that another message already has stays in the attempt only.';
 
 create or replace function private.apply_attempt(
-  p_id uuid, p_attempt jsonb, p_lease_token uuid, p_correlation_id text, p_now timestamptz, p_unknown_wait interval, p_possible_duplicate boolean
+  p_id uuid, p_attempt jsonb, p_lease_token uuid, p_correlation_id text, p_now timestamptz, p_possible_duplicate boolean
 ) returns boolean language plpgsql set search_path = '' as $$
 declare
   v_row public.message_delivery_log;
@@ -170,7 +170,7 @@ begin
       (p_id, v_number, coalesce(v_row.provider, 'none'), v_outcome, v_class, v_code, v_reason, (p_attempt ->> 'http_status')::smallint,
        p_attempt ->> 'provider_message_id', p_attempt ->> 'provider_request_id', (p_attempt ->> 'retry_after_s')::numeric::integer, v_next,
        p_possible_duplicate or v_row.possible_duplicate,
-       v_outcome in ('accepted', 'retryable', 'unknown') and not coalesce((p_attempt ->> 'recipient_error')::boolean, false),
+       v_outcome in ('accepted', 'retryable', 'unknown') and coalesce((p_attempt ->> 'breaker')::boolean, true),
        v_started, v_at, (p_attempt ->> 'duration_ms')::numeric::integer, p_lease_token, p_correlation_id, p_now)
     on conflict (delivery_id, attempt) do nothing;
     if not found then
@@ -194,7 +194,7 @@ begin
     when 'unknown' then
       v_status := 'unknown';
       -- One resend at most may arrive twice; after it there is nothing left to try.
-      v_next := case when not v_row.possible_duplicate then coalesce(v_next, v_at + p_unknown_wait) end;
+      v_next := case when not v_row.possible_duplicate then coalesce(v_next, v_at + make_interval(secs => v_row.unknown_wait_seconds)) end;
     when 'config' then
       v_next := least(p_now + interval '15 minutes', coalesce(v_row.deadline_at, 'infinity'));
     when 'permanent' then
@@ -273,12 +273,13 @@ begin
   end if;
   insert into public.message_delivery_log
     (client_id, session_id, profile_id, call_id, message_id, turn_id, direction, channel, purpose, status, status_at, provider, correlation_id,
-     recipient, sender, content, payload, encoding, segments, next_attempt_at, deadline_at, fallback_of, idempotency_key, queued_at)
+     recipient, sender, content, payload, encoding, segments, next_attempt_at, deadline_at, unknown_wait_seconds, fallback_of,
+     idempotency_key, queued_at)
   select v_row.client_id, v_row.session_id, v_row.profile_id, v_row.call_id, v_row.message_id, v_row.turn_id, 'outbound', v_other, v_row.purpose,
          'queued', p_now, case v_other when 'sms' then coalesce(c.settings ->> 'sms_provider', 'mtn') else 'whatsapp' end, v_row.correlation_id,
          coalesce(v_profile.phone_number, v_row.recipient), case v_other when 'sms' then c.sms_sender_id end,
          coalesce(v_rendition ->> 'text', v_row.content), v_rendition, v_rendition ->> 'encoding', (v_rendition ->> 'segments')::smallint,
-         p_now, v_row.deadline_at, p_id, 'fallback:' || p_id, p_now
+         p_now, v_row.deadline_at, v_row.unknown_wait_seconds, p_id, 'fallback:' || p_id, p_now
     from public.clients c where c.id = v_row.client_id
   on conflict (idempotency_key) do nothing
   returning id into v_id;
@@ -352,7 +353,7 @@ comment on function private.after_attempts is 'Breakers, alerts and unused probe
 
 create or replace function private.store_deliveries(
   p_client_id uuid, p_session_id uuid, p_profile_id uuid, p_call_id uuid, p_turn_id uuid, p_message_id uuid,
-  p_deliveries jsonb, p_lease_token uuid, p_correlation_id text, p_key text, p_possible_duplicate boolean, p_unknown_wait interval, p_now timestamptz
+  p_deliveries jsonb, p_lease_token uuid, p_correlation_id text, p_key text, p_possible_duplicate boolean, p_unknown_wait_seconds integer, p_now timestamptz
 ) returns jsonb language plpgsql set search_path = '' as $$
 declare
   v_delivery jsonb;
@@ -375,13 +376,14 @@ begin
     v_attempt := v_delivery -> 'attempt';
     insert into public.message_delivery_log as l
       (id, client_id, session_id, profile_id, call_id, message_id, turn_id, direction, channel, purpose, status, status_at, provider,
-       correlation_id, recipient, sender, content, payload, encoding, segments, deadline_at, possible_duplicate, idempotency_key, queued_at)
+       correlation_id, recipient, sender, content, payload, encoding, segments, deadline_at, unknown_wait_seconds, possible_duplicate,
+       idempotency_key, queued_at)
     values
       (v_id, p_client_id, p_session_id, p_profile_id, p_call_id, p_message_id, p_turn_id, 'outbound', private.required(v_delivery, 'channel'),
        coalesce(v_delivery ->> 'purpose', 'message'), 'queued', p_now, private.required(v_delivery, 'provider'), p_correlation_id,
        v_delivery ->> 'recipient', v_delivery ->> 'sender', v_delivery ->> 'content', nullif(v_delivery -> 'payload', 'null'),
-       v_delivery ->> 'encoding', (v_delivery ->> 'segments')::smallint, (v_delivery ->> 'deadline_at')::timestamptz, p_possible_duplicate,
-       p_key || ':' || (v_delivery ->> 'channel'), p_now)
+       v_delivery ->> 'encoding', (v_delivery ->> 'segments')::smallint, (v_delivery ->> 'deadline_at')::timestamptz, p_unknown_wait_seconds,
+       p_possible_duplicate, p_key || ':' || (v_delivery ->> 'channel'), p_now)
     on conflict (id) do update
       set message_id = coalesce(l.message_id, excluded.message_id),
           recipient = coalesce(l.recipient, excluded.recipient), sender = coalesce(l.sender, excluded.sender),
@@ -390,9 +392,9 @@ begin
           deadline_at = coalesce(l.deadline_at, excluded.deadline_at)
       where l.client_id = excluded.client_id and l.channel = excluded.channel;
     perform private.add_own_event(v_id, 'queued', coalesce((v_attempt ->> 'started_at')::timestamptz, p_now), p_correlation_id);
-    if private.apply_attempt(v_id, v_attempt, p_lease_token, p_correlation_id, p_now, p_unknown_wait, p_possible_duplicate) then
+    if private.apply_attempt(v_id, v_attempt, p_lease_token, p_correlation_id, p_now, p_possible_duplicate) then
       v_noted := v_noted || jsonb_build_object('id', v_id, 'provider', v_delivery ->> 'provider', 'outcome', v_attempt ->> 'outcome',
-        'counts', not coalesce((v_attempt ->> 'recipient_error')::boolean, false), 'error_code', v_attempt ->> 'error_code');
+        'counts', coalesce((v_attempt ->> 'breaker')::boolean, true), 'error_code', v_attempt ->> 'error_code');
     end if;
     perform private.join_orphans(v_id);
     v_status := private.refold_delivery(v_id);
@@ -461,8 +463,8 @@ comment on function private.record_carried is
 revoke execute on all functions in schema private from public, anon;
 grant execute on function private.delivery_status_rank(text), private.refold_delivery(uuid),
   private.add_own_event(uuid, text, timestamptz, text, text, text, text), private.lock_refs(text[]), private.join_orphans(uuid),
-  private.set_provider_ids(uuid, text, text), private.apply_attempt(uuid, jsonb, uuid, text, timestamptz, interval, boolean),
+  private.set_provider_ids(uuid, text, text), private.apply_attempt(uuid, jsonb, uuid, text, timestamptz, boolean),
   private.create_fallback(uuid, timestamptz), private.apply_evidence(uuid), private.after_attempts(jsonb, uuid, timestamptz),
-  private.store_deliveries(uuid, uuid, uuid, uuid, uuid, uuid, jsonb, uuid, text, text, boolean, interval, timestamptz),
+  private.store_deliveries(uuid, uuid, uuid, uuid, uuid, uuid, jsonb, uuid, text, text, boolean, integer, timestamptz),
   private.sent_channels(uuid, uuid),
   private.record_carried(uuid, uuid, uuid, uuid, uuid, uuid, uuid, text, text, text, timestamptz) to service_role;

@@ -26,7 +26,8 @@ $$;
 comment on function private.seconds_until is 'Whole seconds to wait, at least one.';
 
 create or replace function private.give_up(
-  p_queue text, p_message_id text, p_payload jsonb, p_attempts integer, p_reason text, p_correlation_id text, p_client_id uuid
+  p_queue text, p_message_id text, p_payload jsonb, p_attempts integer, p_reason text, p_correlation_id text, p_client_id uuid,
+  p_details jsonb default '{}'
 ) returns uuid language plpgsql set search_path = '' as $$
 declare
   v_id uuid;
@@ -41,13 +42,13 @@ begin
   end if;
   perform private.raise_alert('dead_letter', 'critical', 'dead_letter:' || p_queue || ':' || coalesce(p_reason, 'unknown'),
     format('Work of the queue %s was given up: %s.', p_queue, coalesce(p_reason, 'unknown')),
-    jsonb_build_object('queue', p_queue, 'dead_letter_id', v_id, 'correlation_id', p_correlation_id, 'reason', p_reason), p_client_id);
+    jsonb_build_object('queue', p_queue, 'dead_letter_id', v_id, 'correlation_id', p_correlation_id, 'reason', p_reason) || p_details, p_client_id);
   return v_id;
 end
 $$;
 comment on function private.give_up is 'A dead letter and its alert; the same message of a queue once.';
 
 revoke execute on function private.judge_claim(text, uuid, timestamptz, timestamptz, integer, uuid, interval, timestamptz),
-  private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid) from public, anon, authenticated;
+  private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid, jsonb) from public, anon, authenticated;
 grant execute on function private.judge_claim(text, uuid, timestamptz, timestamptz, integer, uuid, interval, timestamptz),
-  private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid) to service_role;
+  private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid, jsonb) to service_role;

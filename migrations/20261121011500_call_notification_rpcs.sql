@@ -118,7 +118,8 @@ declare
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
   v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
-  v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
+  v_wait_seconds integer := coalesce((p ->> 'unknown_wait_seconds')::integer, 120);
+  v_wait interval := make_interval(secs => v_wait_seconds);
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
   v_call public.voice_calls;
   v_claim public.call_notifications;
@@ -143,10 +144,11 @@ begin
       v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
     end if;
     insert into public.call_notifications
-      (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, session_created, correlation_id, finished_at)
+      (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, unknown_wait_seconds, session_created,
+       correlation_id, finished_at)
     values
       (v_call.client_id, v_call.id, v_to.profile_id, v_session_id, v_to.phone,
-       case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_created, v_correlation,
+       case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_wait_seconds, v_created, v_correlation,
        case when v_to.profile_id is null then v_now end)
     on conflict (call_id) do nothing
     returning * into v_claim;
@@ -296,7 +298,7 @@ begin
 
   v_stored := private.store_deliveries(v_claim.client_id, v_claim.session_id, v_claim.profile_id, v_claim.call_id, null, v_claim.message_id,
     v_deliveries, v_token, coalesce(nullif(v_correlation, ''), v_claim.correlation_id), 'call:' || v_claim.call_id,
-    v_claim.possible_duplicate, interval '120 seconds', v_now);
+    v_claim.possible_duplicate, v_claim.unknown_wait_seconds, v_now);
   perform private.touch_session(v_claim.session_id, 'follow_up',
     array(select distinct d ->> 'channel' from jsonb_array_elements(v_deliveries) d where d -> 'attempt' ->> 'outcome' <> 'suppressed'),
     v_now, v_summary ->> 'intent');

@@ -53,6 +53,8 @@ begin
     'client', private.client_json(v_turn.client_id),
     'agent', private.agent_json(v_turn.client_id, v_session.last_agent_id),
     'call_summary', v_summary,
+    'language_hint', (select m.language from public.conversation_messages m
+                       where m.turn_id = p_turn_id and m.direction = 'inbound' and m.language is not null order by m.seq desc limit 1),
     'messages', v_messages,
     'history', v_history,
     'delivery_ids', jsonb_build_object('sms', v_turn.sms_delivery_id, 'whatsapp', v_turn.whatsapp_delivery_id),
@@ -166,8 +168,9 @@ begin
     return jsonb_build_object('decision', 'opted_out');
   end if;
   insert into public.conversation_turns
-    (client_id, session_id, profile_id, kind, lease_token, lease_until, session_created, correlation_id)
-  values (v_session.client_id, p_session_id, v_session.profile_id, 'conversation', p_token, p_now + p_lease, p_created, p_correlation_id)
+    (client_id, session_id, profile_id, kind, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id)
+  values (v_session.client_id, p_session_id, v_session.profile_id, 'conversation', p_token, p_now + p_lease, extract(epoch from p_wait)::integer,
+    p_created, p_correlation_id)
   returning * into v_turn;
   update public.conversation_messages set turn_id = v_turn.id
    where session_id = p_session_id and direction = 'inbound' and handled_at is null and kind = 'conversation';
@@ -184,7 +187,7 @@ declare
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
   v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
-  v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
+  v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::integer, 120));
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
   v_history integer := coalesce((p ->> 'history_limit')::integer, 20);
   v_keyword text := nullif(p ->> 'keyword', '');
@@ -272,8 +275,9 @@ begin
     return jsonb_build_object('decision', 'opted_out');
   end if;
   insert into public.conversation_turns
-    (client_id, session_id, profile_id, kind, keyword, lease_token, lease_until, session_created, correlation_id)
-  values (v_client_id, v_session_id, v_profile_id, 'keyword', v_keyword, v_token, v_now + v_lease, v_created, v_correlation)
+    (client_id, session_id, profile_id, kind, keyword, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id)
+  values (v_client_id, v_session_id, v_profile_id, 'keyword', v_keyword, v_token, v_now + v_lease, extract(epoch from v_wait)::integer, v_created,
+    v_correlation)
   returning id into v_turn_id;
   update public.conversation_messages set turn_id = v_turn_id where id = v_message.id;
   update public.profiles
@@ -355,7 +359,7 @@ begin
 
   v_stored := private.store_deliveries(v_turn.client_id, v_turn.session_id, v_turn.profile_id, v_call_id, v_id, v_message_id,
     v_deliveries, v_token, coalesce(p ->> 'correlation_id', v_turn.correlation_id), 'turn:' || v_id,
-    v_turn.possible_duplicate, interval '120 seconds', v_now);
+    v_turn.possible_duplicate, v_turn.unknown_wait_seconds, v_now);
   perform private.close_turn(v_id, case v_outcome when 'suppressed' then 'suppressed' else 'answered' end, v_now);
   perform private.touch_session(v_turn.session_id, 'active',
     array(select distinct d ->> 'channel' from jsonb_array_elements(v_deliveries) d where d -> 'attempt' ->> 'outcome' <> 'suppressed'),

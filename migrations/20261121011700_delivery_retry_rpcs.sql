@@ -161,7 +161,6 @@ language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
-  v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
   v_results jsonb := coalesce(nullif(p -> 'results', 'null'), '[]');
   v_result record;
   v_row public.message_delivery_log;
@@ -183,9 +182,9 @@ begin
     if not found then
       continue;
     end if;
-    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(p ->> 'correlation_id', v_row.correlation_id), v_now, v_wait, false) then
+    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(p ->> 'correlation_id', v_row.correlation_id), v_now, false) then
       v_noted := v_noted || jsonb_build_object('id', v_row.id, 'provider', v_row.provider, 'outcome', v_result.attempt ->> 'outcome',
-        'counts', not coalesce((v_result.attempt ->> 'recipient_error')::boolean, false), 'error_code', v_result.attempt ->> 'error_code');
+        'counts', coalesce((v_result.attempt ->> 'breaker')::boolean, true), 'error_code', v_result.attempt ->> 'error_code');
     end if;
     perform private.join_orphans(v_row.id);
     v_status := private.refold_delivery(v_row.id);

@@ -33,8 +33,11 @@ language plpgsql set search_path = '' as $$
 declare
   v_id uuid;
 begin
+  -- An operator is told what was tried.
   v_id := private.give_up(private.required(p, 'queue'), private.required(p, 'message_id'), nullif(p -> 'payload', 'null'),
-    (p ->> 'attempts')::integer, p ->> 'reason', p ->> 'correlation_id', null);
+    (p ->> 'attempts')::integer, p ->> 'reason', p ->> 'correlation_id', null,
+    case when p ->> 'reason' = 'call_not_found'
+         then '{"tried": ["call_summaries.id", "voice_calls.id", "voice_calls.provider_call_id", "voice_calls.mtn_call_sid"]}'::jsonb else '{}' end);
   update public.notification_requests set status = 'failed', error = p ->> 'reason'
    where correlation_id = p ->> 'correlation_id' and notification_id is null and status <> 'failed';
   return jsonb_build_object('id', v_id);

@@ -155,6 +155,9 @@ begin
       else
         v_result := jsonb_build_object('ok', true, 'result', jsonb_build_object('session_id', v_session.id, 'status',
           public.update_omnichannel_session_status(v_session.id, v_status, nullif(v_arguments ->> 'intent', ''))));
+        if nullif(v_arguments ->> 'note', '') is not null then
+          update public.omnichannel_sessions set context = context || jsonb_build_object('note', left(v_arguments ->> 'note', 500)) where id = v_session.id;
+        end if;
       end if;
     else
       v_result := jsonb_build_object('ok', false, 'error', format('there is no tool %s', left(v_name, 100)));
