@@ -1,1 +1,53 @@
-//! Stub.
+//! `delivery-retry`: what could not be done at once is done here, and what was left behind is found here.
+//!
+//! | trigger | does |
+//! |---|---|
+//! | queue `delivery-retry` | sends one delivery that is due, or makes a database call that could not be made |
+//! | every `<queue>-dlq` | keeps a message that was given up as a row of `dead_letters`, with an alert |
+//! | cron, each minute | sweeps: leases that ran out, job rows, calls without a notification, due deliveries, stale sessions |
+//! | `POST /sweep` with the service key | the same sweep, now |
+//! | `GET /health` | each dependency, each missing setting |
+
+mod due;
+mod sweep;
+
+use ihuza_core::problem::Problem;
+use ihuza_edge::{
+    consume,
+    context::Cx,
+    endpoint::{self, Endpoint},
+    host,
+    reply::Reply,
+};
+use worker::{Context, Env, MessageBatch, Result, ScheduleContext, ScheduledEvent, event, wasm_bindgen::JsValue, web_sys};
+
+const ENDPOINT: Endpoint = Endpoint { name: "delivery-retry", queue: "delivery-retry" };
+
+#[event(fetch)]
+async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
+    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", "sweep") => {
+            endpoint::require_service_key(&call.cx, &call.request)?;
+            sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
+        }
+        (_, "sweep") => Err(Problem::method_not_allowed("POST")),
+        _ => Err(Problem::not_found("this function works from its queue and its cron; POST /sweep starts a sweep")),
+    })
+    .await
+}
+
+#[event(queue)]
+async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
+    match batch.queue().strip_suffix("-dlq") {
+        Some(origin) => consume::bury(batch, env, ENDPOINT.name, origin).await,
+        None => consume::consume(batch, env, ENDPOINT.name, due::one).await,
+    }
+    Ok(())
+}
+
+#[event(scheduled)]
+async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
+    let cx = Cx::new(env, ENDPOINT.name, host::new_uuid());
+    // What a sweep leaves undone, the next one finds; it has said so in the log.
+    let _ = sweep::sweep(&cx).await;
+}

@@ -1,0 +1,26 @@
+//! How a carrier that signs nothing of its own shows that it is the carrier: three ways, any one will do.
+
+use ihuza_core::{problem::Problem, signature};
+
+use crate::{endpoint::Call, host};
+
+const SECRETS: &[&str] = &["MTN_WEBHOOK_SECRET", "MTN_WEBHOOK_SECRET_PREVIOUS"];
+
+/// `X-Signature: sha256=<hex>` over `{X-Timestamp}.{body}` within 300 s; or the secret as bearer token; or as last part of
+/// the path, `/mtn/<secret>`, for senders that can set no header. `unsigned` lets others pass as well.
+pub fn authenticate(call: &Call, body: &[u8], unsigned: bool) -> Result<(), Problem> {
+    let config = &call.cx.config;
+    let secrets = config.secrets(SECRETS);
+    let token = call.rest.strip_prefix("mtn/");
+    if token.is_none() && !call.rest.is_empty() {
+        return Err(Problem::not_found("there is no such path here"));
+    }
+    if let Some(given) = call.request.header("x-signature") {
+        let timestamp = call.request.header("x-timestamp");
+        let good = signature::timestamped(Some(&given), timestamp.as_deref(), body, &secrets, host::now());
+        return if good { Ok(()) } else { Err(Problem::unauthorized()) };
+    }
+    let known = token.is_some_and(|token| signature::equals_any(token, &secrets))
+        || signature::bearer(call.request.header("authorization").as_deref(), &secrets);
+    if known || unsigned { Ok(()) } else { Err(Problem::unauthorized()) }
+}

@@ -1,0 +1,63 @@
+//! The model's Responses API at the wire: one request within its time limit, repeated once when it was refused for now.
+
+use ihuza_core::{
+    channel::Provider,
+    error_class::{Classified, ErrorClass},
+    ids,
+    log::{Event, Level},
+    openai,
+    send::Refused,
+};
+use serde_json::{Value, json};
+
+use crate::{context::Cx, host, outgoing, pause};
+
+/// One answer of the model.
+///
+/// A question has no side effect, so even an unknown outcome may be asked again: once, while at least half of `timeout_ms`
+/// is left.
+pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::Reply, Classified> {
+    let url = format!("{}{}", cx.config.text("OPENAI_BASE_URL").trim_end_matches('/'), openai::RESPONSES_PATH);
+    let bearer = format!("Bearer {}", cx.config.text("OPENAI_API_KEY"));
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json"), ("x-client-request-id", cx.correlation_id.as_str())];
+    let text = body.to_string();
+    let started = host::now_ms();
+    let left_ms = || u32::try_from(i64::from(timeout_ms) - (host::now_ms() - started)).unwrap_or(0);
+    let mut attempt = 1;
+    loop {
+        let (down, wanted_ms) = match outgoing::send("POST", &url, &headers, Some(&text), left_ms().max(1)).await {
+            Err(failure) => (Refused::transport(Provider::Openai, failure).classified, 0),
+            Ok(answer) => match openai::parse_response(answer.status, &answer.body) {
+                Ok(reply) => return Ok(reply),
+                Err(refused) => (refused.classified, answer.retry_after().map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX))),
+            },
+        };
+        let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) { Level::Error } else { Level::Warn };
+        cx.log(
+            level,
+            Event::ModelFailed,
+            &format!("the model did not answer: {}, attempt {attempt}", down.reason),
+            &[("class", json!(down.class.as_str())), ("attempt", json!(attempt)), ("duration_ms", json!(host::now_ms() - started))],
+        );
+        let wait_ms = wanted_ms.max(300 + (host::dice() * 400.0) as u32);
+        let again = down.class == ErrorClass::Retryable && attempt == 1 && left_ms() >= timeout_ms / 2 && left_ms() > wait_ms.saturating_add(1000);
+        if !again {
+            return Err(down);
+        }
+        pause::for_ms(wait_ms).await;
+        attempt += 1;
+    }
+}
+
+/// The `providers` entry by which the breaker hears of a model call.
+pub fn outcome(result: Result<(), &Classified>) -> Value {
+    match result {
+        Ok(()) => json!({ "provider": "openai", "outcome": "accepted" }),
+        Err(down) => json!({ "provider": "openai", "outcome": down.class.as_str(), "class": down.class.as_str() }),
+    }
+}
+
+/// What stands for a person at the vendor: a hash, never a number.
+pub fn safety_identifier(profile_id: &str) -> String {
+    ids::content_hash(&[b"ihuza-safety-identifier", profile_id.as_bytes()])
+}

@@ -1,0 +1,52 @@
+//! What a function answers: a status, a few headers, a body. Made of plain values, turned into a `Response` in one place.
+
+use ihuza_core::problem::{self, Problem};
+use serde_json::Value;
+use worker::web_sys;
+
+/// An HTTP answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    pub status: u16,
+    pub content_type: &'static str,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn json(status: u16, body: &Value) -> Reply {
+        Reply { status, content_type: "application/json", headers: Vec::new(), body: body.to_string() }
+    }
+
+    pub fn text(status: u16, body: impl Into<String>) -> Reply {
+        Reply { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: body.into() }
+    }
+
+    /// The answer of RFC 9457: `application/problem+json`.
+    pub fn problem(problem: &Problem) -> Reply {
+        Reply {
+            status: problem.status,
+            content_type: problem::CONTENT_TYPE,
+            headers: problem.headers().into_iter().filter(|(name, _)| *name != "content-type").collect(),
+            body: problem.to_json().to_string(),
+        }
+    }
+
+    pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Reply {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The runtime's own response. Fails only on a header value that no header may have.
+    pub fn into_response(self) -> worker::Result<web_sys::Response> {
+        let init = web_sys::ResponseInit::new();
+        init.set_status(self.status);
+        let headers = web_sys::Headers::new()?;
+        headers.set("content-type", self.content_type)?;
+        for (name, value) in &self.headers {
+            headers.set(name, value)?;
+        }
+        init.set_headers(&headers);
+        Ok(web_sys::Response::new_with_opt_str_and_init(Some(&self.body), &init)?)
+    }
+}
