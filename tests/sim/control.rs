@@ -484,10 +484,15 @@ struct Ordered {
 
 /// The control interface. `times` 0 means until cleared; without it, once.
 fn operate(control: &Control, request: &Request) -> Answer {
-    match (request.method.as_str(), request.path.as_str()) {
+    // The ready file's `control_url` ends in `/control`; who appends that once more means the same.
+    let path = request
+        .path
+        .strip_prefix("/control")
+        .filter(|rest| rest.starts_with("/control"));
+    match (request.method.as_str(), path.unwrap_or(&request.path)) {
         ("GET", "/control/requests") => {
             let entries: Vec<Value> = control.requests().iter().map(show).collect();
-            Answer::json(200, &json!({ "requests": entries }))
+            Answer::json(200, &Value::Array(entries))
         }
         ("GET", "/control/faults") => {
             let state = control.state();
@@ -499,7 +504,7 @@ fn operate(control: &Control, request: &Request) -> Answer {
                            "delay_ms": rule.delay.map(|delay| delay.as_millis() as u64)})
                 })
                 .collect();
-            Answer::json(200, &json!({ "faults": rules }))
+            Answer::json(200, &Value::Array(rules))
         }
         ("POST", "/control/faults") => match order(control, request) {
             Ok(()) => Answer::json(201, &json!({"ok": true})),

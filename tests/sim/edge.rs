@@ -13,6 +13,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::task::JoinHandle;
 
 use crate::error::{Context, Result, Trouble};
 use crate::process::{Plan, Supervised, on_path, run};
@@ -149,6 +150,19 @@ impl Edge {
                 "the cron run of {function} ended with {answer}"
             ))),
         }
+    }
+
+    /// Fires a cron trigger again and again, until the returned task is aborted. A run that fails is in the logs.
+    pub fn clock(&self, function: &str, cron: &str, every: Duration) -> JoinHandle<()> {
+        let url = format!("{}/scheduled", self.ready.control);
+        let order = json!({"worker": function, "cron": cron});
+        let http = self.http.clone();
+        runtime::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                let _ = http.post(&url).json(&order).send().await;
+            }
+        })
     }
 
     /// Puts a text message into a queue through a producer binding of `function`.

@@ -1,10 +1,15 @@
 //! The whole local world: database, PostgREST and gateway, the three providers, and the functions, wired together.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::control::Control;
@@ -13,17 +18,28 @@ use crate::edge::{Edge, EdgeConfig, LogLine, client};
 use crate::error::{Context, Result, Trouble};
 use crate::gateway::Gateway;
 use crate::keys::{ProjectKeys, secret};
+use crate::mtn::{self, Mtn};
+use crate::openai::OpenAi;
 use crate::postgres::Data;
 use crate::postgrest::{self, Postgrest};
+use crate::whatsapp::{self, WhatsApp};
 
 /// Which form of the service key the functions get.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ServiceKey {
     /// `sb_secret_…`
-    #[default]
     Opaque,
-    /// A JWT.
+    /// A JWT, which PostgREST itself understands too.
+    #[default]
     Legacy,
+}
+
+/// Somebody whom we speak to, simulated unless the real one is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Provider {
+    Mtn,
+    WhatsApp,
+    OpenAi,
 }
 
 /// Something was begun or is done.
@@ -37,6 +53,9 @@ pub struct Progress {
 
 type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
 
+/// Of the ready file; a change that readers must know of raises it.
+const READY_FILE_VERSION: u32 = 1;
+
 /// What world to build. `WorldConfig::default()` is a fresh one for a test.
 #[derive(Clone)]
 pub struct WorldConfig {
@@ -48,6 +67,8 @@ pub struct WorldConfig {
     pub vars: BTreeMap<String, String>,
     /// Whether the developer's `.dev.vars` counts.
     pub dev_vars: bool,
+    /// Providers of which the real one is used: their settings must come from `.dev.vars` or `vars`.
+    pub real: Vec<Provider>,
     /// Off: no functions, only what is around them.
     pub functions: bool,
     pub withhold_queues: Vec<String>,
@@ -57,6 +78,8 @@ pub struct WorldConfig {
     pub gateway_latency: Duration,
     /// Added to every call of a provider.
     pub provider_latency: Duration,
+    /// Fires the minute's cron trigger this often; none: only [`World::cron`] does.
+    pub cron_every: Option<Duration>,
     /// Folder for logs; without one, a temporary folder that goes with the world.
     pub logs: Option<PathBuf>,
     pub progress: Option<Listener>,
@@ -71,11 +94,13 @@ impl Default for WorldConfig {
             service_key: ServiceKey::default(),
             vars: BTreeMap::new(),
             dev_vars: false,
+            real: Vec::new(),
             functions: true,
             withhold_queues: Vec::new(),
             ports: BTreeMap::new(),
             gateway_latency: Duration::ZERO,
             provider_latency: Duration::ZERO,
+            cron_every: None,
             logs: None,
             progress: None,
         }
@@ -124,17 +149,25 @@ impl WorldConfig {
 
 /// The running world. Dropping it stops every part of it.
 pub struct World {
-    config: WorldConfig,
     // In the order in which they end.
+    clock: Option<JoinHandle<()>>,
     edge: Option<Edge>,
     postgrest: Postgrest,
     gateway: Gateway,
+    mtn: Mtn,
+    whatsapp: WhatsApp,
+    openai: OpenAi,
     database: Database,
     keys: ProjectKeys,
     secrets: BTreeMap<String, String>,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
+    /// Goes last: everything above writes into it.
     logs: Logs,
 }
+
+/// The function that sweeps up what was left behind, and its cron trigger.
+const SWEEPER: &str = "delivery-retry";
+const MINUTE: &str = "* * * * *";
 
 impl World {
     pub async fn start(config: WorldConfig) -> Result<Self> {
@@ -142,7 +175,20 @@ impl World {
         let keys = ProjectKeys::generate();
         let gateway =
             Gateway::start(config.port("gateway"), keys.clone(), config.gateway_latency).await?;
-        let secrets = secrets(&config, &keys, &gateway);
+        let accounts = Accounts::generate();
+        let latency = config.provider_latency;
+        let (mtn, whatsapp, openai) = tokio::try_join!(
+            Mtn::start(config.port("mtn"), accounts.mtn.clone(), latency),
+            WhatsApp::start(config.port("whatsapp"), accounts.whatsapp.clone(), latency),
+            OpenAi::start(config.port("openai"), accounts.openai.clone(), latency),
+        )?;
+        let urls = Urls {
+            gateway: gateway.url(),
+            mtn: mtn.url(),
+            whatsapp: whatsapp.url(),
+            openai: openai.base_url(),
+        };
+        let secrets = secrets(&config, &keys, &accounts, urls);
         let data = async {
             let database = config
                 .report("database", async {
@@ -199,12 +245,25 @@ impl World {
         let (data, edge) = tokio::join!(data, functions);
         let (database, postgrest) = data?;
         let edge = edge?;
+        if let Some(edge) = &edge {
+            mtn.set_webhooks(
+                edge.url("sms-inbound-webhook")?.to_owned(),
+                edge.url("delivery-status-webhook")?.to_owned(),
+            );
+            whatsapp.set_webhook(edge.url("whatsapp-webhook")?.to_owned());
+        }
         Ok(Self {
             http: client()?,
-            config,
+            clock: edge
+                .as_ref()
+                .zip(config.cron_every)
+                .map(|(edge, every)| edge.clock(SWEEPER, MINUTE, every)),
             edge,
             postgrest,
             gateway,
+            mtn,
+            whatsapp,
+            openai,
             database,
             keys,
             secrets,
@@ -226,6 +285,18 @@ impl World {
         self.gateway.control()
     }
 
+    pub fn mtn(&self) -> &Mtn {
+        &self.mtn
+    }
+
+    pub fn whatsapp(&self) -> &WhatsApp {
+        &self.whatsapp
+    }
+
+    pub fn openai(&self) -> &OpenAi {
+        &self.openai
+    }
+
     pub fn keys(&self) -> &ProjectKeys {
         &self.keys
     }
@@ -235,6 +306,53 @@ impl World {
         edge.ok_or_else(|| {
             Trouble::new("this world was started without functions: set WorldConfig::functions")
         })
+    }
+
+    /// Folder of everybody's logs.
+    pub fn log_folder(&self) -> &Path {
+        &self.logs.dir
+    }
+
+    /// Where everything is and what opens it, as `docs/local-world.schema.json` describes it.
+    pub fn ready_file(&self) -> Value {
+        let functions = self
+            .edge
+            .as_ref()
+            .map(Edge::functions)
+            .cloned()
+            .unwrap_or_default();
+        let simulator = |url: String| json!({"control_url": format!("{url}/control"), "url": url});
+        json!({
+            "version": READY_FILE_VERSION,
+            "functions": functions,
+            "postgrest_url": self.postgrest.url(),
+            "gateway": simulator(self.gateway.url()),
+            "database_url": self.database_url(),
+            "simulators": {
+                "mtn": simulator(self.mtn.url()),
+                "whatsapp": simulator(self.whatsapp.url()),
+                "openai": simulator(self.openai.url()),
+            },
+            "secrets": self.secrets,
+        })
+    }
+
+    /// Writes [`World::ready_file`], readable by its owner only: it holds keys. A reader never finds half of it.
+    pub fn write_ready_file(&self, path: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.ready_file())
+            .context("cannot write the ready file as JSON")?;
+        let draft = path.with_extension("draft");
+        let write = || -> std::io::Result<()> {
+            let _ = std::fs::remove_file(&draft);
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&draft)?;
+            file.write_all(text.as_bytes())?;
+            std::fs::rename(&draft, path)
+        };
+        write().context(format!("cannot write {}", path.display()))
     }
 
     /// Every line that the functions logged so far.
@@ -252,12 +370,15 @@ impl World {
 
     /// Fires the minute's cron trigger and waits for its end.
     pub async fn cron(&self) -> Result<()> {
-        self.edge()?.scheduled("delivery-retry", "* * * * *").await
+        self.edge()?.scheduled(SWEEPER, MINUTE).await
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
+        if let Some(clock) = &self.clock {
+            clock.abort();
+        }
         if let Some(edge) = &mut self.edge {
             edge.begin_stop();
         }
@@ -265,27 +386,79 @@ impl Drop for World {
     }
 }
 
+struct Accounts {
+    mtn: mtn::Account,
+    whatsapp: whatsapp::Account,
+    openai: String,
+}
+
+impl Accounts {
+    fn generate() -> Self {
+        Self {
+            mtn: mtn::Account::generate(),
+            whatsapp: whatsapp::Account::generate(),
+            openai: format!("sk-local-{}", secret()),
+        }
+    }
+}
+
+struct Urls {
+    gateway: String,
+    mtn: String,
+    whatsapp: String,
+    openai: String,
+}
+
 /// The variables of every function: addresses of the world's parts, and secrets that exist only here.
 fn secrets(
     config: &WorldConfig,
     keys: &ProjectKeys,
-    gateway: &Gateway,
+    accounts: &Accounts,
+    urls: Urls,
 ) -> BTreeMap<String, String> {
     let service_key = match config.service_key {
         ServiceKey::Opaque => &keys.secret,
         ServiceKey::Legacy => &keys.service_role,
     };
-    let mut all: BTreeMap<String, String> = [
-        ("SUPABASE_URL", gateway.url()),
+    let mut all = vec![
+        ("SUPABASE_URL", urls.gateway),
         ("SUPABASE_SERVICE_ROLE_KEY", service_key.clone()),
         ("SUPABASE_ANON_KEY", keys.anon.clone()),
         ("INTERNAL_API_KEY", secret()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect();
-    all.extend(config.vars.clone());
-    all
+    ];
+    let real = |provider| config.real.contains(&provider);
+    if !real(Provider::Mtn) {
+        let account = &accounts.mtn;
+        all.extend([
+            ("MTN_BASE_URL", urls.mtn),
+            ("MTN_SMS_API_KEY", account.api_key.clone()),
+            ("MTN_SMS_API_SECRET", account.api_secret.clone()),
+            ("MTN_SMS_SENDER_ID", "EasyMO".to_owned()),
+            ("MTN_SMS_SERVICE_CODE", mtn::SERVICE_CODE.to_owned()),
+            ("MTN_WEBHOOK_SECRET", account.webhook_secret.clone()),
+        ]);
+    }
+    if !real(Provider::WhatsApp) {
+        let account = &accounts.whatsapp;
+        all.extend([
+            ("WHATSAPP_BASE_URL", urls.whatsapp),
+            ("WHATSAPP_ACCESS_TOKEN", account.access_token.clone()),
+            ("WHATSAPP_PHONE_NUMBER_ID", account.phone_number_id.clone()),
+            ("WHATSAPP_APP_SECRET", account.app_secret.clone()),
+            ("WHATSAPP_VERIFY_TOKEN", account.verify_token.clone()),
+            ("WHATSAPP_TEMPLATE_LANGUAGES", "en,fr,rw_RW,sw".to_owned()),
+        ]);
+    }
+    if !real(Provider::OpenAi) {
+        all.extend([
+            ("OPENAI_BASE_URL", urls.openai),
+            ("OPENAI_API_KEY", accounts.openai.clone()),
+        ]);
+    }
+    let all = all
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value));
+    all.chain(config.vars.clone()).collect()
 }
 
 /// Where the parts log to.
