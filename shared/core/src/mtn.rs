@@ -477,3 +477,360 @@ fn first_text(value: &Value, names: &[&str]) -> Option<String> {
         other => as_text(other),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const REF: &str = "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11";
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_226_400, 0).unwrap()
+    }
+
+    fn inbound(body: &str) -> Inbound {
+        parse_inbound(Some("application/json"), body.as_bytes(), now()).unwrap()
+    }
+
+    #[track_caller]
+    fn one(body: &str) -> InboundSms {
+        let found = inbound(body);
+        assert_eq!(found.messages.len(), 1, "{found:?}");
+        found.messages[0].clone()
+    }
+
+    #[test]
+    fn the_token_is_asked_for_with_a_form_and_its_life_is_a_string() {
+        assert_eq!(
+            token_request("k&y", "s t"),
+            "client_id=k%26y&client_secret=s+t"
+        );
+        let token = parse_token(
+            200,
+            br#"{"access_token":"gGqV7","token_type":"BearerToken","expires_in":"3599"}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            (token.access_token.as_str(), token.expires_in_s),
+            ("gGqV7", 3599)
+        );
+        assert_eq!(token.usable_until(now()), now() + TimeDelta::seconds(3539));
+        assert_eq!(format!("{token:?}"), "Token(...)");
+        assert_eq!(
+            parse_token(200, br#"{"access_token":"x","expires_in":3600}"#)
+                .unwrap()
+                .expires_in_s,
+            3600
+        );
+        let refused = |http, body: &str| {
+            parse_token(http, body.as_bytes())
+                .unwrap_err()
+                .classified
+                .class
+        };
+        assert_eq!(
+            refused(401, r#"{"error":"invalid_client"}"#),
+            ErrorClass::Config
+        );
+        assert_eq!(
+            refused(500, "oops"),
+            ErrorClass::Retryable,
+            "nothing was sent to anybody"
+        );
+        assert_eq!(refused(200, "{}"), ErrorClass::Retryable);
+    }
+
+    #[test]
+    fn one_message_goes_to_the_digits_without_plus() {
+        let recipient = E164::parse("+250788123456").unwrap();
+        let message = Outbound {
+            sender_id: "EasyMO",
+            service_code: None,
+            recipient: &recipient,
+            text: "Muraho",
+            delivery_ref: REF,
+        };
+        assert_eq!(
+            outbound_body(&message),
+            json!({
+                "senderAddress": "EasyMO", "serviceCode": "EasyMO", "receiverAddress": ["250788123456"], "message": "Muraho",
+                "clientCorrelatorId": REF, "requestDeliveryReceipt": true,
+            })
+        );
+        assert_eq!(
+            outbound_body(&Outbound {
+                service_code: Some("8080"),
+                ..message
+            })["serviceCode"],
+            "8080"
+        );
+    }
+
+    #[test]
+    fn http_200_is_not_yet_a_success() {
+        let good = br#"{"statusCode":"0000","statusMessage":"ok","transactionId":"2026112104","data":{"status":"PENDING"}}"#;
+        let accepted = parse_outbound_response(200, good, REF).unwrap();
+        assert_eq!(accepted.provider_message_id.as_deref(), Some(REF));
+        assert_eq!(accepted.provider_request_id.as_deref(), Some("2026112104"));
+        let class = |http, body: &str| {
+            let refused = parse_outbound_response(http, body.as_bytes(), REF).unwrap_err();
+            (refused.classified.class, refused.error_code)
+        };
+        assert_eq!(
+            class(200, r#"{"statusCode":"6001"}"#),
+            (ErrorClass::Config, Some("6001".into()))
+        );
+        assert_eq!(
+            class(200, r#"{"statusCode":"7777"}"#),
+            (ErrorClass::Unknown, Some("7777".into()))
+        );
+        assert_eq!(
+            class(429, r#"{"statusCode":"1013"}"#),
+            (ErrorClass::Retryable, Some("1013".into()))
+        );
+        assert_eq!(
+            class(408, r#"{"statusCode":"3003"}"#),
+            (ErrorClass::Unknown, Some("3003".into()))
+        );
+        assert_eq!(
+            class(401, r#"{"statusCode":"4000"}"#),
+            (ErrorClass::Config, Some("4000".into()))
+        );
+        assert_eq!(class(502, "<html>"), (ErrorClass::Unknown, None));
+        assert_eq!(class(503, ""), (ErrorClass::Retryable, None));
+        assert_eq!(class(200, "cut"), (ErrorClass::Unknown, None));
+        assert_eq!(
+            class(500, r#"{"statusCode":"0000"}"#).0,
+            ErrorClass::Unknown
+        );
+    }
+
+    #[test]
+    fn the_simplest_shape_works() {
+        let sms = one(
+            r#"{"from":"+250788123456","to":"+250788000000","message":"Ndashaka kubona inzu"}"#,
+        );
+        assert_eq!(
+            (sms.from.as_str(), sms.to.as_str(), sms.text.as_str()),
+            ("+250788123456", "+250788000000", "Ndashaka kubona inzu")
+        );
+        assert_eq!(sms.received_at, now());
+        assert!(sms.provider_message_id.starts_with("sha256:"));
+        let back: InboundSms = serde_json::from_str(&serde_json::to_string(&sms).unwrap()).unwrap();
+        assert_eq!(back, sms, "it survives the queue");
+    }
+
+    #[test]
+    fn every_alias_and_wrapping_is_read() {
+        for body in [
+            r#"{"dateTime":"2026-11-21T04:05:00Z","registrationId":"8080","message":"Yego","senderAddress":"250788123456","messageID":"m-77"}"#,
+            r#"{"inboundSMSMessageNotification":{"callbackData":"x","inboundSMSMessage":{"dateTime":"2026-11-21T04:05:00Z","destinationAddress":"tel:8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}}}"#,
+            r#"{"inboundSMSMessageList":{"inboundSMSMessage":[{"dateTime":"2026-11-21T04:05:00Z","destinationAddress":"8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}]}}"#,
+            r#"{"data":{"msisdn":"0788123456","shortCode":8080,"text":"Yego","id":"m-77","timestamp":"2026-11-21T06:05:00"}}"#,
+            r#"{"data":[{"source_addr":"250788123456","receiverAddress":["8080"],"content":"Yego","message_id":"m-77","date":"2026-11-21 06:05:00"}]}"#,
+            r#"[{"sender":"250788123456","recipient":"8080","message":{"body":"Yego"},"linkId":"m-77","receivedAt":"20261121060500"}]"#,
+        ] {
+            let sms = one(body);
+            assert_eq!(
+                (
+                    sms.from.as_str(),
+                    sms.to.as_str(),
+                    sms.text.as_str(),
+                    sms.provider_message_id.as_str()
+                ),
+                ("+250788123456", "8080", "Yego", "m-77"),
+                "{body}"
+            );
+            assert_eq!(
+                timestamp::to_rfc3339(sms.received_at),
+                "2026-11-21T04:05:00.000Z",
+                "{body}"
+            );
+        }
+        let form =
+            b"from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
+        for kind in [
+            Some("application/x-www-form-urlencoded; charset=utf-8"),
+            Some("application/X-WWW-form-urlencoded"),
+        ] {
+            let sms = parse_inbound(kind, form, now()).unwrap().messages.remove(0);
+            assert_eq!(
+                (sms.text.as_str(), sms.provider_message_id.as_str()),
+                ("Yego rwose", "m-77")
+            );
+        }
+    }
+
+    #[test]
+    fn several_messages_stand_for_themselves() {
+        let found = inbound(
+            r#"{"messages":[{"from":"0788123456","message":"one","id":1},{"from":"0748123456","message":"two"},
+                {"from":"8080","message":"ad"},{"from":"EasyMO","message":"ad"},{"from":"anonymous","message":"x"},
+                {"from":"0788123456","message":"  "},{"from":"0788123456"},{"message":"no sender"},
+                {"from":"0788123456","deliveryStatus":"DELIVERED"}]}"#,
+        );
+        assert_eq!(found.messages.len(), 1);
+        assert_eq!(
+            found.ignored,
+            [
+                "short_code",
+                "sender_name",
+                "number_withheld",
+                "empty_text",
+                "delivery_report"
+            ]
+        );
+        let fields: Vec<_> = found
+            .refused
+            .iter()
+            .map(|problem| problem.field.unwrap())
+            .collect();
+        assert_eq!(fields, ["from", "message", "from"]);
+        assert!(
+            !found
+                .refused
+                .iter()
+                .any(|problem| problem.detail.contains("0748123456"))
+        );
+    }
+
+    #[test]
+    fn without_an_id_a_repeat_is_caught_and_a_second_yes_is_not() {
+        let at = |seconds| {
+            let body = br#"{"from":"0788123456","to":"8080","message":"yes"}"#;
+            parse_inbound(None, body, now() + TimeDelta::seconds(seconds))
+                .unwrap()
+                .messages
+                .remove(0)
+                .provider_message_id
+        };
+        assert_eq!(at(0), at(20));
+        assert_ne!(at(0), at(180));
+        let with_time = |time: &str| {
+            one(&format!(
+                r#"{{"from":"0788123456","message":"yes","dateTime":"{time}"}}"#
+            ))
+            .provider_message_id
+        };
+        assert_eq!(
+            with_time("2026-11-21T04:05:00Z"),
+            with_time("2026-11-21T06:05:00+02:00")
+        );
+        assert_ne!(
+            with_time("2026-11-21T04:05:00Z"),
+            with_time("2026-11-21T04:05:01Z")
+        );
+    }
+
+    #[test]
+    fn delivery_reports_of_all_generations_are_read() {
+        let v3 = format!(
+            r#"{{"id":88120453,"clientCorrelatorId":"{REF}","deliveryStatus":"DELIVERED","details":"Delivered to handset","error":"000","senderAddress":"EasyMO","receiverAddress":"250788123456","submittedDate":"2026-11-21T04:00:01","completedDate":"2026-11-21T04:00:07"}}"#
+        );
+        let oneapi = format!(
+            r#"{{"deliveryInfoNotification":{{"callbackData":"{REF}","deliveryInfo":{{"address":"tel:+250788123456","deliveryStatus":"DeliveredToTerminal"}}}}}}"#
+        );
+        for body in [&v3, &oneapi] {
+            let reports = parse_delivery_reports(None, body.as_bytes(), now()).unwrap();
+            assert_eq!((reports.events.len(), reports.unreadable), (1, 0), "{body}");
+            let event = &reports.events[0];
+            assert_eq!(
+                (event.status, event.delivery_ref.as_deref()),
+                (DeliveryStatus::Delivered, Some(REF))
+            );
+            assert_eq!(
+                (event.error_code.as_deref(), event.error_class),
+                (None, None)
+            );
+        }
+        let event = parse_delivery_reports(None, v3.as_bytes(), now())
+            .unwrap()
+            .events
+            .remove(0);
+        assert_eq!(
+            timestamp::to_rfc3339(event.occurred_at),
+            "2026-11-21T02:00:07.000Z"
+        );
+        let failed = format!("clientCorrelatorId={REF}&deliveryStatus=UNDELIV&error=027");
+        let event = parse_delivery_reports(
+            Some("application/x-www-form-urlencoded"),
+            failed.as_bytes(),
+            now(),
+        )
+        .unwrap()
+        .events
+        .remove(0);
+        assert_eq!(
+            (event.status, event.error_code.as_deref()),
+            (DeliveryStatus::Undeliverable, Some("027"))
+        );
+        assert_eq!(event.occurred_at, now());
+        let mixed = format!(
+            r#"[{{"clientCorrelatorId":"ours-1","deliveryStatus":"ACCEPTD"}},{{"clientCorrelatorId":"{REF}","deliveryStatus":"DREAMT"}},{{"deliveryStatus":"DELIVERED"}}]"#
+        );
+        let reports = parse_delivery_reports(None, mixed.as_bytes(), now()).unwrap();
+        assert_eq!((reports.events.len(), reports.unreadable), (1, 2));
+        assert_eq!(
+            (
+                reports.events[0].delivery_ref.as_deref(),
+                reports.events[0].provider_message_id.as_deref()
+            ),
+            (None, Some("ours-1"))
+        );
+    }
+
+    #[test]
+    fn bad_bodies_are_refused() {
+        assert_eq!(
+            parse_inbound(None, b"{", now()).unwrap_err().type_slug,
+            "bad-json"
+        );
+        assert_eq!(
+            parse_inbound(Some("application/json"), b"hello", now())
+                .unwrap_err()
+                .status,
+            400
+        );
+        assert_eq!(
+            parse_inbound(Some("application/x-www-form-urlencoded"), b"", now())
+                .unwrap_err()
+                .type_slug,
+            "bad-body"
+        );
+        assert_eq!(
+            parse_inbound(Some("application/x-www-form-urlencoded"), b"\xff=1", now())
+                .unwrap_err()
+                .status,
+            400
+        );
+        assert_eq!(inbound("{}").refused[0].field, Some("from"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_panics(body: Vec<u8>, form: bool) {
+            let kind = form.then_some("application/x-www-form-urlencoded");
+            let _ = parse_inbound(kind, &body, now());
+            let _ = parse_delivery_reports(kind, &body, now());
+            let _ = (parse_token(200, &body), parse_outbound_response(200, &body, REF));
+        }
+
+        #[test]
+        fn odd_shapes_do_not_panic(a in "\\PC{0,20}", n: i64) {
+            for value in [json!({"data": n}), json!({"inboundSMSMessageList": [a]}), json!({"from": [a], "message": {"body": n}}),
+                json!({"from": "0788123456", "message": a, "dateTime": n}), json!({"messages": [[n], null, {"from": a}]})] {
+                let _ = parse_inbound(None, value.to_string().as_bytes(), now());
+                let _ = parse_delivery_reports(None, value.to_string().as_bytes(), now());
+            }
+        }
+
+        #[test]
+        fn the_text_is_bounded_and_without_nul(text in "(\\PC|\0|\n){1,60}", times in 1_usize..60) {
+            let body = json!({"from": "0788123456", "message": text.repeat(times)}).to_string();
+            for sms in parse_inbound(None, body.as_bytes(), now()).unwrap().messages {
+                prop_assert!(sms.text.chars().count() <= MAX_TEXT_CHARS && !sms.text.contains('\0'));
+            }
+        }
+    }
+}

@@ -232,3 +232,53 @@ impl Problem {
         headers
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_problem_names_the_field_and_what_to_do() {
+        let problem =
+            Problem::missing_field("phone_number", "Send it as +250...").correlation_id("c-1");
+        assert_eq!(
+            problem.to_json(),
+            json!({
+                "type": "https://ihuza.rw/errors/missing-field", "title": "A required field is missing", "status": 422,
+                "detail": "The field phone_number is missing or empty", "field": "phone_number",
+                "hint": "Send it as +250...", "correlation_id": "c-1",
+            })
+        );
+    }
+
+    #[test]
+    fn bad_credentials_get_no_detail() {
+        for problem in [Problem::unauthorized(), Problem::bad_signature()] {
+            let body = problem.to_json();
+            assert_eq!(
+                (body.get("detail"), body.get("hint"), body.get("field")),
+                (None, None, None)
+            );
+            assert_eq!(problem.status, 401);
+        }
+    }
+
+    #[test]
+    fn headers_say_what_works_and_when() {
+        assert!(
+            Problem::method_not_allowed("GET, POST")
+                .headers()
+                .contains(&("allow", "GET, POST".to_owned()))
+        );
+        assert!(
+            Problem::unavailable(30)
+                .headers()
+                .contains(&("retry-after", "30".to_owned()))
+        );
+        assert_eq!(
+            Problem::too_large(262_144).headers(),
+            [("content-type", CONTENT_TYPE.to_owned())]
+        );
+    }
+}

@@ -369,3 +369,425 @@ fn pass_gates(facts: &Facts, now: DateTime<Utc>, routing: &mut Routing) {
         routing.reasons.push("sms_carries");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_226_400, 0).unwrap()
+    }
+
+    const APPROVED: &[Locale] = &[Locale::En, Locale::Rw];
+
+    fn facts() -> Facts<'static> {
+        Facts {
+            purpose: Purpose::CallSummary,
+            policy: Policy::Both,
+            whatsapp: WhatsappEvidence::Yes,
+            has_sms_number: true,
+            allows_sms: true,
+            allows_whatsapp: true,
+            last_whatsapp_inbound_at: Some(now() - TimeDelta::hours(1)),
+            locale: Locale::Rw,
+            template: "call_summary_v1",
+            template_languages: APPROVED,
+            probe_unknown: false,
+            mirror_replies: false,
+            inbound: Channel::Voice,
+            sms_gate: Gate::Closed,
+            whatsapp_gate: Gate::Closed,
+            sms_configured: true,
+            whatsapp_configured: true,
+        }
+    }
+
+    fn answer() -> Facts<'static> {
+        Facts {
+            purpose: Purpose::Reply,
+            inbound: Channel::Sms,
+            ..facts()
+        }
+    }
+
+    #[track_caller]
+    fn check(facts: Facts, expected: Expect) {
+        let routing = decide(&facts, now());
+        let mut out: Vec<String> = routing
+            .channels
+            .iter()
+            .map(|channel| match (channel, &routing.whatsapp_form) {
+                (Channel::Whatsapp, Some(WhatsappForm::Text)) => "whatsapp text".to_owned(),
+                (Channel::Whatsapp, Some(WhatsappForm::Template { language, .. })) => {
+                    format!("whatsapp template {language}")
+                }
+                (channel, _) => channel.as_str().to_owned(),
+            })
+            .collect();
+        out.extend(
+            routing
+                .deferred
+                .iter()
+                .map(|channel| format!("{} later", channel.as_str())),
+        );
+        out.extend(
+            routing
+                .suppressed
+                .iter()
+                .map(|(channel, reason)| format!("not {}: {reason}", channel.as_str())),
+        );
+        expected.assert_eq(&out.join(", "));
+    }
+
+    #[test]
+    fn both_channels_where_the_person_is_on_whatsapp() {
+        check(facts(), expect!["whatsapp text, sms"]);
+        check(
+            Facts {
+                last_whatsapp_inbound_at: None,
+                ..facts()
+            },
+            expect!["whatsapp template rw_RW, sms"],
+        );
+        check(
+            Facts {
+                last_whatsapp_inbound_at: None,
+                locale: Locale::Fr,
+                ..facts()
+            },
+            expect!["sms, not whatsapp: template_not_approved"],
+        );
+        check(
+            Facts {
+                whatsapp: WhatsappEvidence::No,
+                ..facts()
+            },
+            expect!["sms, not whatsapp: not_on_whatsapp"],
+        );
+    }
+
+    #[test]
+    fn the_window_closes_five_minutes_early() {
+        let at = |minutes| Facts {
+            last_whatsapp_inbound_at: Some(now() - TimeDelta::minutes(minutes)),
+            ..facts()
+        };
+        check(at(23 * 60 + 54), expect!["whatsapp text, sms"]);
+        check(at(23 * 60 + 55), expect!["whatsapp template rw_RW, sms"]);
+        check(at(-2), expect!["whatsapp text, sms"]);
+    }
+
+    #[test]
+    fn unknown_is_tried_only_with_a_template_and_the_flag() {
+        let unknown = Facts {
+            whatsapp: WhatsappEvidence::Unknown,
+            last_whatsapp_inbound_at: None,
+            ..facts()
+        };
+        check(
+            unknown.clone(),
+            expect!["sms, not whatsapp: whatsapp_unknown"],
+        );
+        check(
+            Facts {
+                probe_unknown: true,
+                ..unknown.clone()
+            },
+            expect!["whatsapp template rw_RW, sms"],
+        );
+        check(
+            Facts {
+                probe_unknown: true,
+                locale: Locale::Sw,
+                ..unknown.clone()
+            },
+            expect!["sms, not whatsapp: template_not_approved"],
+        );
+        check(
+            Facts {
+                last_whatsapp_inbound_at: Some(now()),
+                ..unknown
+            },
+            expect!["whatsapp text, sms"],
+        );
+    }
+
+    #[test]
+    fn the_persons_policy_is_kept() {
+        check(
+            Facts {
+                policy: Policy::SmsOnly,
+                ..facts()
+            },
+            expect!["sms, not whatsapp: policy_sms_only"],
+        );
+        check(
+            Facts {
+                policy: Policy::WhatsappOnly,
+                ..facts()
+            },
+            expect!["whatsapp text, not sms: policy_whatsapp_only"],
+        );
+        check(
+            Facts {
+                policy: Policy::WhatsappOnly,
+                whatsapp: WhatsappEvidence::No,
+                ..facts()
+            },
+            expect!["sms, not whatsapp: not_on_whatsapp"],
+        );
+        check(
+            Facts {
+                policy: Policy::None,
+                ..facts()
+            },
+            expect!["not whatsapp: policy_none, not sms: policy_none"],
+        );
+    }
+
+    #[test]
+    fn nothing_goes_by_sms_after_stop_or_without_a_number() {
+        check(
+            Facts {
+                allows_sms: false,
+                ..facts()
+            },
+            expect!["whatsapp text, not sms: opted_out"],
+        );
+        check(
+            Facts {
+                allows_sms: false,
+                whatsapp: WhatsappEvidence::No,
+                ..facts()
+            },
+            expect!["not whatsapp: not_on_whatsapp, not sms: opted_out"],
+        );
+        check(
+            Facts {
+                has_sms_number: false,
+                ..facts()
+            },
+            expect!["whatsapp text, not sms: no_phone_number"],
+        );
+        check(
+            Facts {
+                sms_configured: false,
+                whatsapp_configured: false,
+                ..facts()
+            },
+            expect!["not whatsapp: whatsapp_not_configured, not sms: sms_not_configured"],
+        );
+    }
+
+    #[test]
+    fn a_provider_that_is_down_makes_its_message_wait() {
+        check(
+            Facts {
+                whatsapp_gate: Gate::Open,
+                ..facts()
+            },
+            expect!["sms, whatsapp later"],
+        );
+        check(
+            Facts {
+                sms_gate: Gate::Open,
+                ..facts()
+            },
+            expect!["whatsapp text, sms later"],
+        );
+        check(
+            Facts {
+                sms_gate: Gate::Open,
+                whatsapp_gate: Gate::Open,
+                ..facts()
+            },
+            expect!["whatsapp later, sms later"],
+        );
+        check(
+            Facts {
+                sms_gate: Gate::Probe,
+                whatsapp_gate: Gate::Probe,
+                ..facts()
+            },
+            expect!["whatsapp text, sms"],
+        );
+    }
+
+    #[test]
+    fn an_answer_goes_where_the_question_came_from() {
+        check(answer(), expect!["sms, not whatsapp: mirror_off"]);
+        check(
+            Facts {
+                mirror_replies: true,
+                ..answer()
+            },
+            expect!["whatsapp text, sms"],
+        );
+        check(
+            Facts {
+                mirror_replies: true,
+                last_whatsapp_inbound_at: None,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: service_window_closed"],
+        );
+        check(
+            Facts {
+                mirror_replies: true,
+                policy: Policy::SmsOnly,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: policy_sms_only"],
+        );
+        check(
+            Facts {
+                policy: Policy::None,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: mirror_off"],
+        );
+        check(
+            Facts {
+                inbound: Channel::Whatsapp,
+                ..answer()
+            },
+            expect!["whatsapp text, not sms: answered_on_whatsapp"],
+        );
+        check(
+            Facts {
+                inbound: Channel::Whatsapp,
+                last_whatsapp_inbound_at: None,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: service_window_closed"],
+        );
+    }
+
+    #[test]
+    fn an_answer_takes_the_other_channel_when_its_own_is_down_and_comes_once() {
+        check(
+            Facts {
+                sms_gate: Gate::Open,
+                ..answer()
+            },
+            expect!["whatsapp text, not sms: carried_by_whatsapp"],
+        );
+        check(
+            Facts {
+                sms_gate: Gate::Open,
+                whatsapp: WhatsappEvidence::No,
+                ..answer()
+            },
+            expect!["sms later, not whatsapp: mirror_off"],
+        );
+        check(
+            Facts {
+                inbound: Channel::Whatsapp,
+                whatsapp_gate: Gate::Open,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: carried_by_sms"],
+        );
+    }
+
+    #[test]
+    fn the_confirmation_of_stop_is_sent_in_spite_of_it() {
+        check(
+            Facts {
+                purpose: Purpose::Keyword,
+                allows_sms: false,
+                policy: Policy::None,
+                ..answer()
+            },
+            expect!["sms, not whatsapp: keyword_answered_where_sent"],
+        );
+    }
+
+    fn any_facts() -> impl Strategy<Value = Facts<'static>> {
+        let bits = prop::collection::vec(any::<bool>(), 9);
+        (
+            bits,
+            0_usize..3,
+            0_usize..4,
+            0_usize..3,
+            0_usize..3,
+            0_usize..3,
+            0_usize..4,
+        )
+            .prop_map(
+                |(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
+                    let gates = [Gate::Closed, Gate::Open, Gate::Probe];
+                    Facts {
+                        purpose: [Purpose::CallSummary, Purpose::Reply, Purpose::Keyword][purpose],
+                        policy: [
+                            Policy::Both,
+                            Policy::SmsOnly,
+                            Policy::WhatsappOnly,
+                            Policy::None,
+                        ][policy],
+                        whatsapp: [
+                            WhatsappEvidence::Yes,
+                            WhatsappEvidence::No,
+                            WhatsappEvidence::Unknown,
+                        ][evidence],
+                        has_sms_number: bits[0],
+                        allows_sms: bits[1],
+                        allows_whatsapp: bits[2],
+                        last_whatsapp_inbound_at: bits[3].then(now),
+                        locale: crate::locale::ALL[locale],
+                        template: "call_summary_v1",
+                        template_languages: APPROVED,
+                        probe_unknown: bits[4],
+                        mirror_replies: bits[5],
+                        inbound: if bits[6] {
+                            Channel::Sms
+                        } else {
+                            Channel::Whatsapp
+                        },
+                        sms_gate: gates[sms_gate],
+                        whatsapp_gate: gates[whatsapp_gate],
+                        sms_configured: bits[7],
+                        whatsapp_configured: bits[8],
+                    }
+                },
+            )
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2048.max(ProptestConfig::default().cases), ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_channel_is_sent_deferred_or_suppressed_exactly_once(facts in any_facts()) {
+            let routing = decide(&facts, now());
+            for channel in [Channel::Whatsapp, Channel::Sms] {
+                let times = routing.channels.iter().filter(|found| **found == channel).count()
+                    + routing.deferred.iter().filter(|found| **found == channel).count()
+                    + routing.suppressed.iter().filter(|(found, _)| *found == channel).count();
+                prop_assert_eq!(times, 1, "{:?}", routing);
+            }
+            prop_assert!(!routing.reasons.is_empty());
+        }
+
+        #[test]
+        fn no_wish_of_the_person_is_broken(facts in any_facts()) {
+            let routing = decide(&facts, now());
+            let used = |channel| routing.sends(channel) || routing.deferred.contains(&channel);
+            if facts.purpose != Purpose::Keyword {
+                prop_assert!(facts.allows_sms || !used(Channel::Sms));
+            }
+            prop_assert!(facts.allows_whatsapp || !used(Channel::Whatsapp));
+            prop_assert!(facts.has_sms_number || !used(Channel::Sms));
+            prop_assert!(facts.whatsapp != WhatsappEvidence::No || !used(Channel::Whatsapp));
+            prop_assert!(facts.sms_gate != Gate::Open || !routing.sends(Channel::Sms));
+            prop_assert!(facts.whatsapp_gate != Gate::Open || !routing.sends(Channel::Whatsapp));
+            if facts.purpose == Purpose::CallSummary && facts.policy == Policy::None {
+                prop_assert!(routing.channels.is_empty() && routing.deferred.is_empty());
+            }
+            let window = service_window_open(facts.last_whatsapp_inbound_at, now());
+            prop_assert!(routing.whatsapp_form != Some(WhatsappForm::Text) || window);
+            prop_assert_eq!(routing.whatsapp_form.is_some(), used(Channel::Whatsapp));
+        }
+    }
+}

@@ -253,6 +253,13 @@ pub fn shorten(text: &str, max: usize) -> String {
         return text.to_owned();
     }
     let room = crate::json::clip(text, max.saturating_sub(3));
+    if text
+        .get(room.len()..)
+        .is_some_and(|rest| rest.starts_with(char::is_whitespace))
+    {
+        return ended(room);
+    }
+    // A word longer than two thirds of the room is cut rather than lost.
     let whole = room
         .rfind(char::is_whitespace)
         .filter(|end| end * 3 >= room.len())

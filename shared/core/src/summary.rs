@@ -175,7 +175,9 @@ impl Frame<'_> {
             (ReplyPath::Direct, Locale::Sw) => out.push_str("\nJibu ili tuendelee"),
             (ReplyPath::Via(number), Locale::En) => out.extend(["\nReply by SMS to ", number]),
             (ReplyPath::Via(number), Locale::Fr) => out.extend(["\nRépondez par SMS au ", number]),
-            (ReplyPath::Via(number), Locale::Rw) => out.extend(["\nSubiza kuri SMS kuri ", number]),
+            (ReplyPath::Via(number), Locale::Rw) => {
+                out.extend(["\nSubiza wohereza SMS kuri ", number])
+            }
             (ReplyPath::Via(number), Locale::Sw) => out.extend(["\nJibu kwa SMS kwenda ", number]),
             (ReplyPath::None, _) => {}
         }
@@ -443,4 +445,494 @@ fn slug(text: &str) -> Option<String> {
     }
     let out = clip(out.trim_end_matches('_'), 64).to_owned();
     (!out.is_empty()).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sms::Encoding;
+    use expect_test::{Expect, expect};
+    use proptest::prelude::*;
+
+    fn summary(language: Locale, headline: &str, points: &[&str], next_step: &str) -> CallSummary {
+        CallSummary {
+            language,
+            headline: headline.to_owned(),
+            points: points.iter().map(|point| (*point).to_owned()).collect(),
+            next_step: Some(next_step.to_owned()).filter(|next| !next.is_empty()),
+            intent: None,
+        }
+    }
+
+    fn house(language: Locale) -> CallSummary {
+        match language {
+            Locale::En => summary(
+                language,
+                "Property registered in Kigali",
+                &["Budget: 300k RWF/month"],
+                "We'll send matches soon",
+            ),
+            Locale::Fr => summary(
+                language,
+                "Votre recherche est enregistrée : maison à Kicukiro",
+                &[
+                    "Budget : 300\u{202f}000 RWF/mois",
+                    "Deux chambres, dès décembre",
+                ],
+                "Nous vous envoyons bientôt des propositions",
+            ),
+            Locale::Rw => summary(
+                language,
+                "Inzu yawe i Kigali yanditswe",
+                &["Ingengo y’imari: 300k RWF ku kwezi"],
+                "Turakoherereza amazu ahuye n'ibyo wifuza",
+            ),
+            Locale::Sw => summary(
+                language,
+                "Nyumba yako Kigali imesajiliwa",
+                &["Bajeti: 300k RWF kwa mwezi"],
+                "Tutakutumia nyumba zinazofaa hivi karibuni",
+            ),
+        }
+    }
+
+    #[track_caller]
+    fn check_sms(summary: &CallSummary, reply: &ReplyPath, expected: Expect) {
+        let sms = sms_text(summary, "EasyMO", reply, SMS_MAX_SEGMENTS);
+        assert_eq!(sms.encoding, Encoding::Gsm7);
+        expected.assert_eq(&format!(
+            "{}\n-- {} segment(s){}\n",
+            sms.text,
+            sms.segments,
+            if sms.shortened { ", shortened" } else { "" }
+        ));
+    }
+
+    #[test]
+    fn the_sms_of_the_first_journey_is_exactly_this() {
+        let sms = sms_text(&house(Locale::En), "EasyMO", &ReplyPath::Direct, 2);
+        assert_eq!(
+            sms.text,
+            "EasyMO summary:\n1) Property registered in Kigali\n2) Budget: 300k RWF/month\n3) We'll send matches soon\n\
+             Reply to continue"
+        );
+        assert_eq!(
+            (sms.segments, sms.encoding, sms.shortened),
+            (1, Encoding::Gsm7, false)
+        );
+    }
+
+    #[test]
+    fn the_whatsapp_text_of_the_second_journey_is_exactly_this() {
+        let summary = summary(
+            Locale::En,
+            "Registered your property",
+            &["Kicukiro, 300k/month"],
+            "We'll send matches",
+        );
+        assert_eq!(
+            whatsapp_text(&summary, "EasyMO"),
+            "📞 EasyMO Call Summary:\n✓ Registered your property\n• Kicukiro, 300k/month\n➡️ Next: We'll send matches\n\
+             Reply to continue!"
+        );
+    }
+
+    #[test]
+    fn sms_in_four_languages() {
+        check_sms(
+            &house(Locale::En),
+            &ReplyPath::Via("8080".into()),
+            expect![[r#"
+                EasyMO summary:
+                1) Property registered in Kigali
+                2) Budget: 300k RWF/month
+                3) We'll send matches soon
+                Reply by SMS to 8080
+                -- 1 segment(s)
+            "#]],
+        );
+        check_sms(
+            &house(Locale::Fr),
+            &ReplyPath::Direct,
+            expect![[r#"
+            Résumé EasyMO :
+            1) Votre recherche est enregistrée : maison à Kicukiro
+            2) Budget : 300 000 RWF/mois
+            3) Deux chambres, dès décembre
+            4) Nous vous envoyons bientot des propositions
+            Répondez pour continuer
+            -- 2 segment(s)
+        "#]],
+        );
+        check_sms(
+            &house(Locale::Fr),
+            &ReplyPath::Via("8080".into()),
+            expect![[r#"
+                Résumé EasyMO :
+                1) Votre recherche est enregistrée : maison à Kicukiro
+                2) Budget : 300 000 RWF/mois
+                3) Deux chambres, dès décembre
+                4) Nous vous envoyons bientot des propositions
+                Répondez par SMS au 8080
+                -- 2 segment(s)
+            "#]],
+        );
+        check_sms(
+            &house(Locale::Rw),
+            &ReplyPath::Direct,
+            expect![[r#"
+            Incamake ya EasyMO:
+            1) Inzu yawe i Kigali yanditswe
+            2) Ingengo y'imari: 300k RWF ku kwezi
+            3) Turakoherereza amazu ahuye n'ibyo wifuza
+            Subiza kugira ngo dukomeze
+            -- 1 segment(s)
+        "#]],
+        );
+        check_sms(
+            &house(Locale::Rw),
+            &ReplyPath::Via("8080".into()),
+            expect![[r#"
+                Incamake ya EasyMO:
+                1) Inzu yawe i Kigali yanditswe
+                2) Ingengo y'imari: 300k RWF ku kwezi
+                3) Turakoherereza amazu ahuye n'ibyo wifuza
+                Subiza wohereza SMS kuri 8080
+                -- 2 segment(s)
+            "#]],
+        );
+        check_sms(
+            &house(Locale::Sw),
+            &ReplyPath::Direct,
+            expect![[r#"
+            Muhtasari wa EasyMO:
+            1) Nyumba yako Kigali imesajiliwa
+            2) Bajeti: 300k RWF kwa mwezi
+            3) Tutakutumia nyumba zinazofaa hivi karibuni
+            Jibu ili tuendelee
+            -- 1 segment(s)
+        "#]],
+        );
+        check_sms(
+            &house(Locale::Sw),
+            &ReplyPath::Via("8080".into()),
+            expect![[r#"
+                Muhtasari wa EasyMO:
+                1) Nyumba yako Kigali imesajiliwa
+                2) Bajeti: 300k RWF kwa mwezi
+                3) Tutakutumia nyumba zinazofaa hivi karibuni
+                Jibu kwa SMS kwenda 8080
+                -- 1 segment(s)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn nothing_is_promised_where_no_reply_can_arrive() {
+        for language in crate::locale::ALL {
+            let sms = sms_text(&house(language), "EasyMO", &ReplyPath::None, 2)
+                .text
+                .to_lowercase();
+            for promise in ["reply", "pondez", "subiza", "jibu"] {
+                assert!(!sms.contains(promise), "{sms}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_summary_loses_points_first_and_never_its_footer() {
+        let long = summary(
+            Locale::En,
+            "House search registered in Kimironko with two bedrooms and a garden",
+            &[
+                "Budget: 300k RWF per month, up to 350k for a house with a water tank",
+                "Move in from the first week of December or a little later",
+                "Close to the market and to a primary school",
+                "Parking for one car",
+                "Pets: one dog",
+            ],
+            "We send you three houses by tomorrow evening",
+        );
+        check_sms(
+            &long,
+            &ReplyPath::Direct,
+            expect![[r#"
+            EasyMO summary:
+            1) House search registered in Kimironko with two bedrooms and a garden
+            2) Budget: 300k RWF per month, up to 350k for a house with a water tank
+            3) Move in from the first week of December or a little later
+            4) We send you three houses by tomorrow evening
+            Reply to continue
+            -- 2 segment(s), shortened
+        "#]],
+        );
+        let one = sms_text(&long, "EasyMO", &ReplyPath::Direct, 1);
+        expect![[r#"
+            EasyMO summary:
+            1) House search registered in Kimironko with two bedrooms and a garden
+            2) We send you three houses by tomorrow evening
+            Reply to continue"#]]
+        .assert_eq(&one.text);
+        assert_eq!(one.segments, 1);
+    }
+
+    #[test]
+    fn one_item_needs_no_number_and_other_scripts_become_question_marks() {
+        check_sms(
+            &summary(Locale::En, "House registered 🏠", &[], ""),
+            &ReplyPath::Direct,
+            expect![[r#"
+                EasyMO summary:
+                House registered
+                Reply to continue
+                -- 1 segment(s)
+            "#]],
+        );
+        check_sms(
+            &summary(Locale::En, "Имя", &["“Quote” — *bold*"], ""),
+            &ReplyPath::None,
+            expect![[r#"
+                EasyMO summary:
+                1) ???
+                2) "Quote" - bold
+                -- 1 segment(s)
+            "#]],
+        );
+    }
+
+    #[test]
+    fn whatsapp_in_four_languages() {
+        let all: Vec<String> = crate::locale::ALL
+            .iter()
+            .map(|language| whatsapp_text(&house(*language), "EasyMO"))
+            .collect();
+        expect![[r#"
+            📞 EasyMO Call Summary:
+            ✓ Property registered in Kigali
+            • Budget: 300k RWF/month
+            ➡️ Next: We'll send matches soon
+            Reply to continue!
+
+            📞 Résumé de votre appel EasyMO :
+            ✓ Votre recherche est enregistrée : maison à Kicukiro
+            • Budget : 300 000 RWF/mois
+            • Deux chambres, dès décembre
+            ➡️ Suite : Nous vous envoyons bientôt des propositions
+            Répondez pour continuer !
+
+            📞 Incamake y'ikiganiro cyawe na EasyMO:
+            ✓ Inzu yawe i Kigali yanditswe
+            • Ingengo y’imari: 300k RWF ku kwezi
+            ➡️ Igikurikiyeho: Turakoherereza amazu ahuye n'ibyo wifuza
+            Subiza kugira ngo dukomeze!
+
+            📞 Muhtasari wa simu yako na EasyMO:
+            ✓ Nyumba yako Kigali imesajiliwa
+            • Bajeti: 300k RWF kwa mwezi
+            ➡️ Hatua inayofuata: Tutakutumia nyumba zinazofaa hivi karibuni
+            Jibu ili tuendelee!"#]]
+        .assert_eq(&all.join("\n\n"));
+    }
+
+    #[test]
+    fn template_values_are_single_lines_and_never_empty() {
+        let params = template_params(&summary(
+            Locale::En,
+            "A\nhouse\tin    Kimironko",
+            &[],
+            "We *send* it",
+        ));
+        assert_eq!(
+            params,
+            [
+                ("topic", "A house in Kimironko".to_owned()),
+                ("next_step", "We send it".to_owned())
+            ]
+        );
+        let empty: Vec<String> = crate::locale::ALL
+            .iter()
+            .flat_map(|language| template_params(&summary(*language, "", &[], "")))
+            .map(|(_, value)| value)
+            .collect();
+        expect![[r#"
+            your request
+            write to us whenever you like
+            votre demande
+            écrivez-nous quand vous voulez
+            icyo wifuzaga
+            twandikire igihe ushakiye
+            ombi lako
+            tuandikie wakati wowote"#]]
+        .assert_eq(&empty.join("\n"));
+    }
+
+    #[test]
+    fn without_a_model_the_plain_facts_are_sent() {
+        let started_at = DateTime::from_timestamp(1_795_226_400, 0);
+        let mut all = String::new();
+        for language in crate::locale::ALL {
+            let facts = CallFacts {
+                language,
+                brand: "EasyMO",
+                started_at,
+                duration_seconds: Some(185),
+                intent: Some("House search"),
+            };
+            let summary = from_facts(&facts);
+            assert_eq!(summary.intent.as_deref(), Some("house_search"));
+            all.push_str(&sms_text(&summary, "EasyMO", &ReplyPath::Direct, 2).text);
+            all.push_str("\n\n");
+        }
+        expect![[r#"
+            EasyMO summary:
+            1) Thank you for calling EasyMO
+            2) Your call of 21/11/2026 at 04:00 (4 min)
+            Reply to continue
+
+            Résumé EasyMO :
+            1) Merci d'avoir appelé EasyMO
+            2) Votre appel du 21/11/2026 à 04:00 (4 min)
+            Répondez pour continuer
+
+            Incamake ya EasyMO:
+            1) Murakoze guhamagara EasyMO
+            2) Wahamagaye ku wa 21/11/2026, 04:00 (4 min)
+            Subiza kugira ngo dukomeze
+
+            Muhtasari wa EasyMO:
+            1) Asante kwa kupiga simu EasyMO
+            2) Simu yako ya 21/11/2026, 04:00 (4 min)
+            Jibu ili tuendelee
+
+        "#]]
+        .assert_eq(&all);
+        let bare = CallFacts {
+            language: Locale::En,
+            brand: "EasyMO",
+            started_at: None,
+            duration_seconds: None,
+            intent: None,
+        };
+        assert_eq!(from_facts(&bare).points, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_reply_needs_a_number_that_receives() {
+        for (sender, code, expected) in [
+            ("EasyMO", None, ReplyPath::None),
+            ("EasyMO", Some("EasyMO"), ReplyPath::None),
+            ("EasyMO", Some(" 8080 "), ReplyPath::Via("8080".into())),
+            (
+                "EasyMO",
+                Some("+250788000000"),
+                ReplyPath::Via("+250788000000".into()),
+            ),
+            ("8080", None, ReplyPath::Direct),
+            ("+250788000000", Some("8080"), ReplyPath::Direct),
+            ("", Some(""), ReplyPath::None),
+        ] {
+            assert_eq!(ReplyPath::of(sender, code), expected, "{sender} {code:?}");
+        }
+    }
+
+    #[test]
+    fn a_models_answer_is_checked_again() {
+        let answer = r#"{"language":"rw","headline":"**Inzu**\nyanditswe","points":["a","", 3, "b","c","d","e","f"],"next_step":null,"intent":"Property Listing!"}"#;
+        let summary = parse_answer(answer, Locale::En).unwrap();
+        assert_eq!(summary.language, Locale::Rw);
+        assert_eq!(summary.headline, "Inzu yanditswe");
+        assert_eq!(summary.points, ["a", "3", "b", "c", "d"]);
+        assert_eq!(summary.intent.as_deref(), Some("property_listing"));
+        assert!(parse_answer(&format!("```json\n{answer}\n```"), Locale::En).is_ok());
+        assert_eq!(
+            parse_answer("{\"headline\":\"cut off", Locale::En),
+            Err(SummaryError::NotJson)
+        );
+        assert_eq!(
+            parse_answer("{\"headline\":\" \",\"points\":[]}", Locale::En),
+            Err(SummaryError::Empty)
+        );
+        let long = format!(
+            "{{\"language\":\"de\",\"headline\":\"{}\"}}",
+            "word ".repeat(200)
+        );
+        let summary = parse_answer(&long, Locale::Sw).unwrap();
+        assert_eq!(summary.language, Locale::Sw);
+        assert!(
+            summary.headline.chars().count() <= MAX_ITEM_CHARS
+                && summary.headline.ends_with("word...")
+        );
+    }
+
+    #[test]
+    fn the_schema_is_in_the_strict_subset() {
+        let schema = schema();
+        let mut required: Vec<&str> = schema["required"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(Value::as_str)
+            .collect();
+        let mut properties: Vec<&str> = schema["properties"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .map(String::as_str)
+            .collect();
+        required.sort_unstable();
+        properties.sort_unstable();
+        assert_eq!(required, properties);
+        assert_eq!(schema["additionalProperties"], false);
+    }
+
+    fn any_item() -> impl Strategy<Value = String> {
+        prop_oneof![
+            "[a-zA-Z éèç’,.]{0,80}",
+            "\\PC{0,60}",
+            any::<String>(),
+            "[a-z]{150,400}"
+        ]
+    }
+
+    fn any_summary() -> impl Strategy<Value = CallSummary> {
+        (
+            0_usize..4,
+            any_item(),
+            prop::collection::vec(any_item(), 0..8),
+            prop::option::of(any_item()),
+        )
+            .prop_map(|(language, headline, points, next_step)| CallSummary {
+                language: crate::locale::ALL[language],
+                headline,
+                points,
+                next_step,
+                intent: None,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn any_summary_fits_and_keeps_its_footer(summary in any_summary(), brand in "[A-Za-z ]{1,11}", max in 1_usize..3) {
+            let sms = sms_text(&summary, &brand, &ReplyPath::Via("8080".into()), max);
+            prop_assert!(sms.segments <= max && sms.encoding == Encoding::Gsm7);
+            prop_assert!(sms.text.ends_with(" 8080"), "{}", sms.text);
+            prop_assert_eq!(crate::sms::transliterate(&sms.text), sms.text);
+        }
+
+        #[test]
+        fn whatsapp_text_and_template_keep_metas_limits(summary in any_summary(), brand in "\\PC{0,80}") {
+            prop_assert!(whatsapp_text(&summary, &brand).encode_utf16().count() <= 4096);
+            let params = template_params(&summary);
+            prop_assert!(params.iter().map(|(_, value)| value.chars().count()).sum::<usize>() <= 700);
+            for (_, value) in params {
+                prop_assert!(!value.is_empty() && !value.contains(['\n', '\t', '\r']) && !value.contains("    "));
+            }
+        }
+
+        #[test]
+        fn no_answer_panics(text: String, headline: String, point: String) {
+            let _ = parse_answer(&text, Locale::En);
+            let _ = parse_answer(&json!({"headline": headline, "points": [point], "language": text}).to_string(), Locale::En);
+        }
+    }
 }

@@ -445,3 +445,299 @@ fn without_pairs(line: &str, mark: char) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error_class::ErrorClass;
+    use proptest::prelude::*;
+
+    const REF: &str = "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11";
+
+    fn number() -> E164 {
+        E164::parse("+250788123456").unwrap()
+    }
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_226_500, 0).unwrap()
+    }
+
+    fn webhook(value: Value) -> Vec<u8> {
+        json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"field": "messages", "value": value}]}]})
+            .to_string()
+            .into_bytes()
+    }
+
+    #[test]
+    fn a_text_is_sent_with_the_plus_and_our_reference() {
+        assert_eq!(
+            text_message(&number(), "Muraho", REF),
+            json!({
+                "messaging_product": "whatsapp", "recipient_type": "individual", "to": "+250788123456", "type": "text",
+                "biz_opaque_callback_data": REF, "text": {"preview_url": false, "body": "Muraho"},
+            })
+        );
+    }
+
+    #[test]
+    fn a_template_has_named_single_line_parameters() {
+        let body = template_message(
+            &number(),
+            "call_summary_v1",
+            "rw_RW",
+            &[
+                ("topic", "Inzu\n yo   gukodesha".into()),
+                ("next_step", "Turakoherereza".into()),
+            ],
+            REF,
+        );
+        assert_eq!(
+            body["template"],
+            json!({
+                "name": "call_summary_v1", "language": {"code": "rw_RW"},
+                "components": [{"type": "body", "parameters": [
+                    {"type": "text", "parameter_name": "topic", "text": "Inzu yo gukodesha"},
+                    {"type": "text", "parameter_name": "next_step", "text": "Turakoherereza"},
+                ]}],
+            })
+        );
+        assert_eq!(messages_path("v25.0", "118"), "/v25.0/118/messages");
+    }
+
+    #[test]
+    fn accepted_is_the_wamid_and_what_is_known_of_the_recipient() {
+        let body = br#"{"messaging_product":"whatsapp","contacts":[{"input":"+250788123456","wa_id":"250788123456","user_id":"RW.704"}],"messages":[{"id":"wamid.HBg","message_status":"accepted"}]}"#;
+        let accepted = parse_send_response(200, body).unwrap();
+        assert_eq!(accepted.provider_message_id.as_deref(), Some("wamid.HBg"));
+        assert_eq!(
+            (accepted.wa_id.as_deref(), accepted.user_id.as_deref()),
+            (Some("250788123456"), Some("RW.704"))
+        );
+        assert!(
+            parse_send_response(200, br#"{"messages":[{"id":"wamid.x"}]}"#).is_ok(),
+            "no contact when sent by user id"
+        );
+    }
+
+    #[test]
+    fn an_error_is_classified_by_its_code() {
+        let error = |code: u32| {
+            json!({"error": {"message": "x", "code": code, "fbtrace_id": "AX"}}).to_string()
+        };
+        let refused = |http, code| parse_send_response(http, error(code).as_bytes()).unwrap_err();
+        let found = refused(400, 131_026);
+        assert_eq!(
+            (found.classified.class, found.classified.evidence),
+            (ErrorClass::Permanent, Some(Evidence::NotOnWhatsapp))
+        );
+        assert_eq!(
+            (
+                found.error_code.as_deref(),
+                found.provider_request_id.as_deref()
+            ),
+            (Some("131026"), Some("AX"))
+        );
+        assert_eq!(
+            refused(400, 131_047).classified.evidence,
+            Some(Evidence::WindowClosed)
+        );
+        assert_eq!(refused(401, 190).classified.class, ErrorClass::Config);
+        assert_eq!(
+            refused(500, 131_000).classified.class,
+            ErrorClass::Retryable
+        );
+        assert_eq!(refused(400, 999).classified.class, ErrorClass::Bug);
+        for (http, body, class) in [
+            (500, b"oops" as &[u8], ErrorClass::Unknown),
+            (503, b"", ErrorClass::Retryable),
+            (200, b"{}", ErrorClass::Unknown),
+            (200, b"<html>", ErrorClass::Unknown),
+        ] {
+            assert_eq!(
+                parse_send_response(http, body)
+                    .unwrap_err()
+                    .classified
+                    .class,
+                class,
+                "{http}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_webhooks_address_is_verified_by_our_token() {
+        let query = "hub.mode=subscribe&hub.challenge=730915526&hub.verify_token=s%C3%A9same";
+        assert_eq!(
+            verify_subscription(query, &["sésame"]).as_deref(),
+            Some("730915526")
+        );
+        assert_eq!(verify_subscription(query, &["other"]), None);
+        assert_eq!(verify_subscription(query, &[""; 0]), None);
+        assert_eq!(
+            verify_subscription(
+                "hub.mode=subscribe&hub.verify_token=&hub.challenge=1",
+                &[""]
+            ),
+            None
+        );
+        assert_eq!(
+            verify_subscription("hub.challenge=1&hub.verify_token=x", &["x"]),
+            None
+        );
+    }
+
+    #[test]
+    fn statuses_become_delivery_events() {
+        let body = webhook(json!({
+            "metadata": {"phone_number_id": "118"},
+            "statuses": [
+                {"id": "wamid.1", "status": "sent", "timestamp": "1795226405", "recipient_id": "250788123456",
+                 "biz_opaque_callback_data": REF, "pricing": {"billable": true, "category": "utility"}},
+                {"id": "wamid.2", "status": "played", "timestamp": "bad"},
+                {"id": "wamid.3", "status": "failed", "timestamp": "1795226409", "errors": [{"code": 131026, "title": "x"}]},
+                {"id": "wamid.4", "status": "failed", "timestamp": "1795226409", "errors": [{"code": 131049}]},
+                {"id": "wamid.5", "status": "dreamt"},
+                {"status": "sent"},
+                "nonsense",
+            ],
+        }));
+        let updates = parse_webhook(&body, Some("118"), now()).unwrap();
+        assert_eq!((updates.statuses.len(), updates.unreadable), (4, 3));
+        let [sent, played, not_there, filtered] = updates.statuses.as_slice() else {
+            panic!()
+        };
+        assert_eq!(
+            (sent.status, sent.delivery_ref.as_deref()),
+            (DeliveryStatus::Sent, Some(REF))
+        );
+        assert_eq!(sent.occurred_at.timestamp(), 1_795_226_405);
+        assert_eq!(
+            sent.pricing,
+            Some(json!({"billable": true, "category": "utility"}))
+        );
+        assert_eq!(
+            (played.status, played.raw_status.as_deref()),
+            (DeliveryStatus::Read, Some("played"))
+        );
+        assert_eq!(
+            played.occurred_at,
+            now(),
+            "a bad time becomes the time of arrival"
+        );
+        assert_eq!(
+            (not_there.status, not_there.evidence),
+            (DeliveryStatus::Undeliverable, Some(Evidence::NotOnWhatsapp))
+        );
+        assert_eq!(
+            (filtered.status, filtered.evidence),
+            (DeliveryStatus::Failed, None)
+        );
+        assert_eq!(filtered.error_code.as_deref(), Some("131049"));
+    }
+
+    #[test]
+    fn messages_calls_and_other_fields_are_counted_and_strangers_left() {
+        let body = webhook(json!({
+            "metadata": {"phone_number_id": "118"},
+            "contacts": [{"profile": {"name": "Aline"}, "user_id": "RW.1"}],
+            "messages": [{"from_user_id": "RW.1", "id": "wamid.x", "type": "text", "text": {"body": "Muraho"}}],
+        }));
+        assert_eq!(
+            parse_webhook(&body, Some("118"), now())
+                .unwrap()
+                .inbound_messages,
+            1
+        );
+        assert_eq!(parse_webhook(&body, Some("999"), now()).unwrap().foreign, 1);
+        assert_eq!(
+            parse_webhook(&body, None, now()).unwrap().inbound_messages,
+            1
+        );
+        let other = json!({"entry": [{"changes": [
+            {"field": "message_template_status_update", "value": {"event": "APPROVED"}}, {"value": 1}, 3]}]});
+        let updates = parse_webhook(other.to_string().as_bytes(), Some("118"), now()).unwrap();
+        assert_eq!((updates.others, updates.unreadable), (1, 2));
+        assert_eq!(
+            parse_webhook(b"{}", None, now()).unwrap(),
+            Updates::default()
+        );
+        assert_eq!(parse_webhook(b"[", None, now()).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn markdown_becomes_what_whatsapp_understands() {
+        for (from, to) in [
+            ("**Kimironko** is *nice*", "*Kimironko* is *nice*"),
+            ("# Houses\n\n* one\n* two", "*Houses*\n\n- one\n- two"),
+            ("### **Bold head**", "*Bold head*"),
+            (
+                "see [our site](https://easymo.rw)",
+                "see our site: https://easymo.rw",
+            ),
+            (
+                "[https://x.rw](https://x.rw) ![pic](https://x.rw/p.png)",
+                "https://x.rw pic: https://x.rw/p.png",
+            ),
+            ("~~old~~ __new__ ***both***", "~old~ _new_ *both*"),
+            ("```rust\nlet **x** = 1;\n```", "```\nlet **x** = 1;\n```"),
+            ("a [b] (c) #tag", "a [b] (c) #tag"),
+        ] {
+            assert_eq!(from_markdown(from), to);
+        }
+    }
+
+    #[test]
+    fn marks_come_off_for_sms_and_arithmetic_stays() {
+        for (from, to) in [
+            ("*Muraho!* _neza_ ~oya~", "Muraho! neza oya"),
+            ("**A** and ***B*** `c`", "A and B c"),
+            ("2*3*4 and snake_case_name", "2*3*4 and snake_case_name"),
+            ("https://x.rw/_a_/b", "https://x.rw/_a_/b"),
+            ("# Head\n• one\n> quote", "Head\n- one\nquote"),
+            ("5 * 3 * 2", "5 * 3 * 2"),
+            ("*two words* here", "two words here"),
+            ("```\ncode\n```", "code"),
+        ] {
+            assert_eq!(plain(from), to);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_too_long_ends_at_a_paragraph_or_word() {
+        let text = format!("{}\n\n{}", "a ".repeat(1950), "b".repeat(900));
+        let cut = fit_text(&text);
+        assert!(cut.ends_with("a...") && cut.len() < 4000, "{}", cut.len());
+        assert_eq!(fit_text("short"), "short");
+        assert_eq!(fit_text(&"😀".repeat(3000)).encode_utf16().count(), 4093);
+    }
+
+    proptest! {
+        #[test]
+        fn no_webhook_and_no_answer_panics(body: Vec<u8>, text: String) {
+            let _ = parse_webhook(&body, Some("1"), now());
+            let _ = parse_send_response(200, &body);
+            let _ = verify_subscription(&text, &["x"]);
+        }
+
+        #[test]
+        fn odd_shapes_do_not_panic(a in "\\PC{0,20}", n: i64, b: bool) {
+            for value in [json!({"statuses": a}), json!({"statuses": [[a]], "messages": n}), json!({"statuses": [{"id": n, "status": "failed",
+                "timestamp": n, "errors": [{"code": a}], "pricing": b}]}), json!([n]), json!(b)] {
+                let updates = parse_webhook(&webhook(value), None, now()).unwrap();
+                prop_assert!(updates.statuses.len() <= 1);
+            }
+        }
+
+        #[test]
+        fn a_text_that_is_sent_is_never_too_long(text in "(\\PC{0,50}|[a-z \n😀]{3000,6000})") {
+            prop_assert!(fit_text(&text).encode_utf16().count() <= TEXT_MAX_UNITS);
+        }
+
+        #[test]
+        fn formatting_never_panics(text in "[a-z*_~`#\\[\\]() \n>:/.-]{0,200}", any: String) {
+            for text in [text, any] {
+                let _ = (from_markdown(&text), plain(&text));
+            }
+        }
+    }
+}
