@@ -69,15 +69,24 @@ pub async fn one(cx: Cx, envelope: Envelope) -> Verdict {
         Some("record") => record_late(&cx, &envelope).await,
         _ => {
             cx.log(Level::Error, Event::InternalError, "a message of an unknown kind", &[]);
-            Verdict::Again { in_s: 60, why: "a message of an unknown kind".to_owned() }
+            Verdict::Again {
+                in_s: 60,
+                why: "a message of an unknown kind".to_owned(),
+            }
         }
     }
 }
 
 async fn record_late(cx: &Cx, envelope: &Envelope) -> Verdict {
     let name = envelope.body.get("rpc").and_then(Value::as_str).unwrap_or_default();
-    let (Some(rpc), Some(p)) = (RECORDERS.iter().copied().find(|known| *known == name), envelope.body.get("p")) else {
-        return Verdict::Again { in_s: 60, why: format!("{name} is no call that is made from the queue") };
+    let (Some(rpc), Some(p)) = (
+        RECORDERS.iter().copied().find(|known| *known == name),
+        envelope.body.get("p"),
+    ) else {
+        return Verdict::Again {
+            in_s: 60,
+            why: format!("{name} is no call that is made from the queue"),
+        };
     };
     match database::rpc(cx, rpc, p).await {
         Ok(answer) => {
@@ -96,18 +105,38 @@ pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<
     if let (Some(id), Some(p)) = (delivery_id, p.as_object_mut()) {
         p.insert("delivery_id".to_owned(), json!(id));
     }
-    let claimed: Claimed = serde_json::from_value(database::rpc(cx, "claim_due_deliveries", &p).await?).map_err(|_| DatabaseError::Garbled)?;
+    let claimed: Claimed = serde_json::from_value(database::rpc(cx, "claim_due_deliveries", &p).await?)
+        .map_err(|_| DatabaseError::Garbled)?;
     if claimed.deliveries.is_empty() {
         return Ok(0);
     }
     let messages: Vec<Message> = claimed.deliveries.into_iter().map(Due::message).collect();
-    cx.log(Level::Info, Event::DeliveryRetryStart, &format!("{} delivery(ies) due", messages.len()), &[]);
-    let attempts = join_all(messages.iter().map(|message| delivery::attempt(cx, &claimed.providers, message))).await;
-    let results: Vec<Value> = messages.iter().zip(attempts).map(|(message, attempt)| json!({ "id": message.id, "attempt": attempt })).collect();
+    cx.log(
+        Level::Info,
+        Event::DeliveryRetryStart,
+        &format!("{} delivery(ies) due", messages.len()),
+        &[],
+    );
+    let attempts = join_all(
+        messages
+            .iter()
+            .map(|message| delivery::attempt(cx, &claimed.providers, message)),
+    )
+    .await;
+    let results: Vec<Value> = messages
+        .iter()
+        .zip(attempts)
+        .map(|(message, attempt)| json!({ "id": message.id, "attempt": attempt }))
+        .collect();
     let p = json!({ "lease_token": lease_token, "correlation_id": cx.correlation_id, "results": results });
     if let Some(answer) = delivery::record(cx, "record_delivery_results", &p).await {
         delivery::dispatch_fallbacks(cx, &answer).await;
-        cx.log(Level::Info, Event::DeliveryRetryDone, &format!("{} delivery(ies) recorded", messages.len()), &[]);
+        cx.log(
+            Level::Info,
+            Event::DeliveryRetryDone,
+            &format!("{} delivery(ies) recorded", messages.len()),
+            &[],
+        );
     }
     Ok(messages.len())
 }

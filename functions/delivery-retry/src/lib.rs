@@ -19,19 +19,31 @@ use ihuza_edge::{
     host,
     reply::Reply,
 };
-use worker::{Context, Env, MessageBatch, Result, ScheduleContext, ScheduledEvent, event, wasm_bindgen::JsValue, web_sys};
+use worker::{
+    Context, Env, MessageBatch, Result, ScheduleContext, ScheduledEvent, event, wasm_bindgen::JsValue, web_sys,
+};
 
-const ENDPOINT: Endpoint = Endpoint { name: "delivery-retry", queue: "delivery-retry" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "delivery-retry",
+    queue: "delivery-retry",
+};
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("POST", "sweep") => {
-            endpoint::require_service_key(&call.cx, &call.request)?;
-            sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
+    endpoint::serve(ENDPOINT, request, env, async |call| {
+        match (call.request.method.as_str(), call.rest.as_str()) {
+            ("POST", "sweep") => {
+                endpoint::require_service_key(&call.cx, &call.request)?;
+                sweep::sweep(&call.cx)
+                    .await
+                    .map(|found| Reply::json(200, &found))
+                    .map_err(|_| Problem::unavailable(30))
+            }
+            (_, "sweep") => Err(Problem::method_not_allowed("POST")),
+            _ => Err(Problem::not_found(
+                "this function works from its queue and its cron; POST /sweep starts a sweep",
+            )),
         }
-        (_, "sweep") => Err(Problem::method_not_allowed("POST")),
-        _ => Err(Problem::not_found("this function works from its queue and its cron; POST /sweep starts a sweep")),
     })
     .await
 }

@@ -65,11 +65,18 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         "session_idle_hours": config.number("SESSION_IDLE_HOURS"),
         "call_grace_seconds": CALL_GRACE_SECONDS,
     });
-    let found = database::rpc(cx, "sweep", &p).await.and_then(|answer| serde_json::from_value::<Found>(answer).map_err(|_| DatabaseError::Garbled));
+    let found = database::rpc(cx, "sweep", &p)
+        .await
+        .and_then(|answer| serde_json::from_value::<Found>(answer).map_err(|_| DatabaseError::Garbled));
     let found = match found {
         Ok(found) => found,
         Err(error) => {
-            cx.log(Level::Error, Event::DatabaseFailed, &format!("the sweep found nothing out: {error}"), &[]);
+            cx.log(
+                Level::Error,
+                Event::DatabaseFailed,
+                &format!("the sweep found nothing out: {error}"),
+                &[],
+            );
             return Err(error);
         }
     };
@@ -81,7 +88,12 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
     }
     for turn in &found.turns {
         let id = turn.correlation_id.clone().unwrap_or_else(host::new_uuid);
-        requeue(cx, "sms-inbound", &Envelope::new(&id, json!({ "session_id": turn.session_id }))).await;
+        requeue(
+            cx,
+            "sms-inbound",
+            &Envelope::new(&id, json!({ "session_id": turn.session_id })),
+        )
+        .await;
     }
     let mut sent = 0;
     for _ in 0..ROUNDS {
@@ -95,7 +107,12 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         "jobs": jobs, "notifications": found.notify.len(), "turns": found.turns.len(), "deliveries": sent,
         "expired_deliveries": found.expired_deliveries, "closed_sessions": found.closed_sessions,
     });
-    cx.log(Level::Info, Event::SweepDone, "the sweep is done", &[("counts", counts.clone())]);
+    cx.log(
+        Level::Info,
+        Event::SweepDone,
+        "the sweep is done",
+        &[("counts", counts.clone())],
+    );
     Ok(counts)
 }
 
@@ -103,20 +120,39 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
 async fn requeue_jobs(cx: &Cx, jobs: &[Job]) -> usize {
     let mut done = Vec::new();
     for job in jobs {
-        let Ok(text) = serde_json::to_string(&job.payload) else { continue };
+        let Ok(text) = serde_json::to_string(&job.payload) else {
+            continue;
+        };
         if text.len() > queue::MESSAGE_LIMIT_BYTES {
             // Only statuses of one huge webhook come near this, and they are sliced; an operator must look.
-            cx.log(Level::Error, Event::JobStored, "a job row is too large for its queue", &[("job_id", job.id.clone())]);
+            cx.log(
+                Level::Error,
+                Event::JobStored,
+                "a job row is too large for its queue",
+                &[("job_id", job.id.clone())],
+            );
             continue;
         }
         match queue::send(cx, &job.queue, &text, 0).await {
             Ok(()) => done.push(job.id.clone()),
-            Err(error) => cx.log(Level::Warn, Event::JobStored, &format!("{} still refuses: {error}", job.queue), &[("job_id", job.id.clone())]),
+            Err(error) => cx.log(
+                Level::Warn,
+                Event::JobStored,
+                &format!("{} still refuses: {error}", job.queue),
+                &[("job_id", job.id.clone())],
+            ),
         }
     }
-    if !done.is_empty() && let Err(error) = database::rpc(cx, "complete_jobs", &json!({ "ids": done })).await {
+    if !done.is_empty()
+        && let Err(error) = database::rpc(cx, "complete_jobs", &json!({ "ids": done })).await
+    {
         // They will be queued again; every consumer takes a repeat.
-        cx.log(Level::Warn, Event::DatabaseFailed, &format!("requeued job rows stay open: {error}"), &[]);
+        cx.log(
+            Level::Warn,
+            Event::DatabaseFailed,
+            &format!("requeued job rows stay open: {error}"),
+            &[],
+        );
     }
     done.len()
 }
@@ -125,9 +161,19 @@ async fn requeue(cx: &Cx, queue: &'static str, envelope: &Envelope) {
     match serde_json::to_string(envelope) {
         Ok(text) => {
             if let Err(error) = queue::send(cx, queue, &text, 0).await {
-                cx.log(Level::Warn, Event::WorkRetried, &format!("{queue} refuses: {error}; the next sweep tries again"), &[]);
+                cx.log(
+                    Level::Warn,
+                    Event::WorkRetried,
+                    &format!("{queue} refuses: {error}; the next sweep tries again"),
+                    &[],
+                );
             }
         }
-        Err(_) => cx.log(Level::Error, Event::InternalError, "work that cannot be written as JSON", &[]),
+        Err(_) => cx.log(
+            Level::Error,
+            Event::InternalError,
+            "work that cannot be written as JSON",
+            &[],
+        ),
     }
 }

@@ -21,13 +21,18 @@ use ihuza_edge::{
 use serde_json::json;
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint { name: "delivery-status-webhook", queue: "delivery-status" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "delivery-status-webhook",
+    queue: "delivery-status",
+};
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match call.request.method.as_str() {
-        "POST" => reports(call).await,
-        _ => Err(Problem::method_not_allowed("POST")),
+    endpoint::serve(ENDPOINT, request, env, async |call| {
+        match call.request.method.as_str() {
+            "POST" => reports(call).await,
+            _ => Err(Problem::method_not_allowed("POST")),
+        }
     })
     .await
 }
@@ -44,10 +49,25 @@ async fn reports(call: Call) -> std::result::Result<Reply, Problem> {
     let content_type = call.request.header("content-type");
     let reports = mtn::parse_delivery_reports(content_type.as_deref(), &body, host::now())?;
     if reports.events.is_empty() && reports.unreadable > 0 {
-        call.cx.log(Level::Warn, Event::DeliveryStatusUnreadable, "no report could be read", &[("unreadable", json!(reports.unreadable))]);
-        return Err(Problem::bad_body("no delivery report in this body: each needs clientCorrelatorId and deliveryStatus"));
+        call.cx.log(
+            Level::Warn,
+            Event::DeliveryStatusUnreadable,
+            "no report could be read",
+            &[("unreadable", json!(reports.unreadable))],
+        );
+        return Err(Problem::bad_body(
+            "no delivery report in this body: each needs clientCorrelatorId and deliveryStatus",
+        ));
     }
     status::place(&call.cx, ENDPOINT.queue, &reports.events).await?;
-    call.cx.log(Level::Info, Event::DeliveryStatusReceived, &format!("{} delivery report(s)", reports.events.len()), &[("provider", json!("mtn")), ("unreadable", json!(reports.unreadable))]);
-    Ok(Reply::json(200, &json!({ "status": "accepted", "reports": reports.events.len(), "unreadable": reports.unreadable })))
+    call.cx.log(
+        Level::Info,
+        Event::DeliveryStatusReceived,
+        &format!("{} delivery report(s)", reports.events.len()),
+        &[("provider", json!("mtn")), ("unreadable", json!(reports.unreadable))],
+    );
+    Ok(Reply::json(
+        200,
+        &json!({ "status": "accepted", "reports": reports.events.len(), "unreadable": reports.unreadable }),
+    ))
 }

@@ -25,7 +25,13 @@ pub struct Found {
 
 impl Found {
     fn plain(summary: CallSummary, source: &'static str) -> Found {
-        Found { summary, source, model: None, usage: Value::Null, providers: Vec::new() }
+        Found {
+            summary,
+            source,
+            model: None,
+            usage: Value::Null,
+            providers: Vec::new(),
+        }
     }
 
     /// The `summary` of `finish_call_notification`.
@@ -47,7 +53,11 @@ pub async fn summarise(cx: &Cx, claim: &Claim, locale: Locale) -> Found {
     if let Some(stored) = claim.summary.as_ref().and_then(|row| summary::from_value(row, locale)) {
         return Found::plain(stored, "database");
     }
-    let transcript: Vec<TranscriptTurn> = claim.transcript.iter().filter_map(|turn| serde_json::from_value(turn.clone()).ok()).collect();
+    let transcript: Vec<TranscriptTurn> = claim
+        .transcript
+        .iter()
+        .filter_map(|turn| serde_json::from_value(turn.clone()).ok())
+        .collect();
     let why = if transcript.is_empty() {
         "the call has no transcript"
     } else if claim.providers.is_open("openai") {
@@ -57,7 +67,12 @@ pub async fn summarise(cx: &Cx, claim: &Claim, locale: Locale) -> Found {
     } else {
         return from_model(cx, claim, locale, &transcript).await;
     };
-    cx.log(Level::Info, Event::SummaryFallback, &format!("the summary is written from the facts: {why}"), &[]);
+    cx.log(
+        Level::Info,
+        Event::SummaryFallback,
+        &format!("the summary is written from the facts: {why}"),
+        &[],
+    );
     Found::plain(facts(claim, locale), "facts")
 }
 
@@ -73,23 +88,49 @@ async fn from_model(cx: &Cx, claim: &Claim, locale: Locale, transcript: &[Transc
     });
     match model::respond(cx, &request, cx.config.number("SUMMARY_TIMEOUT_MS")).await {
         Ok(reply) => {
-            let parsed = reply.answer().ok_or(summary::SummaryError::Empty).and_then(|text| summary::parse_answer(text, locale));
+            let parsed = reply
+                .answer()
+                .ok_or(summary::SummaryError::Empty)
+                .and_then(|text| summary::parse_answer(text, locale));
             let (summary, source) = match parsed {
                 Ok(summary) => {
-                    cx.log(Level::Info, Event::SummaryCreated, "the model wrote the summary", &[("points", json!(summary.points.len()))]);
+                    cx.log(
+                        Level::Info,
+                        Event::SummaryCreated,
+                        "the model wrote the summary",
+                        &[("points", json!(summary.points.len()))],
+                    );
                     (summary, "model")
                 }
                 Err(error) => {
-                    let refused = if reply.refused { "the model refused" } else { "the model's answer was not whole" };
+                    let refused = if reply.refused {
+                        "the model refused"
+                    } else {
+                        "the model's answer was not whole"
+                    };
                     cx.log(Level::Warn, Event::SummaryFallback, &format!("{refused}: {error}"), &[]);
                     (facts(claim, locale), "facts")
                 }
             };
-            Found { summary, source, model: reply.model.or_else(|| Some(name.to_owned())), usage: json!(reply.usage), providers: vec![model::outcome(Ok(()))] }
+            Found {
+                summary,
+                source,
+                model: reply.model.or_else(|| Some(name.to_owned())),
+                usage: json!(reply.usage),
+                providers: vec![model::outcome(Ok(()))],
+            }
         }
         Err(down) => {
-            cx.log(Level::Warn, Event::SummaryFallback, &format!("the summary is written from the facts: {}", down.reason), &[]);
-            Found { providers: vec![model::outcome(Err(&down))], ..Found::plain(facts(claim, locale), "facts") }
+            cx.log(
+                Level::Warn,
+                Event::SummaryFallback,
+                &format!("the summary is written from the facts: {}", down.reason),
+                &[],
+            );
+            Found {
+                providers: vec![model::outcome(Err(&down))],
+                ..Found::plain(facts(claim, locale), "facts")
+            }
         }
     }
 }

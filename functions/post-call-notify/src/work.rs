@@ -56,14 +56,22 @@ pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
         p.insert("correlation_id".to_owned(), json!(cx.correlation_id));
         p.insert("lease_token".to_owned(), json!(lease_token));
         p.insert("lease_seconds".to_owned(), json!(cx.config.number("LEASE_SECONDS")));
-        p.insert("unknown_wait_seconds".to_owned(), json!(cx.config.number("UNKNOWN_WAIT_SECONDS")));
+        p.insert(
+            "unknown_wait_seconds".to_owned(),
+            json!(cx.config.number("UNKNOWN_WAIT_SECONDS")),
+        );
     }
     let claimed = match database::rpc(&cx, "begin_call_notification", &p).await {
         Ok(claimed) => claimed,
         Err(error) => return Verdict::after(&error, &envelope),
     };
     let again = |why: &str| Verdict::Again {
-        in_s: claimed.get("retry_after_s").and_then(Value::as_u64).and_then(|s| u32::try_from(s).ok()).unwrap_or(5).max(1),
+        in_s: claimed
+            .get("retry_after_s")
+            .and_then(Value::as_u64)
+            .and_then(|s| u32::try_from(s).ok())
+            .unwrap_or(5)
+            .max(1),
         why: why.to_owned(),
     };
     match claimed.get("decision").and_then(Value::as_str).unwrap_or_default() {
@@ -73,15 +81,28 @@ pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
                 Verdict::Done
             }
             Err(error) => {
-                cx.log(Level::Error, Event::InternalError, &format!("the claim cannot be read: {error}"), &[]);
-                Verdict::Again { in_s: 60, why: "the claim cannot be read".to_owned() }
+                cx.log(
+                    Level::Error,
+                    Event::InternalError,
+                    &format!("the claim cannot be read: {error}"),
+                    &[],
+                );
+                Verdict::Again {
+                    in_s: 60,
+                    why: "the claim cannot be read".to_owned(),
+                }
             }
         },
         "busy" => again("another consumer holds the claim"),
         "wait_unknown" => again("an earlier consumer ended without saying what it had sent; waiting for word"),
         "call_not_found" => late_call(&cx, &envelope, &claimed).await,
         decision => {
-            cx.log(Level::Info, Event::PostCallNotifySkipped, &format!("nothing to do: {decision}"), &[("decision", json!(decision))]);
+            cx.log(
+                Level::Info,
+                Event::PostCallNotifySkipped,
+                &format!("nothing to do: {decision}"),
+                &[("decision", json!(decision))],
+            );
             Verdict::Done
         }
     }
@@ -93,7 +114,12 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
     let limit_s = i64::from(cx.config.number("CALL_WAIT_SECONDS"));
     if waited_s < limit_s {
         let why = format!("the call is not in the database yet, looked for since {waited_s} s");
-        return Verdict::Again { in_s: LATE_CALL_EVERY_S.min(u32::try_from(limit_s - waited_s).unwrap_or(1)).max(1), why };
+        return Verdict::Again {
+            in_s: LATE_CALL_EVERY_S
+                .min(u32::try_from(limit_s - waited_s).unwrap_or(1))
+                .max(1),
+            why,
+        };
     }
     let row = json!({
         "queue": ENDPOINT.queue,
@@ -107,7 +133,12 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
     match database::rpc(cx, "record_dead_letter", &row).await {
         Ok(_) => {
             let tried = claimed.get("tried").cloned().unwrap_or_default();
-            cx.log(Level::Error, Event::CallNotFound, &format!("no such call after {waited_s} s; kept as a dead letter"), &[("tried", tried)]);
+            cx.log(
+                Level::Error,
+                Event::CallNotFound,
+                &format!("no such call after {waited_s} s; kept as a dead letter"),
+                &[("tried", tried)],
+            );
             Verdict::Done
         }
         Err(error) => Verdict::after(&error, envelope),
@@ -116,12 +147,22 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
 
 async fn send_and_record(cx: &Cx, claim: &Claim, lease_token: &str) {
     if claim.session.created {
-        cx.log(Level::Info, Event::SessionCreated, "a conversation began with this call", &[("session_id", json!(claim.session.id))]);
+        cx.log(
+            Level::Info,
+            Event::SessionCreated,
+            "a conversation began with this call",
+            &[("session_id", json!(claim.session.id))],
+        );
     }
     let found = summarise::summarise(cx, claim, locale_of(claim)).await;
     let brand = claim.client.brand.as_str();
     let content = Content {
-        sms: summary::sms_text(&found.summary, brand, &outbox::reply_path(&claim.client, &cx.config), summary::SMS_MAX_SEGMENTS),
+        sms: summary::sms_text(
+            &found.summary,
+            brand,
+            &outbox::reply_path(&claim.client, &cx.config),
+            summary::SMS_MAX_SEGMENTS,
+        ),
         whatsapp: summary::whatsapp_text(&found.summary, brand),
         template: summary::template_params(&found.summary),
     };
@@ -153,13 +194,19 @@ async fn send_and_record(cx: &Cx, claim: &Claim, lease_token: &str) {
         "deliveries": sent.deliveries,
         "providers": found.providers,
     });
-    let Some(answer) = delivery::record(cx, "finish_call_notification", &p).await else { return };
+    let Some(answer) = delivery::record(cx, "finish_call_notification", &p).await else {
+        return;
+    };
     delivery::dispatch_fallbacks(cx, &answer).await;
     cx.log(
         Level::Info,
         Event::PostCallNotifyDone,
         "the summary is out and recorded",
-        &[("session_id", json!(claim.session.id)), ("summary_source", json!(found.source)), ("channels", json!(sent.routing.channels))],
+        &[
+            ("session_id", json!(claim.session.id)),
+            ("summary_source", json!(found.source)),
+            ("channels", json!(sent.routing.channels)),
+        ],
     );
 }
 

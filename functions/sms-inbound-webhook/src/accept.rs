@@ -26,12 +26,21 @@ pub async fn inbound(call: Call) -> Result<Reply, Problem> {
     let content_type = call.request.header("content-type");
     let inbound = mtn::parse_inbound(content_type.as_deref(), &body, host::now())?;
     for reason in &inbound.ignored {
-        call.cx.log(Level::Info, Event::SmsInboundRefused, &format!("an inbound SMS is left alone: {reason}"), &[("reason", json!(reason))]);
+        call.cx.log(
+            Level::Info,
+            Event::SmsInboundRefused,
+            &format!("an inbound SMS is left alone: {reason}"),
+            &[("reason", json!(reason))],
+        );
     }
     let mut accepted = Vec::with_capacity(inbound.messages.len());
     for message in &inbound.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
-        let cx = if inbound.messages.len() == 1 { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
+        let cx = if inbound.messages.len() == 1 {
+            call.cx.clone()
+        } else {
+            call.cx.for_work(&host::new_uuid())
+        };
         place(&cx, message).await?;
         accepted.push(cx.correlation_id);
     }
@@ -40,16 +49,27 @@ pub async fn inbound(call: Call) -> Result<Reply, Problem> {
         Some(problem) if accepted.is_empty() => Err(problem),
         problem => {
             if let Some(problem) = problem {
-                call.cx.log(Level::Warn, Event::SmsInboundRefused, problem.title, &[("type", json!(problem.type_slug))]);
+                call.cx.log(
+                    Level::Warn,
+                    Event::SmsInboundRefused,
+                    problem.title,
+                    &[("type", json!(problem.type_slug))],
+                );
             }
-            Ok(Reply::json(200, &json!({ "status": "accepted", "messages": accepted.len(), "ignored": inbound.ignored.len(), "correlation_ids": accepted })))
+            Ok(Reply::json(
+                200,
+                &json!({ "status": "accepted", "messages": accepted.len(), "ignored": inbound.ignored.len(), "correlation_ids": accepted }),
+            ))
         }
     }
 }
 
 async fn place(cx: &Cx, message: &InboundSms) -> Result<(), Problem> {
     let found = keyword::detect(&message.text, Dialogue::default());
-    let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
+    let language = found
+        .as_ref()
+        .and_then(|found| found.locale)
+        .or_else(|| locale::detect(&message.text));
     let work = json!({
         "provider": message.provider,
         "provider_message_id": message.provider_message_id,
@@ -65,7 +85,11 @@ async fn place(cx: &Cx, message: &InboundSms) -> Result<(), Problem> {
         Level::Info,
         Event::SmsInboundReceived,
         "an SMS was accepted",
-        &[("sender", json!(message.from.masked())), ("provider", json!(message.provider)), ("characters", json!(message.text.chars().count()))],
+        &[
+            ("sender", json!(message.from.masked())),
+            ("provider", json!(message.provider)),
+            ("characters", json!(message.text.chars().count())),
+        ],
     );
     Ok(())
 }

@@ -49,18 +49,40 @@ struct Reply {
 pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
     let locale = locale_of(claim);
     if let Some(keyword) = claim.keyword.as_deref().and_then(Keyword::parse) {
-        cx.log(Level::Info, Event::KeywordReceived, &format!("{} was asked for", keyword.as_str()), &[("keyword", json!(keyword.as_str()))]);
+        cx.log(
+            Level::Info,
+            Event::KeywordReceived,
+            &format!("{} was asked for", keyword.as_str()),
+            &[("keyword", json!(keyword.as_str()))],
+        );
         let contact = claim.client.contact_number.as_deref();
         let text = keyword::reply(keyword, locale, &claim.client.brand, contact);
-        let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
-        let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
+        let content = Content {
+            whatsapp: text.text.clone(),
+            sms: text,
+            template: Vec::new(),
+        };
+        let reply = Reply {
+            text: content.sms.text.clone(),
+            source: "keyword",
+            model: None,
+            usage: Usage::default(),
+        };
         return deliver(cx, claim, locale, reply, content, Vec::new()).await;
     }
     let mut providers = Vec::new();
     let reply = match ask(cx, claim, locale).await {
         Ok(reply) => {
             providers.push(model::outcome(Ok(())));
-            cx.log(Level::Info, Event::AgentReply, "the agent answered", &[("agent", json!(claim.agent.slug)), ("characters", json!(reply.text.chars().count()))]);
+            cx.log(
+                Level::Info,
+                Event::AgentReply,
+                "the agent answered",
+                &[
+                    ("agent", json!(claim.agent.slug)),
+                    ("characters", json!(reply.text.chars().count())),
+                ],
+            );
             reply
         }
         Err(why) => {
@@ -78,15 +100,36 @@ pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
                     providers,
                 };
             }
-            cx.log(Level::Error, Event::AgentFallback, &format!("the person gets an apology: {}", why.reason()), &[("claims", json!(claim.claims))]);
-            Reply { text: agent::apology(locale, &claim.client.brand), source: "fallback", model: None, usage: Usage::default() }
+            cx.log(
+                Level::Error,
+                Event::AgentFallback,
+                &format!("the person gets an apology: {}", why.reason()),
+                &[("claims", json!(claim.claims))],
+            );
+            Reply {
+                text: agent::apology(locale, &claim.client.brand),
+                source: "fallback",
+                model: None,
+                usage: Usage::default(),
+            }
         }
     };
-    let content = Content { sms: agent::sms_reply(&reply.text), whatsapp: agent::whatsapp_reply(&reply.text), template: Vec::new() };
+    let content = Content {
+        sms: agent::sms_reply(&reply.text),
+        whatsapp: agent::whatsapp_reply(&reply.text),
+        template: Vec::new(),
+    };
     deliver(cx, claim, locale, reply, content, providers).await
 }
 
-async fn deliver(cx: &Cx, claim: &Claim, locale: Locale, reply: Reply, content: Content, providers: Vec<Value>) -> Answered {
+async fn deliver(
+    cx: &Cx,
+    claim: &Claim,
+    locale: Locale,
+    reply: Reply,
+    content: Content,
+    providers: Vec<Value>,
+) -> Answered {
     let outbox = Outbox {
         cx,
         profile: &claim.profile,
@@ -95,7 +138,11 @@ async fn deliver(cx: &Cx, claim: &Claim, locale: Locale, reply: Reply, content: 
         delivery_ids: &claim.delivery_ids,
         already_sent: &claim.already_sent,
         attempt: claim.attempt,
-        purpose: if reply.source == "keyword" { Purpose::Keyword } else { Purpose::Reply },
+        purpose: if reply.source == "keyword" {
+            Purpose::Keyword
+        } else {
+            Purpose::Reply
+        },
         inbound: Channel::Sms,
         locale,
     };
@@ -125,7 +172,12 @@ fn locale_of(claim: &Claim) -> Locale {
     tag(&claim.profile.locale)
         .or_else(|| claim.language_hint.as_deref().and_then(Locale::from_tag))
         .or_else(|| claim.messages.last().and_then(|message| locale::detect(&message.text)))
-        .or_else(|| claim.call_summary.as_ref().and_then(|row| Locale::from_tag(row.get("language")?.as_str()?)))
+        .or_else(|| {
+            claim
+                .call_summary
+                .as_ref()
+                .and_then(|row| Locale::from_tag(row.get("language")?.as_str()?))
+        })
         .or_else(|| tag(&claim.client.default_locale))
         .unwrap_or(Locale::En)
 }
@@ -159,10 +211,27 @@ async fn ask(cx: &Cx, claim: &Claim, locale: Locale) -> Result<Reply, Why> {
     if claim.providers.is_open("openai") {
         return Err(Why::Paused);
     }
-    let call_summary: Option<CallSummary> = claim.call_summary.as_ref().and_then(|row| summary::from_value(row, locale));
-    let ended_at = claim.call_summary.as_ref().and_then(|row| timestamp::parse_rfc3339(row.get("call_ended_at")?.as_str()?));
-    let history: Vec<HistoryTurn> = claim.history.iter().filter_map(|turn| serde_json::from_value(turn.clone()).ok()).collect();
-    let messages: Vec<Pending> = claim.messages.iter().map(|m| Pending { channel: Channel::Sms, text: m.text.clone() }).collect();
+    let call_summary: Option<CallSummary> = claim
+        .call_summary
+        .as_ref()
+        .and_then(|row| summary::from_value(row, locale));
+    let ended_at = claim
+        .call_summary
+        .as_ref()
+        .and_then(|row| timestamp::parse_rfc3339(row.get("call_ended_at")?.as_str()?));
+    let history: Vec<HistoryTurn> = claim
+        .history
+        .iter()
+        .filter_map(|turn| serde_json::from_value(turn.clone()).ok())
+        .collect();
+    let messages: Vec<Pending> = claim
+        .messages
+        .iter()
+        .map(|m| Pending {
+            channel: Channel::Sms,
+            text: m.text.clone(),
+        })
+        .collect();
     let turn = Turn {
         brand: &claim.client.brand,
         instructions: claim.agent.instructions_in(locale.as_str()),
@@ -176,18 +245,37 @@ async fn ask(cx: &Cx, claim: &Claim, locale: Locale) -> Result<Reply, Why> {
     };
     let instructions = agent::instructions(&turn);
     let tools = agent::tools(&agent::TOOLS);
-    let name = claim.agent.model.as_deref().unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
+    let name = claim
+        .agent
+        .model
+        .as_deref()
+        .unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
     let cache_key = format!("ihuza-{}-{}-sms", claim.agent.slug, locale.as_str());
     let safety_identifier = model::safety_identifier(&claim.profile.id);
-    let request = AgentRequest { model: name, instructions: &instructions, tools: &tools, safety_identifier: &safety_identifier, prompt_cache_key: &cache_key };
+    let request = AgentRequest {
+        model: name,
+        instructions: &instructions,
+        tools: &tools,
+        safety_identifier: &safety_identifier,
+        prompt_cache_key: &cache_key,
+    };
     let mut turns = ToolLoop::new(agent::input(&turn));
     let mut usage = Usage::default();
     loop {
-        let reply = model::respond(cx, &turns.request(&request), cx.config.number("MODEL_TIMEOUT_MS")).await.map_err(Why::Down)?;
+        let reply = model::respond(cx, &turns.request(&request), cx.config.number("MODEL_TIMEOUT_MS"))
+            .await
+            .map_err(Why::Down)?;
         usage = usage.plus(reply.usage);
         let answered_by = reply.model.clone();
         match turns.reply(reply) {
-            Step::Answer(text) => return Ok(Reply { text, source: "model", model: answered_by.or_else(|| Some(name.to_owned())), usage }),
+            Step::Answer(text) => {
+                return Ok(Reply {
+                    text,
+                    source: "model",
+                    model: answered_by.or_else(|| Some(name.to_owned())),
+                    usage,
+                });
+            }
             Step::Failed(why) => return Err(Why::Useless(why)),
             Step::RunTools(calls) => {
                 let mut outputs = Vec::with_capacity(calls.len());
@@ -216,8 +304,15 @@ async fn run_tool(cx: &Cx, claim: &Claim, call: &ToolCall) -> Value {
         "idempotency_key": call.idempotency_key(&claim.turn_id),
     });
     let result = database::rpc(cx, "run_agent_tool", &p).await;
-    cx.log(Level::Info, Event::ToolCall, &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }), &[("tool", json!(call.name))]);
-    result.unwrap_or_else(|_| json!({ "ok": false, "error": "the tool is not available now; tell the person that it could not be done" }))
+    cx.log(
+        Level::Info,
+        Event::ToolCall,
+        &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }),
+        &[("tool", json!(call.name))],
+    );
+    result.unwrap_or_else(
+        |_| json!({ "ok": false, "error": "the tool is not available now; tell the person that it could not be done" }),
+    )
 }
 
 #[cfg(test)]
@@ -228,7 +323,10 @@ mod tests {
     #[test]
     fn an_apology_fits_one_message_in_every_language() {
         for locale in locale::ALL {
-            assert_eq!(sms::count(&agent::sms_reply(&agent::apology(locale, "EasyMO")).text).segments, 1);
+            assert_eq!(
+                sms::count(&agent::sms_reply(&agent::apology(locale, "EasyMO")).text).segments,
+                1
+            );
         }
     }
 }

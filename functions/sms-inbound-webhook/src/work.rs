@@ -67,7 +67,10 @@ pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
     // Somebody writes faster than we answer: the next consumer goes on.
     match queue::place(&cx, ENDPOINT.queue, &Envelope { body, ..envelope }, 0).await {
         Ok(_) => Verdict::Done,
-        Err(_) => Verdict::Again { in_s: 5, why: "the rest of the conversation could not be queued".to_owned() },
+        Err(_) => Verdict::Again {
+            in_s: 5,
+            why: "the rest of the conversation could not be queued".to_owned(),
+        },
     }
 }
 
@@ -79,25 +82,58 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
         p.insert("correlation_id".to_owned(), json!(cx.correlation_id));
         p.insert("lease_token".to_owned(), json!(lease_token));
         p.insert("lease_seconds".to_owned(), json!(cx.config.number("LEASE_SECONDS")));
-        p.insert("unknown_wait_seconds".to_owned(), json!(cx.config.number("UNKNOWN_WAIT_SECONDS")));
+        p.insert(
+            "unknown_wait_seconds".to_owned(),
+            json!(cx.config.number("UNKNOWN_WAIT_SECONDS")),
+        );
         p.insert("history_limit".to_owned(), json!(HISTORY_LIMIT));
     }
-    let claimed = database::rpc(cx, "begin_sms_turn", &p).await.map_err(|error| Verdict::after(&error, envelope))?;
-    let wait_s = claimed.get("retry_after_s").and_then(Value::as_u64).and_then(|s| u32::try_from(s).ok()).unwrap_or(5).max(1);
+    let claimed = database::rpc(cx, "begin_sms_turn", &p)
+        .await
+        .map_err(|error| Verdict::after(&error, envelope))?;
+    let wait_s = claimed
+        .get("retry_after_s")
+        .and_then(Value::as_u64)
+        .and_then(|s| u32::try_from(s).ok())
+        .unwrap_or(5)
+        .max(1);
     match claimed.get("decision").and_then(Value::as_str).unwrap_or_default() {
         "go" => {}
-        "wait_unknown" | "busy" => return Err(Verdict::Again { in_s: wait_s, why: "an earlier consumer may have answered; waiting for word".to_owned() }),
+        "wait_unknown" | "busy" => {
+            return Err(Verdict::Again {
+                in_s: wait_s,
+                why: "an earlier consumer may have answered; waiting for word".to_owned(),
+            });
+        }
         decision => {
-            cx.log(Level::Info, Event::SmsInboundSkipped, &format!("nothing to answer: {decision}"), &[("decision", json!(decision))]);
+            cx.log(
+                Level::Info,
+                Event::SmsInboundSkipped,
+                &format!("nothing to answer: {decision}"),
+                &[("decision", json!(decision))],
+            );
             return Ok(None);
         }
     }
     let claim: Claim = serde_json::from_value(claimed).map_err(|error| {
-        cx.log(Level::Error, Event::InternalError, &format!("the claim cannot be read: {error}"), &[]);
-        Verdict::Again { in_s: 60, why: "the claim cannot be read".to_owned() }
+        cx.log(
+            Level::Error,
+            Event::InternalError,
+            &format!("the claim cannot be read: {error}"),
+            &[],
+        );
+        Verdict::Again {
+            in_s: 60,
+            why: "the claim cannot be read".to_owned(),
+        }
     })?;
     if claim.session.created {
-        cx.log(Level::Info, Event::SessionCreated, "a conversation began with this message", &[("session_id", json!(claim.session.id))]);
+        cx.log(
+            Level::Info,
+            Event::SessionCreated,
+            "a conversation began with this message",
+            &[("session_id", json!(claim.session.id))],
+        );
     }
     let answered = answer::answer(cx, &claim).await;
     let p = json!({
@@ -110,12 +146,25 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
         "deliveries": answered.deliveries,
         "providers": answered.providers,
     });
-    let Some(recorded) = delivery::record(cx, "finish_sms_turn", &p).await else { return Ok(None) };
+    let Some(recorded) = delivery::record(cx, "finish_sms_turn", &p).await else {
+        return Ok(None);
+    };
     delivery::dispatch_fallbacks(cx, &recorded).await;
     if answered.outcome == "released" {
-        return Err(Verdict::Again { in_s: answered.again_in_s, why: "the model does not answer".to_owned() });
+        return Err(Verdict::Again {
+            in_s: answered.again_in_s,
+            why: "the model does not answer".to_owned(),
+        });
     }
-    cx.log(Level::Info, Event::SmsTurnDone, "the answer is out and recorded", &[("session_id", json!(claim.session.id)), ("turn_id", json!(claim.turn_id))]);
+    cx.log(
+        Level::Info,
+        Event::SmsTurnDone,
+        "the answer is out and recorded",
+        &[
+            ("session_id", json!(claim.session.id)),
+            ("turn_id", json!(claim.turn_id)),
+        ],
+    );
     let more = recorded.get("more").and_then(Value::as_bool).unwrap_or(false);
     Ok(more.then_some(claim.session.id))
 }

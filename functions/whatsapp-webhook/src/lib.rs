@@ -21,15 +21,20 @@ use ihuza_edge::{
 use serde_json::json;
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint { name: "whatsapp-webhook", queue: "whatsapp-updates" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "whatsapp-webhook",
+    queue: "whatsapp-updates",
+};
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("GET", "") => verify(&call),
-        ("POST", "") => updates(call).await,
-        (_, "") => Err(Problem::method_not_allowed("GET, POST")),
-        _ => Err(Problem::not_found("there is no such path here")),
+    endpoint::serve(ENDPOINT, request, env, async |call| {
+        match (call.request.method.as_str(), call.rest.as_str()) {
+            ("GET", "") => verify(&call),
+            ("POST", "") => updates(call).await,
+            (_, "") => Err(Problem::method_not_allowed("GET, POST")),
+            _ => Err(Problem::not_found("there is no such path here")),
+        }
     })
     .await
 }
@@ -42,14 +47,20 @@ async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()>
 
 /// Meta asks whether this address is ours.
 fn verify(call: &Call) -> std::result::Result<Reply, Problem> {
-    let challenge = whatsapp::verify_subscription(&call.request.query, &call.cx.config.secrets(&["WHATSAPP_VERIFY_TOKEN"])).ok_or_else(Problem::forbidden)?;
-    call.cx.log(Level::Info, Event::WebhookVerified, "Meta verified this address", &[]);
+    let challenge =
+        whatsapp::verify_subscription(&call.request.query, &call.cx.config.secrets(&["WHATSAPP_VERIFY_TOKEN"]))
+            .ok_or_else(Problem::forbidden)?;
+    call.cx
+        .log(Level::Info, Event::WebhookVerified, "Meta verified this address", &[]);
     Ok(Reply::text(200, challenge))
 }
 
 async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
     let body = call.request.body(whatsapp::WEBHOOK_MAX_BYTES).await?;
-    let secrets = call.cx.config.secrets(&["WHATSAPP_APP_SECRET", "WHATSAPP_APP_SECRET_PREVIOUS"]);
+    let secrets = call
+        .cx
+        .config
+        .secrets(&["WHATSAPP_APP_SECRET", "WHATSAPP_APP_SECRET_PREVIOUS"]);
     if !signature::meta(call.request.header("x-hub-signature-256").as_deref(), &body, &secrets) {
         return Err(Problem::unauthorized());
     }
@@ -59,7 +70,15 @@ async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
         Level::Info,
         Event::WhatsappUpdatesReceived,
         &format!("{} status(es) from Meta", updates.statuses.len()),
-        &[("statuses", json!(updates.statuses.len())), ("inbound_messages", json!(updates.inbound_messages)), ("foreign", json!(updates.foreign)), ("unreadable", json!(updates.unreadable))],
+        &[
+            ("statuses", json!(updates.statuses.len())),
+            ("inbound_messages", json!(updates.inbound_messages)),
+            ("foreign", json!(updates.foreign)),
+            ("unreadable", json!(updates.unreadable)),
+        ],
     );
-    Ok(Reply::json(200, &json!({ "status": "accepted", "statuses": updates.statuses.len() })))
+    Ok(Reply::json(
+        200,
+        &json!({ "status": "accepted", "statuses": updates.statuses.len() }),
+    ))
 }

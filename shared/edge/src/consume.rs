@@ -3,12 +3,20 @@
 use std::future::Future;
 
 use futures_util::future::join_all;
-use ihuza_core::{log::{Event, Level}, timestamp};
+use ihuza_core::{
+    log::{Event, Level},
+    timestamp,
+};
 use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 use worker::{Env, MessageBatch, MessageExt, QueueRetryOptionsBuilder, RawMessage};
 
-use crate::{context::Cx, database::{self, DatabaseError}, host, queue::Envelope};
+use crate::{
+    context::Cx,
+    database::{self, DatabaseError},
+    host,
+    queue::Envelope,
+};
 
 /// What is to become of a queue message.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,7 +33,10 @@ impl Verdict {
     /// A refusal is retried as well: it is a bug or a missing migration, which an operator mends while the queue holds the work;
     /// at the end of its retries the message becomes a dead letter with an alert.
     pub fn after(error: &DatabaseError, envelope: &Envelope) -> Verdict {
-        Verdict::Again { in_s: patience_s(age_s(envelope), host::dice()), why: error.to_string() }
+        Verdict::Again {
+            in_s: patience_s(age_s(envelope), host::dice()),
+            why: error.to_string(),
+        }
     }
 }
 
@@ -41,8 +52,12 @@ fn patience_s(age_s: i64, dice: f64) -> u32 {
 }
 
 /// Works a batch: all its messages at the same time, since the tenth person must not wait for nine model calls.
-pub async fn consume<F>(batch: MessageBatch<JsValue>, env: Env, function: &'static str, work: impl Fn(Cx, Envelope) -> F)
-where
+pub async fn consume<F>(
+    batch: MessageBatch<JsValue>,
+    env: Env,
+    function: &'static str,
+    work: impl Fn(Cx, Envelope) -> F,
+) where
     F: Future<Output = Verdict>,
 {
     join_all(batch.raw_iter().map(|message| one(message, &env, function, &work))).await;
@@ -52,10 +67,18 @@ async fn one<F>(message: RawMessage, env: &Env, function: &'static str, work: &i
 where
     F: Future<Output = Verdict>,
 {
-    let parsed = message.body().as_string().and_then(|text| serde_json::from_str::<Envelope>(&text).ok());
+    let parsed = message
+        .body()
+        .as_string()
+        .and_then(|text| serde_json::from_str::<Envelope>(&text).ok());
     let Some(envelope) = parsed else {
         // Only our own accept path writes to the queue: this is a deployment that went wrong. The dead-letter queue keeps it.
-        Cx::new(env.clone(), function, "none".to_owned()).log(Level::Error, Event::InternalError, "a queue message is no envelope of ours", &[]);
+        Cx::new(env.clone(), function, "none".to_owned()).log(
+            Level::Error,
+            Event::InternalError,
+            "a queue message is no envelope of ours",
+            &[],
+        );
         message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(60).build());
         return;
     };
@@ -63,7 +86,12 @@ where
     match work(cx.clone(), envelope).await {
         Verdict::Done => message.ack(),
         Verdict::Again { in_s, why } => {
-            cx.log(Level::Warn, Event::WorkRetried, &format!("{why}; again in {in_s} s"), &[("retry_in_s", json!(in_s))]);
+            cx.log(
+                Level::Warn,
+                Event::WorkRetried,
+                &format!("{why}; again in {in_s} s"),
+                &[("retry_in_s", json!(in_s))],
+            );
             message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(in_s).build());
         }
     }
@@ -74,7 +102,11 @@ pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str
     join_all(batch.raw_iter().map(async |message| {
         let text = message.body().as_string().unwrap_or_default();
         let payload = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
-        let correlation_id = payload.get("correlation_id").and_then(Value::as_str).unwrap_or("none").to_owned();
+        let correlation_id = payload
+            .get("correlation_id")
+            .and_then(Value::as_str)
+            .unwrap_or("none")
+            .to_owned();
         let cx = Cx::new(env.clone(), function, correlation_id);
         let row = json!({
             "queue": origin, "message_id": message.id(), "payload": payload, "attempts": 0,
@@ -82,11 +114,21 @@ pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str
         });
         match database::rpc(&cx, "record_dead_letter", &row).await {
             Ok(_) => {
-                cx.log(Level::Error, Event::DeadLetter, &format!("a message of {origin} was given up; it is in dead_letters"), &[("queue", json!(origin))]);
+                cx.log(
+                    Level::Error,
+                    Event::DeadLetter,
+                    &format!("a message of {origin} was given up; it is in dead_letters"),
+                    &[("queue", json!(origin))],
+                );
                 message.ack();
             }
             Err(error) => {
-                cx.log(Level::Error, Event::DatabaseFailed, &format!("a dead letter of {origin} waits in its queue: {error}"), &[("queue", json!(origin))]);
+                cx.log(
+                    Level::Error,
+                    Event::DatabaseFailed,
+                    &format!("a dead letter of {origin} waits in its queue: {error}"),
+                    &[("queue", json!(origin))],
+                );
                 message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(300).build());
             }
         }

@@ -22,12 +22,20 @@ pub struct Cx {
 impl Cx {
     pub fn new(env: Env, function: &'static str, correlation_id: String) -> Cx {
         let config = Config::of(&env);
-        Cx { env, config, function, correlation_id }
+        Cx {
+            env,
+            config,
+            function,
+            correlation_id,
+        }
     }
 
     /// The same context for the work of another correlation id.
     pub fn for_work(&self, correlation_id: &str) -> Cx {
-        Cx { correlation_id: correlation_id.to_owned(), ..self.clone() }
+        Cx {
+            correlation_id: correlation_id.to_owned(),
+            ..self.clone()
+        }
     }
 
     /// One structured event, one line. Phones are masked on the way; texts and keys must not be handed in.

@@ -68,7 +68,10 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn of(refused: Refused) -> Refusal {
-        Refusal { refused, retry_after: None }
+        Refusal {
+            refused,
+            retry_after: None,
+        }
     }
 }
 
@@ -82,7 +85,12 @@ pub async fn attempt(cx: &Cx, gates: &Gates, message: &Message) -> Value {
     if let Some(open_until) = gates.open_until(provider.as_str()) {
         let spread = TimeDelta::milliseconds((host::dice() * 10_000.0) as i64);
         let next = timestamp::parse_rfc3339(open_until).unwrap_or(started + TimeDelta::seconds(30)) + spread;
-        cx.log(Level::Warn, Event::MessageDeferred, &format!("the breaker of {} is open; the message waits", provider.as_str()), &about(message));
+        cx.log(
+            Level::Warn,
+            Event::MessageDeferred,
+            &format!("the breaker of {} is open; the message waits", provider.as_str()),
+            &about(message),
+        );
         return json!({
             "attempt": message.attempt, "outcome": "deferred", "error_reason": "breaker_open",
             "started_at": timestamp::to_rfc3339(started), "finished_at": timestamp::to_rfc3339(started),
@@ -116,27 +124,52 @@ pub async fn attempt(cx: &Cx, gates: &Gates, message: &Message) -> Value {
     };
     match outcome {
         Ok(accepted) => {
-            cx.log(Level::Info, event(true), &format!("{} accepted the message in {duration_ms} ms", provider.as_str()), &fields);
+            cx.log(
+                Level::Info,
+                event(true),
+                &format!("{} accepted the message in {duration_ms} ms", provider.as_str()),
+                &fields,
+            );
             add("outcome", json!("accepted"));
             add("provider_message_id", json!(accepted.provider_message_id));
             add("provider_request_id", json!(accepted.provider_request_id));
         }
         Err(refusal) => {
-            let Refused { http_status, error_code, provider_request_id, classified } = &refusal.refused;
+            let Refused {
+                http_status,
+                error_code,
+                provider_request_id,
+                classified,
+            } = &refusal.refused;
             let class = classified.class;
             let next = next_attempt(cx, message, &refusal, finished);
-            let when = next.map_or_else(|| "not again".to_owned(), |at| format!("next at {}", timestamp::to_rfc3339(at)));
+            let when = next.map_or_else(
+                || "not again".to_owned(),
+                |at| format!("next at {}", timestamp::to_rfc3339(at)),
+            );
             fields.push(("class", json!(class.as_str())));
             fields.push(("code", json!(error_code)));
-            let level = if matches!(class, ErrorClass::Config | ErrorClass::Bug) { Level::Error } else { Level::Warn };
+            let level = if matches!(class, ErrorClass::Config | ErrorClass::Bug) {
+                Level::Error
+            } else {
+                Level::Warn
+            };
             let reason = classified.reason;
-            cx.log(level, event(false), &format!("{}: {reason}, attempt {}, {when}", provider.as_str(), message.attempt), &fields);
+            cx.log(
+                level,
+                event(false),
+                &format!("{}: {reason}, attempt {}, {when}", provider.as_str(), message.attempt),
+                &fields,
+            );
             add("outcome", json!(class.as_str()));
             add("provider_request_id", json!(provider_request_id));
             add("http_status", json!(http_status));
             add("error_code", json!(error_code));
             add("error_reason", json!(reason));
-            add("retry_after_s", json!(refusal.retry_after.map(|wait| wait.num_seconds())));
+            add(
+                "retry_after_s",
+                json!(refusal.retry_after.map(|wait| wait.num_seconds())),
+            );
             add("next_attempt_at", json!(next.map(timestamp::to_rfc3339)));
             add("evidence", json!(classified.evidence.map(Evidence::as_str)));
         }
@@ -179,20 +212,41 @@ pub async fn record(cx: &Cx, rpc: &'static str, p: &Value) -> Option<Value> {
     };
     let envelope = queue::Envelope::new(&cx.correlation_id, json!({ "kind": "record", "rpc": rpc, "p": p }));
     let kept = queue::place(cx, "delivery-retry", &envelope, 5).await.is_ok();
-    let outcome = if kept { "the queue will record it later" } else { "the lease will run out and its outcome counts as unknown" };
-    cx.log(Level::Error, Event::DatabaseFailed, &format!("{rpc}: {error}; {outcome}"), &[("rpc", json!(rpc))]);
+    let outcome = if kept {
+        "the queue will record it later"
+    } else {
+        "the lease will run out and its outcome counts as unknown"
+    };
+    cx.log(
+        Level::Error,
+        Event::DatabaseFailed,
+        &format!("{rpc}: {error}; {outcome}"),
+        &[("rpc", json!(rpc))],
+    );
     None
 }
 
 /// Sends off the deliveries that the database made on another channel, at once rather than at the next sweep.
 pub async fn dispatch_fallbacks(cx: &Cx, answer: &Value) {
-    let Some(fallbacks) = answer.get("fallbacks").and_then(Value::as_array) else { return };
-    join_all(fallbacks.iter().filter_map(|fallback| fallback.get("id")).map(|id| async move {
-        let envelope = queue::Envelope::new(&cx.correlation_id, json!({ "kind": "send", "delivery_id": id }));
-        // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
-        if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
-            cx.log(Level::Info, Event::FallbackQueued, "the other channel carries the message", &[("delivery_id", id.clone())]);
-        }
-    }))
+    let Some(fallbacks) = answer.get("fallbacks").and_then(Value::as_array) else {
+        return;
+    };
+    join_all(
+        fallbacks
+            .iter()
+            .filter_map(|fallback| fallback.get("id"))
+            .map(|id| async move {
+                let envelope = queue::Envelope::new(&cx.correlation_id, json!({ "kind": "send", "delivery_id": id }));
+                // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
+                if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
+                    cx.log(
+                        Level::Info,
+                        Event::FallbackQueued,
+                        "the other channel carries the message",
+                        &[("delivery_id", id.clone())],
+                    );
+                }
+            }),
+    )
     .await;
 }

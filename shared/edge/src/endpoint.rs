@@ -2,7 +2,12 @@
 
 use std::future::Future;
 
-use ihuza_core::{ids, log::{Event, Level}, problem::Problem, signature};
+use ihuza_core::{
+    ids,
+    log::{Event, Level},
+    problem::Problem,
+    signature,
+};
 use serde_json::json;
 use worker::{Env, web_sys};
 
@@ -24,24 +29,48 @@ pub struct Endpoint {
 }
 
 /// Answers one request: `handle` for the endpoint's own routes, the health page and every error here.
-pub async fn serve<F>(endpoint: Endpoint, request: web_sys::Request, env: Env, handle: impl FnOnce(Call) -> F) -> worker::Result<web_sys::Response>
+pub async fn serve<F>(
+    endpoint: Endpoint,
+    request: web_sys::Request,
+    env: Env,
+    handle: impl FnOnce(Call) -> F,
+) -> worker::Result<web_sys::Response>
 where
     F: Future<Output = Result<Reply, Problem>>,
 {
     let request = Incoming::new(request);
-    let given = request.header("x-correlation-id").and_then(|id| ids::CorrelationId::parse(&id)).map(|id| id.as_str().to_owned());
+    let given = request
+        .header("x-correlation-id")
+        .and_then(|id| ids::CorrelationId::parse(&id))
+        .map(|id| id.as_str().to_owned());
     let correlation_id = given.unwrap_or_else(host::new_uuid);
     let cx = Cx::new(env, endpoint.name, correlation_id.clone());
     let rest = rest_of(&request.path, endpoint.name).to_owned();
     let outcome = match (request.method.as_str(), rest.as_str()) {
         ("GET" | "HEAD", "health") => Ok(health(&cx, endpoint).await),
         (_, "health") => Err(Problem::method_not_allowed("GET")),
-        _ => handle(Call { cx: cx.clone(), request, rest }).await,
+        _ => {
+            handle(Call {
+                cx: cx.clone(),
+                request,
+                rest,
+            })
+            .await
+        }
     };
     let reply = outcome.unwrap_or_else(|problem| {
         // Said once, here, whoever found it. The reason never holds what the caller sent.
-        let level = if problem.status >= 500 { Level::Warn } else { Level::Info };
-        cx.log(level, Event::RequestRefused, problem.title, &[("status", json!(problem.status)), ("type", json!(problem.type_slug))]);
+        let level = if problem.status >= 500 {
+            Level::Warn
+        } else {
+            Level::Info
+        };
+        cx.log(
+            level,
+            Event::RequestRefused,
+            problem.title,
+            &[("status", json!(problem.status)), ("type", json!(problem.type_slug))],
+        );
         Reply::problem(&problem.correlation_id(&correlation_id))
     });
     reply.with_header("x-correlation-id", correlation_id).into_response()
@@ -62,7 +91,9 @@ fn rest_of<'a>(path: &'a str, name: &str) -> &'a str {
 pub fn require_service_key(cx: &Cx, request: &Incoming) -> Result<(), Problem> {
     let keys = cx.config.secrets(&["SUPABASE_SERVICE_ROLE_KEY", "INTERNAL_API_KEY"]);
     let known = signature::bearer(request.header("authorization").as_deref(), &keys)
-        || request.header("apikey").is_some_and(|key| signature::equals_any(&key, &keys));
+        || request
+            .header("apikey")
+            .is_some_and(|key| signature::equals_any(&key, &keys));
     if known { Ok(()) } else { Err(Problem::unauthorized()) }
 }
 
@@ -102,7 +133,9 @@ fn configured(config: &Config, names: &[&str]) -> bool {
 fn warnings(config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
     let sender = config.text("MTN_SMS_SENDER_ID");
-    if ihuza_core::summary::ReplyPath::of(sender, config.find("MTN_SMS_SERVICE_CODE")) == ihuza_core::summary::ReplyPath::None {
+    if ihuza_core::summary::ReplyPath::of(sender, config.find("MTN_SMS_SERVICE_CODE"))
+        == ihuza_core::summary::ReplyPath::None
+    {
         warnings.push(format!(
             "MTN_SMS_SENDER_ID `{sender}` cannot receive replies and MTN_SMS_SERVICE_CODE is not set: texts promise no reply by SMS"
         ));
@@ -119,10 +152,19 @@ mod tests {
 
     #[test]
     fn an_endpoint_answers_at_three_places() {
-        for path in ["/", "/post-call-notify", "/functions/v1/post-call-notify", "/functions/v1/post-call-notify/"] {
+        for path in [
+            "/",
+            "/post-call-notify",
+            "/functions/v1/post-call-notify",
+            "/functions/v1/post-call-notify/",
+        ] {
             assert_eq!(rest_of(path, "post-call-notify"), "", "{path}");
         }
-        for path in ["/health", "/post-call-notify/health", "/functions/v1/post-call-notify/health"] {
+        for path in [
+            "/health",
+            "/post-call-notify/health",
+            "/functions/v1/post-call-notify/health",
+        ] {
             assert_eq!(rest_of(path, "post-call-notify"), "health", "{path}");
         }
         assert_eq!(rest_of("/post-call-notify-2", "post-call-notify"), "post-call-notify-2");

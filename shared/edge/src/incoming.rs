@@ -23,7 +23,13 @@ impl Incoming {
     pub fn new(request: web_sys::Request) -> Incoming {
         let url = request.url();
         let (path, query) = split_url(&url);
-        Incoming { method: request.method(), path: path.to_owned(), query: query.to_owned(), headers: request.headers(), request }
+        Incoming {
+            method: request.method(),
+            path: path.to_owned(),
+            query: query.to_owned(),
+            headers: request.headers(),
+            request,
+        }
     }
 
     /// A header's value; absent and empty are the same thing.
@@ -33,13 +39,20 @@ impl Incoming {
 
     /// The raw body, or the 413 of a body over `limit_bytes`; never holds more than that much in memory.
     pub async fn body(&self, limit_bytes: usize) -> Result<Vec<u8>, Problem> {
-        match self.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
+        match self
+            .header("content-length")
+            .and_then(|length| length.parse::<usize>().ok())
+        {
             Some(length) if length > limit_bytes => Err(Problem::too_large(limit_bytes)),
             Some(_) => {
                 let promise = self.request.array_buffer().map_err(|_| unreadable())?;
                 let buffer = JsFuture::from(promise).await.map_err(|_| unreadable())?;
                 let bytes = Uint8Array::new(&buffer).to_vec();
-                if bytes.len() > limit_bytes { Err(Problem::too_large(limit_bytes)) } else { Ok(bytes) }
+                if bytes.len() > limit_bytes {
+                    Err(Problem::too_large(limit_bytes))
+                } else {
+                    Ok(bytes)
+                }
             }
             None => self.streamed_body(limit_bytes).await,
         }
@@ -47,7 +60,9 @@ impl Incoming {
 
     /// A body of unannounced length, taken piece by piece so that an endless one is cut off at the limit.
     async fn streamed_body(&self, limit_bytes: usize) -> Result<Vec<u8>, Problem> {
-        let Some(stream) = self.request.body() else { return Ok(Vec::new()) };
+        let Some(stream) = self.request.body() else {
+            return Ok(Vec::new());
+        };
         let reader: web_sys::ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
         let mut bytes = Vec::new();
         loop {

@@ -4,6 +4,7 @@
 //! [`queue`] and taken up by [`consume`]; [`database`] is the only way to Postgres and [`delivery`] the only way to a
 //! carrier.
 
+pub mod carrier;
 pub mod claim;
 pub mod config;
 pub mod consume;
@@ -14,7 +15,6 @@ pub mod endpoint;
 pub mod host;
 pub mod incoming;
 pub mod model;
-pub mod carrier;
 pub mod mtn;
 pub mod outbox;
 pub mod outgoing;

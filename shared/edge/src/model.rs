@@ -17,9 +17,17 @@ use crate::{context::Cx, host, outgoing, pause};
 /// A question has no side effect, so even an unknown outcome may be asked again: once, while at least half of `timeout_ms`
 /// is left.
 pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::Reply, Classified> {
-    let url = format!("{}{}", cx.config.text("OPENAI_BASE_URL").trim_end_matches('/'), openai::RESPONSES_PATH);
+    let url = format!(
+        "{}{}",
+        cx.config.text("OPENAI_BASE_URL").trim_end_matches('/'),
+        openai::RESPONSES_PATH
+    );
     let bearer = format!("Bearer {}", cx.config.text("OPENAI_API_KEY"));
-    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json"), ("x-client-request-id", cx.correlation_id.as_str())];
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+        ("x-client-request-id", cx.correlation_id.as_str()),
+    ];
     let text = body.to_string();
     let started = host::now_ms();
     let left_ms = || u32::try_from(i64::from(timeout_ms) - (host::now_ms() - started)).unwrap_or(0);
@@ -29,18 +37,34 @@ pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::R
             Err(failure) => (Refused::transport(Provider::Openai, failure).classified, 0),
             Ok(answer) => match openai::parse_response(answer.status, &answer.body) {
                 Ok(reply) => return Ok(reply),
-                Err(refused) => (refused.classified, answer.retry_after().map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX))),
+                Err(refused) => (
+                    refused.classified,
+                    answer
+                        .retry_after()
+                        .map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX)),
+                ),
             },
         };
-        let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) { Level::Error } else { Level::Warn };
+        let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) {
+            Level::Error
+        } else {
+            Level::Warn
+        };
         cx.log(
             level,
             Event::ModelFailed,
             &format!("the model did not answer: {}, attempt {attempt}", down.reason),
-            &[("class", json!(down.class.as_str())), ("attempt", json!(attempt)), ("duration_ms", json!(host::now_ms() - started))],
+            &[
+                ("class", json!(down.class.as_str())),
+                ("attempt", json!(attempt)),
+                ("duration_ms", json!(host::now_ms() - started)),
+            ],
         );
         let wait_ms = wanted_ms.max(300 + (host::dice() * 400.0) as u32);
-        let again = down.class == ErrorClass::Retryable && attempt == 1 && left_ms() >= timeout_ms / 2 && left_ms() > wait_ms.saturating_add(1000);
+        let again = down.class == ErrorClass::Retryable
+            && attempt == 1
+            && left_ms() >= timeout_ms / 2
+            && left_ms() > wait_ms.saturating_add(1000);
         if !again {
             return Err(down);
         }

@@ -59,12 +59,20 @@ pub struct Sent {
 
 /// Sender of SMS in this client's name.
 pub fn sms_sender<'a>(client: &'a Client, config: &'a Config) -> &'a str {
-    client.sms_sender_id.as_deref().filter(|id| !id.is_empty()).unwrap_or_else(|| config.text("MTN_SMS_SENDER_ID"))
+    client
+        .sms_sender_id
+        .as_deref()
+        .filter(|id| !id.is_empty())
+        .unwrap_or_else(|| config.text("MTN_SMS_SENDER_ID"))
 }
 
 /// How a reply by SMS can reach this client.
 pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
-    let code = client.sms_service_code.as_deref().filter(|code| !code.is_empty()).or_else(|| config.find("MTN_SMS_SERVICE_CODE"));
+    let code = client
+        .sms_service_code
+        .as_deref()
+        .filter(|code| !code.is_empty())
+        .or_else(|| config.find("MTN_SMS_SERVICE_CODE"));
     ReplyPath::of(sms_sender(client, config), code)
 }
 
@@ -80,7 +88,10 @@ impl Outbox<'_> {
                 ("channels", json!(routing.channels)),
                 ("deferred", json!(routing.deferred)),
                 ("reasons", json!(routing.reasons)),
-                ("recipient", json!(self.profile.phone_number.as_deref().map(phone::mask))),
+                (
+                    "recipient",
+                    json!(self.profile.phone_number.as_deref().map(phone::mask)),
+                ),
             ],
         );
         let planned: Vec<Planned> = routing
@@ -90,22 +101,52 @@ impl Outbox<'_> {
             .filter(|channel| !self.already_sent.iter().any(|sent| sent == channel.as_str()))
             .filter_map(|channel| self.message(*channel, &routing, content, now))
             .collect();
-        let attempts = join_all(planned.iter().map(|p| delivery::attempt(self.cx, self.gates, &p.message))).await;
-        let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
+        let attempts = join_all(
+            planned
+                .iter()
+                .map(|p| delivery::attempt(self.cx, self.gates, &p.message)),
+        )
+        .await;
+        let mut deliveries: Vec<Value> = planned
+            .iter()
+            .zip(attempts)
+            .map(|(p, attempt)| p.row(attempt))
+            .collect();
         if planned.is_empty() && self.already_sent.is_empty() {
             deliveries.extend(self.suppressed(&routing, content, now));
         }
         let renditions = self.renditions(&routing, content, now);
-        Sent { routing, deliveries, renditions }
+        Sent {
+            routing,
+            deliveries,
+            renditions,
+        }
     }
 
     fn route(&self, now: DateTime<Utc>) -> Routing {
         let config = &self.cx.config;
         let preference = |name: &str| self.profile.preferences.get(name);
-        let policy = preference("policy").and_then(Value::as_str).or(self.client.default_policy.as_deref()).and_then(Policy::parse);
-        let languages: Vec<Locale> = config.text("WHATSAPP_TEMPLATE_LANGUAGES").split(',').filter_map(|tag| Locale::from_tag(tag.trim())).collect();
-        let phone = self.profile.phone_number.as_deref().and_then(|text| E164::parse(text).ok());
-        let gate = |provider: &str| if self.gates.is_open(provider) { Gate::Open } else { Gate::Closed };
+        let policy = preference("policy")
+            .and_then(Value::as_str)
+            .or(self.client.default_policy.as_deref())
+            .and_then(Policy::parse);
+        let languages: Vec<Locale> = config
+            .text("WHATSAPP_TEMPLATE_LANGUAGES")
+            .split(',')
+            .filter_map(|tag| Locale::from_tag(tag.trim()))
+            .collect();
+        let phone = self
+            .profile
+            .phone_number
+            .as_deref()
+            .and_then(|text| E164::parse(text).ok());
+        let gate = |provider: &str| {
+            if self.gates.is_open(provider) {
+                Gate::Open
+            } else {
+                Gate::Closed
+            }
+        };
         let facts = Facts {
             purpose: self.purpose,
             policy: policy.unwrap_or(Policy::Both),
@@ -117,17 +158,24 @@ impl Outbox<'_> {
             has_sms_number: phone.is_some_and(|number| number.can_receive_sms()),
             allows_sms: self.profile.allows_sms,
             allows_whatsapp: preference("allows_whatsapp").and_then(Value::as_bool).unwrap_or(true),
-            last_whatsapp_inbound_at: self.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339),
+            last_whatsapp_inbound_at: self
+                .profile
+                .last_whatsapp_inbound_at
+                .as_deref()
+                .and_then(timestamp::parse_rfc3339),
             locale: self.locale,
             template: config.text("WHATSAPP_SUMMARY_TEMPLATE"),
             template_languages: &languages,
             probe_unknown: config.flag("WHATSAPP_PROBE_UNKNOWN"),
-            mirror_replies: preference("mirror_replies").and_then(Value::as_bool).unwrap_or(self.client.mirror_replies),
+            mirror_replies: preference("mirror_replies")
+                .and_then(Value::as_bool)
+                .unwrap_or(self.client.mirror_replies),
             inbound: self.inbound,
             sms_gate: gate("mtn"),
             whatsapp_gate: gate("whatsapp"),
             sms_configured: config.find("MTN_SMS_API_KEY").is_some(),
-            whatsapp_configured: config.find("WHATSAPP_ACCESS_TOKEN").is_some() && config.find("WHATSAPP_PHONE_NUMBER_ID").is_some(),
+            whatsapp_configured: config.find("WHATSAPP_ACCESS_TOKEN").is_some()
+                && config.find("WHATSAPP_PHONE_NUMBER_ID").is_some(),
         };
         routing::decide(&facts, now)
     }
@@ -136,19 +184,41 @@ impl Outbox<'_> {
         let recipient = self.profile.phone_number.clone()?;
         let sms = channel == Channel::Sms;
         let message = Message {
-            id: if sms { self.delivery_ids.sms.clone() } else { self.delivery_ids.whatsapp.clone() },
+            id: if sms {
+                self.delivery_ids.sms.clone()
+            } else {
+                self.delivery_ids.whatsapp.clone()
+            },
             channel,
             recipient,
-            sender: if sms { sms_sender(self.client, &self.cx.config).to_owned() } else { self.cx.config.text("WHATSAPP_PHONE_NUMBER_ID").to_owned() },
+            sender: if sms {
+                sms_sender(self.client, &self.cx.config).to_owned()
+            } else {
+                self.cx.config.text("WHATSAPP_PHONE_NUMBER_ID").to_owned()
+            },
             purpose: self.purpose.as_str().to_owned(),
-            payload: if sms { sms_payload(&content.sms) } else { whatsapp_payload(routing.whatsapp_form.as_ref(), content) },
+            payload: if sms {
+                sms_payload(&content.sms)
+            } else {
+                whatsapp_payload(routing.whatsapp_form.as_ref(), content)
+            },
             deadline_at: self.purpose.deadline(now),
             attempt: self.attempt,
         };
         Some(if sms {
-            Planned { message, content: content.sms.text.clone(), encoding: Some(content.sms.encoding.as_str()), segments: Some(content.sms.segments) }
+            Planned {
+                message,
+                content: content.sms.text.clone(),
+                encoding: Some(content.sms.encoding.as_str()),
+                segments: Some(content.sms.segments),
+            }
         } else {
-            Planned { message, content: content.whatsapp.clone(), encoding: None, segments: None }
+            Planned {
+                message,
+                content: content.whatsapp.clone(),
+                encoding: None,
+                segments: None,
+            }
         })
     }
 
@@ -172,16 +242,26 @@ impl Outbox<'_> {
     /// WhatsApp is left out where it could not be used: the database must not fall back to it either.
     fn renditions(&self, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Value {
         let mut renditions = Map::new();
-        if routing.suppressed_reason(Channel::Sms).is_none_or(|reason| reason.starts_with("policy_")) {
+        if routing
+            .suppressed_reason(Channel::Sms)
+            .is_none_or(|reason| reason.starts_with("policy_"))
+        {
             renditions.insert("sms".to_owned(), sms_payload(&content.sms));
         }
-        let last_inbound = self.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339);
+        let last_inbound = self
+            .profile
+            .last_whatsapp_inbound_at
+            .as_deref()
+            .and_then(timestamp::parse_rfc3339);
         let free_text = self.profile.whatsapp != "no"
             && self.purpose != Purpose::Keyword
             && routing.suppressed_reason(Channel::Whatsapp) != Some("opted_out")
             && routing::service_window_open(last_inbound, now);
         if routing.whatsapp_form.is_some() || free_text {
-            renditions.insert("whatsapp".to_owned(), whatsapp_payload(routing.whatsapp_form.as_ref(), content));
+            renditions.insert(
+                "whatsapp".to_owned(),
+                whatsapp_payload(routing.whatsapp_form.as_ref(), content),
+            );
         }
         Value::Object(renditions)
     }
@@ -211,7 +291,11 @@ fn sms_payload(sms: &SmsText) -> Value {
 fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> Value {
     match form {
         Some(routing::WhatsappForm::Template { name, language }) => {
-            let params: Vec<Value> = content.template.iter().map(|(name, text)| json!({ "name": name, "text": text })).collect();
+            let params: Vec<Value> = content
+                .template
+                .iter()
+                .map(|(name, text)| json!({ "name": name, "text": text }))
+                .collect();
             json!({ "kind": "template", "name": name, "language": language, "params": params })
         }
         Some(routing::WhatsappForm::Text) | None => json!({ "kind": "text", "text": content.whatsapp }),
@@ -222,5 +306,9 @@ fn spoken(channels: &[Channel]) -> String {
     if channels.is_empty() {
         return "no channel".to_owned();
     }
-    channels.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(" and ")
+    channels
+        .iter()
+        .map(|channel| channel.as_str())
+        .collect::<Vec<_>>()
+        .join(" and ")
 }

@@ -32,7 +32,13 @@ impl Answer {
 }
 
 /// `method url` with `headers` and `body`; at most `timeout_ms` from start to the last byte of the answer.
-pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: Option<&str>, timeout_ms: u32) -> Result<Answer, TransportFailure> {
+pub async fn send(
+    method: &str,
+    url: &str,
+    headers: &[(&str, &str)],
+    body: Option<&str>,
+    timeout_ms: u32,
+) -> Result<Answer, TransportFailure> {
     send_with(method, url, &header_object(headers), body, timeout_ms).await
 }
 
@@ -47,7 +53,13 @@ pub fn header_object(headers: &[(&str, &str)]) -> Object {
 }
 
 /// As [`send`], with headers made before.
-pub async fn send_with(method: &str, url: &str, headers: &Object, body: Option<&str>, timeout_ms: u32) -> Result<Answer, TransportFailure> {
+pub async fn send_with(
+    method: &str,
+    url: &str,
+    headers: &Object,
+    body: Option<&str>,
+    timeout_ms: u32,
+) -> Result<Answer, TransportFailure> {
     let init = web_sys::RequestInit::new();
     init.set_method(method);
     init.set_headers(headers);
@@ -58,31 +70,55 @@ pub async fn send_with(method: &str, url: &str, headers: &Object, body: Option<&
     // A redirect would carry our keys to another host.
     init.set_redirect(web_sys::RequestRedirect::Manual);
     let scope: web_sys::WorkerGlobalScope = js_sys::global().unchecked_into();
-    let response = JsFuture::from(scope.fetch_with_str_and_init(url, &init)).await.map_err(|e| failure(&e, false))?;
+    let response = JsFuture::from(scope.fetch_with_str_and_init(url, &init))
+        .await
+        .map_err(|e| failure(&e, false))?;
     let response: web_sys::Response = response.unchecked_into();
     let status = response.status();
     let retry_after = response.headers().get("retry-after").ok().flatten();
-    let buffer = JsFuture::from(response.array_buffer().map_err(|_| TransportFailure::Cut)?).await.map_err(|e| failure(&e, true))?;
+    let buffer = JsFuture::from(response.array_buffer().map_err(|_| TransportFailure::Cut)?)
+        .await
+        .map_err(|e| failure(&e, true))?;
     let bytes = Uint8Array::new(&buffer);
     if bytes.length() > ANSWER_LIMIT_BYTES {
         return Err(TransportFailure::BadBody);
     }
-    Ok(Answer { status, retry_after, body: bytes.to_vec() })
+    Ok(Answer {
+        status,
+        retry_after,
+        body: bytes.to_vec(),
+    })
 }
 
 /// What a rejected promise of `fetch` means. Once an answer has begun, nothing can be "never connected".
 fn failure(error: &JsValue, answering: bool) -> TransportFailure {
-    let text = |name: &str| Reflect::get(error, &JsValue::from_str(name)).ok().and_then(|v| v.as_string()).unwrap_or_default();
+    let text = |name: &str| {
+        Reflect::get(error, &JsValue::from_str(name))
+            .ok()
+            .and_then(|v| v.as_string())
+            .unwrap_or_default()
+    };
     if matches!(text("name").as_str(), "TimeoutError" | "AbortError") {
         return TransportFailure::Timeout;
     }
-    if !answering && says_never_connected(&text("message")) { TransportFailure::NeverConnected } else { TransportFailure::Cut }
+    if !answering && says_never_connected(&text("message")) {
+        TransportFailure::NeverConnected
+    } else {
+        TransportFailure::Cut
+    }
 }
 
 /// workerd tells a refused or unresolved connection only by its message (`kj` exceptions of src/kj/async-io-unix.c++:
 /// "connect(): Connection refused", "DNS lookup failed."). Any other message counts as cut: the cautious reading.
 fn says_never_connected(message: &str) -> bool {
-    ["onnection refused", "DNS lookup failed", "connect()", "No route to host"].iter().any(|sign| message.contains(sign))
+    [
+        "onnection refused",
+        "DNS lookup failed",
+        "connect()",
+        "No route to host",
+    ]
+    .iter()
+    .any(|sign| message.contains(sign))
 }
 
 #[cfg(test)]

@@ -1,9 +1,13 @@
 //! Putting work where it is safe: the queue, or, only when the queue refuses, a job row in Postgres.
 
-use ihuza_core::{log::{Event, Level}, problem::Problem, timestamp};
+use ihuza_core::{
+    log::{Event, Level},
+    problem::Problem,
+    timestamp,
+};
+use js_sys::futures::JsFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use js_sys::futures::JsFuture;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::worker_sys;
 
@@ -24,7 +28,12 @@ pub struct Envelope {
 
 impl Envelope {
     pub fn new(correlation_id: &str, body: Value) -> Envelope {
-        Envelope { v: 1, correlation_id: correlation_id.to_owned(), first_seen_at: timestamp::to_rfc3339(host::now()), body }
+        Envelope {
+            v: 1,
+            correlation_id: correlation_id.to_owned(),
+            first_seen_at: timestamp::to_rfc3339(host::now()),
+            body,
+        }
     }
 }
 
@@ -51,11 +60,21 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
     });
     match database::rpc(cx, "enqueue_job", &row).await {
         Ok(_) => {
-            cx.log(Level::Warn, Event::JobStored, &format!("{queue}: {refused}; the work is a job row"), &[("queue", json!(queue))]);
+            cx.log(
+                Level::Warn,
+                Event::JobStored,
+                &format!("{queue}: {refused}; the work is a job row"),
+                &[("queue", json!(queue))],
+            );
             Ok(Placed::JobRow)
         }
         Err(error) => {
-            cx.log(Level::Error, Event::AcceptFailed, &format!("{queue} refused and {error}; the sender must keep it"), &[("queue", json!(queue))]);
+            cx.log(
+                Level::Error,
+                Event::AcceptFailed,
+                &format!("{queue} refused and {error}; the sender must keep it"),
+                &[("queue", json!(queue))],
+            );
             Err(Problem::unavailable(30))
         }
     }
@@ -82,7 +101,9 @@ pub async fn send(cx: &Cx, queue: &str, text: &str, delay_s: u32) -> Result<(), 
         Err(error) => Err(error),
     };
     sent.map(drop).map_err(|error| {
-        let message = js_sys::Reflect::get(&error, &JsValue::from_str("message")).ok().and_then(|m| m.as_string());
+        let message = js_sys::Reflect::get(&error, &JsValue::from_str("message"))
+            .ok()
+            .and_then(|m| m.as_string());
         ihuza_core::redact::scrub(&message.unwrap_or_else(|| "the queue refused".to_owned()))
     })
 }

@@ -20,7 +20,13 @@ const SLICE: usize = 100;
 /// Puts `events` away; answers only when all of them are safe.
 pub async fn place(cx: &Cx, queue: &'static str, events: &[DeliveryEvent]) -> Result<(), Problem> {
     for slice in events.chunks(SLICE) {
-        queue::place(cx, queue, &Envelope::new(&cx.correlation_id, json!({ "events": slice })), 0).await?;
+        queue::place(
+            cx,
+            queue,
+            &Envelope::new(&cx.correlation_id, json!({ "events": slice })),
+            0,
+        )
+        .await?;
     }
     Ok(())
 }
@@ -35,7 +41,11 @@ pub async fn record(cx: Cx, envelope: Envelope) -> Verdict {
                 Level::Info,
                 Event::DeliveryStatusApplied,
                 "status events are in the delivery log",
-                &[("applied", json!(count("applied"))), ("orphaned", json!(count("orphaned"))), ("duplicate", json!(count("duplicate")))],
+                &[
+                    ("applied", json!(count("applied"))),
+                    ("orphaned", json!(count("orphaned"))),
+                    ("duplicate", json!(count("duplicate"))),
+                ],
             );
             delivery::dispatch_fallbacks(&cx, &answer).await;
             Verdict::Done
