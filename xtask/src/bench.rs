@@ -65,7 +65,6 @@ pub fn run(options: &Options) -> Result<()> {
             peer.unwrap_or_default()
         );
     }
-    let text =
-        serde_json::to_string_pretty(&figures).context("could not write the figures as JSON")?;
+    let text = serde_json::to_string_pretty(&figures).context("could not write the figures as JSON")?;
     std::fs::write(json, text + "\n").with_context(|| format!("could not write {}", json.display()))
 }

@@ -55,9 +55,7 @@ fn build(tools: &Tools, functions: &[Function], force: bool) -> Result<()> {
 }
 
 fn compile(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {
-    let packages = stale
-        .iter()
-        .flat_map(|(function, _)| ["-p", function.name.as_str()]);
+    let packages = stale.iter().flat_map(|(function, _)| ["-p", function.name.as_str()]);
     let call = Call::cargo(&format!("compile {} to wasm", count(stale.len())))
         .env("CARGO_TARGET_DIR", places::edge_target())
         .args(["build", "--lib", "--release", "--target", TARGET])
@@ -76,10 +74,7 @@ fn bundle(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {
         &tools.worker_build,
     ] {
         if !tool.is_file() {
-            bail!(
-                "{} is not there any more: run `cargo xtask setup`",
-                tool.display()
-            );
+            bail!("{} is not there any more: run `cargo xtask setup`", tool.display());
         }
     }
     let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -119,10 +114,7 @@ fn bundle_one(tools: &Tools, function: &Function) -> Result<()> {
     tools.toolchain.apply(tools.npm.quiet(call)).run()?;
     for output in function.outputs() {
         if !output.is_file() {
-            bail!(
-                "worker-build said it was done but {} is not there",
-                output.display()
-            );
+            bail!("worker-build said it was done but {} is not there", output.display());
         }
     }
     Ok(())
@@ -168,8 +160,7 @@ fn fingerprint(shared: &str, function: &Function) -> Result<String> {
 /// Names and contents of a file or of a folder with all below it, in a fixed order. Build output and tests stay out.
 fn add(hash: &mut Sha256, project: &Path, path: &Path) -> Result<()> {
     if path.is_dir() {
-        let entries = std::fs::read_dir(path)
-            .with_context(|| format!("could not list {}", path.display()))?;
+        let entries = std::fs::read_dir(path).with_context(|| format!("could not list {}", path.display()))?;
         let mut below: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
         below.sort();
         for entry in below {
@@ -182,14 +173,8 @@ fn add(hash: &mut Sha256, project: &Path, path: &Path) -> Result<()> {
             }
         }
     } else if path.is_file() {
-        let bytes =
-            std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
-        hash.update(
-            path.strip_prefix(project)
-                .unwrap_or(path)
-                .to_string_lossy()
-                .as_bytes(),
-        );
+        let bytes = std::fs::read(path).with_context(|| format!("could not read {}", path.display()))?;
+        hash.update(path.strip_prefix(project).unwrap_or(path).to_string_lossy().as_bytes());
         hash.update(bytes.len().to_le_bytes());
         hash.update(&bytes);
     }
@@ -197,10 +182,7 @@ fn add(hash: &mut Sha256, project: &Path, path: &Path) -> Result<()> {
 }
 
 fn hex(hash: Sha256) -> String {
-    hash.finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn count(functions: usize) -> String {

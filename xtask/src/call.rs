@@ -105,8 +105,7 @@ impl Call {
     /// Run with progress; the output goes to a log file and is shown only on failure.
     pub fn run(mut self) -> Result<()> {
         let log = self.log_file()?;
-        let file =
-            File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
+        let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
         let again = file
             .try_clone()
             .context("could not share the log file with a program")?;
@@ -122,13 +121,11 @@ impl Call {
             {
                 break status;
             }
-            std::thread::sleep(Duration::from_millis(
-                if step.elapsed() < Duration::from_secs(1) {
-                    10
-                } else {
-                    200
-                },
-            ));
+            std::thread::sleep(Duration::from_millis(if step.elapsed() < Duration::from_secs(1) {
+                10
+            } else {
+                200
+            }));
             step.tick(&last_line(&log));
         };
         if status.success() {
@@ -137,10 +134,7 @@ impl Call {
         }
         step.fail();
         eprintln!("{}", tail(&log, SHOWN_LINES));
-        Err(self.failed(&format!(
-            "{status}; all of its output is in {}",
-            log.display()
-        )))
+        Err(self.failed(&format!("{status}; all of its output is in {}", log.display())))
     }
 
     /// Run in plain sight, and hand every line of its stdout to `each` as well.
@@ -169,9 +163,7 @@ impl Call {
     /// Run silently and return what it printed on stdout, without the last newline.
     pub fn read(mut self) -> Result<String> {
         match self.command.output() {
-            Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout)
-                .trim_end()
-                .to_owned()),
+            Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned()),
             Ok(output) => {
                 let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
                 Err(self.failed(&format!("{}: {words}", output.status)))
@@ -182,8 +174,7 @@ impl Call {
 
     fn log_file(&self) -> Result<PathBuf> {
         let dir = places::logs();
-        std::fs::create_dir_all(&dir)
-            .with_context(|| format!("could not create {}", dir.display()))?;
+        std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
         let name: String = self
             .what
             .chars()
@@ -212,11 +203,7 @@ fn forget_the_outer_cargo(command: &mut Command) {
     let of_xtask = |name: &str| {
         matches!(
             name,
-            "CARGO"
-                | "CARGO_CRATE_NAME"
-                | "CARGO_BIN_NAME"
-                | "CARGO_PRIMARY_PACKAGE"
-                | "RUST_RECURSION_COUNT"
+            "CARGO" | "CARGO_CRATE_NAME" | "CARGO_BIN_NAME" | "CARGO_PRIMARY_PACKAGE" | "RUST_RECURSION_COUNT"
         ) || name.starts_with("CARGO_PKG_")
             || name.starts_with("CARGO_MANIFEST_")
     };
@@ -233,9 +220,7 @@ fn forget_the_outer_cargo(command: &mut Command) {
                 || dir.contains("/debug")
                 || dir.contains("/release")
         };
-        let kept: Vec<PathBuf> = std::env::split_paths(&paths)
-            .filter(|dir| !of_rust(dir))
-            .collect();
+        let kept: Vec<PathBuf> = std::env::split_paths(&paths).filter(|dir| !of_rust(dir)).collect();
         match std::env::join_paths(&kept) {
             Ok(joined) if !joined.is_empty() => command.env("LD_LIBRARY_PATH", joined),
             _ => command.env_remove("LD_LIBRARY_PATH"),
@@ -279,16 +264,11 @@ fn tail_bytes(log: &Path, at_most: u64) -> String {
 /// Hold a lock file while something shared is built, so that two chores at once wait for each other.
 pub fn lock(file: &Path) -> Result<File> {
     if let Some(dir) = file.parent() {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("could not create {}", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("could not create {}", dir.display()))?;
     }
-    let lock =
-        File::create(file).with_context(|| format!("could not create {}", file.display()))?;
+    let lock = File::create(file).with_context(|| format!("could not create {}", file.display()))?;
     if lock.try_lock().is_err() {
-        progress::note(&format!(
-            "another chore holds {}: waiting for it",
-            file.display()
-        ));
+        progress::note(&format!("another chore holds {}: waiting for it", file.display()));
         lock.lock()
             .with_context(|| format!("could not lock {}", file.display()))?;
     }

@@ -81,10 +81,7 @@ fn dry_run(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Result<(
             .run()?;
         let missing = secrets::missing(function, config, &[]);
         if !missing.is_empty() {
-            progress::note(&format!(
-                "needs, unless set already: {}",
-                missing.join(", ")
-            ));
+            progress::note(&format!("needs, unless set already: {}", missing.join(", ")));
         }
     }
     progress::note(&format!("queues: {}", config.queues()?.join(", ")));
@@ -121,20 +118,13 @@ fn deploy(tools: &Tools, config: &StageConfig, chosen: &[Function], stage: Stage
         }
     }
     remember_urls(stage, &urls)?;
-    progress::note(&format!(
-        "next: cargo xtask deploy --stage {} --verify",
-        stage.name()
-    ));
+    progress::note(&format!("next: cargo xtask deploy --stage {} --verify", stage.name()));
     Ok(())
 }
 
 /// Wrangler ends well even when nobody is logged in.
 fn check_login(tools: &Tools) -> Result<()> {
-    let said = tools
-        .npm
-        .wrangler("ask Cloudflare who we are")
-        .arg("whoami")
-        .read();
+    let said = tools.npm.wrangler("ask Cloudflare who we are").arg("whoami").read();
     if said.is_ok_and(|said| !said.contains("not authenticated")) {
         return Ok(());
     }
@@ -159,7 +149,6 @@ fn known_urls(stage: Stage) -> Result<BTreeMap<String, String>> {
 
 fn remember_urls(stage: Stage, urls: &BTreeMap<String, String>) -> Result<()> {
     let file = urls_file(stage);
-    let text =
-        serde_json::to_string_pretty(urls).context("could not write the addresses as JSON")?;
+    let text = serde_json::to_string_pretty(urls).context("could not write the addresses as JSON")?;
     std::fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))
 }

@@ -26,10 +26,8 @@ impl Function {
 
 pub fn wrangler_toml() -> Result<Table> {
     let file = places::project().join("wrangler.toml");
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("could not read {}", file.display()))?;
-    text.parse()
-        .with_context(|| format!("{} is not TOML", file.display()))
+    let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    text.parse().with_context(|| format!("{} is not TOML", file.display()))
 }
 
 pub fn all() -> Result<Vec<Function>> {
@@ -47,7 +45,9 @@ fn of(config: &Table) -> Result<Vec<Function>> {
             let main = section.get("main").and_then(Value::as_str).unwrap_or_default();
             let own_name = section.get("name").and_then(Value::as_str).unwrap_or_default();
             if own_name != name || main != format!("functions/{name}/build/index.js") {
-                bail!("wrangler.toml: [env.{name}] needs name = \"{name}\" and main = \"functions/{name}/build/index.js\"");
+                bail!(
+                    "wrangler.toml: [env.{name}] needs name = \"{name}\" and main = \"functions/{name}/build/index.js\""
+                );
             }
             Ok(Function { name: name.clone() })
         })
@@ -85,10 +85,7 @@ mod tests {
     fn a_section_whose_name_or_main_is_another_functions_is_refused() {
         let config = |text: &str| text.parse::<Table>().unwrap_or_default();
         let good = "[env.a]\nname = \"a\"\nmain = \"functions/a/build/index.js\"";
-        assert_eq!(
-            of(&config(good)).ok(),
-            Some(vec![Function { name: "a".into() }])
-        );
+        assert_eq!(of(&config(good)).ok(), Some(vec![Function { name: "a".into() }]));
         assert!(of(&config(&good.replace("name = \"a\"", "name = \"b\""))).is_err());
         assert!(of(&config("[env.a]")).is_err());
     }

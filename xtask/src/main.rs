@@ -6,8 +6,11 @@
 mod bench;
 mod build;
 mod call;
+mod demo;
 mod deploy;
+mod dev;
 mod functions;
+mod local_world;
 mod migrate;
 mod places;
 mod progress;
@@ -20,12 +23,7 @@ mod wasm_toolchain;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(
-    name = "cargo xtask",
-    bin_name = "cargo xtask",
-    about,
-    max_term_width = 100
-)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     chore: Chore,
@@ -37,6 +35,10 @@ enum Chore {
     Setup(setup::Options),
     /// Compile the functions to wasm and bundle them for the edge runtime.
     Build(build::Options),
+    /// The local world: everything up, and kept up until Ctrl-C.
+    Dev(dev::Options),
+    /// The local world with a story told in it: a call, its summary, a reply, the AI's answer.
+    Demo(demo::Options),
     /// Formatting, lints, licences, unit, property, SQL and end-to-end tests.
     Test(test::Options),
     /// The same tests with large counts, for as long as you like.
@@ -54,6 +56,8 @@ fn main() -> std::process::ExitCode {
     let done = match chore {
         Chore::Setup(options) => setup::run(&options),
         Chore::Build(options) => build::run(&options),
+        Chore::Dev(options) => dev::run(&options),
+        Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Soak(options) => soak::run(&options),
         Chore::Bench(options) => bench::run(&options),

@@ -37,8 +37,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let url = match &options.db_url {
         Some(url) => url.clone(),
-        None => places::set("DATABASE_URL")
-            .context("say where the database is: --db-url URL, or DATABASE_URL")?,
+        None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -60,11 +59,7 @@ async fn migrate(url: &str, options: &Options) -> Result<()> {
             .iter()
             .find(|migration| migration.version == *version)
             .map(|found| found.name.as_str());
-        let word = if options.dry_run {
-            "would apply"
-        } else {
-            "applied"
-        };
+        let word = if options.dry_run { "would apply" } else { "applied" };
         progress::done(&format!("{word} {version} {}", name.unwrap_or_default()));
     }
     for version in &report.unknown {
@@ -72,11 +67,7 @@ async fn migrate(url: &str, options: &Options) -> Result<()> {
             "{version} is in the database but not in migrations/: is this clone up to date?"
         ));
     }
-    let word = if options.dry_run {
-        "to apply"
-    } else {
-        "applied"
-    };
+    let word = if options.dry_run { "to apply" } else { "applied" };
     println!(
         "{} {word}, {} already there",
         report.applied.len(),

@@ -15,8 +15,7 @@ pub fn cache() -> Result<PathBuf> {
     if let Some(dir) = set("XDG_CACHE_HOME") {
         return Ok(PathBuf::from(dir).join("ihuza"));
     }
-    let home = set("HOME")
-        .context("neither XDG_CACHE_HOME nor HOME is set: set one, tools are cached below it")?;
+    let home = set("HOME").context("neither XDG_CACHE_HOME nor HOME is set: set one, tools are cached below it")?;
     Ok(PathBuf::from(home).join(".cache/ihuza"))
 }
 

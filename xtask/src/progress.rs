@@ -70,11 +70,7 @@ impl Step {
         let seconds = self.started.elapsed().as_secs();
         if self.rewrites {
             if self.last_sign.elapsed() >= Duration::from_millis(500) {
-                let detail: String = detail
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .take(70)
-                    .collect();
+                let detail: String = detail.chars().filter(|c| !c.is_control()).take(70).collect();
                 eprint!("\r\x1b[2K    {seconds} s  {detail}");
                 std::io::stderr().flush().ok();
                 self.last_sign = Instant::now();

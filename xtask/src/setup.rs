@@ -10,9 +10,10 @@ mod postgres;
 mod sysroot;
 mod wasm_target;
 
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::call::{self, Call};
 use crate::places;
@@ -44,6 +45,21 @@ impl Tools {
         call.env("POSTGRES_BIN", &self.postgres_bin_dir)
             .env("POSTGREST_BIN", &self.postgrest)
     }
+
+    /// The same for a local world in this very process: it reads the environment, which a process can only change by
+    /// beginning again. Nothing happens where the environment says it already, or the world looks there by itself.
+    pub fn tell_the_world(&self) -> Result<()> {
+        let found_by_itself = self.postgres_bin_dir.starts_with("/usr/lib/postgresql");
+        if found_by_itself || places::set("POSTGRES_BIN").is_some() {
+            return Ok(());
+        }
+        let this = std::env::current_exe().context("could not find out where this program is")?;
+        let error = std::process::Command::new(this)
+            .args(std::env::args_os().skip(1))
+            .env("POSTGRES_BIN", &self.postgres_bin_dir)
+            .exec();
+        Err(error).context("could not begin again with the Postgres that was set up")
+    }
 }
 
 /// What was changed outside the project folder, told at the end.
@@ -73,10 +89,7 @@ pub fn ensure() -> Result<Tools> {
     let postgrest = postgres::ensure_postgrest()?;
     let postgres_bin_dir = postgres::ensure_server(&npm, &mut ledger)?;
     if ledger.0.is_empty() {
-        progress::done(&format!(
-            "nothing to do ({})",
-            progress::seconds(started.elapsed())
-        ));
+        progress::done(&format!("nothing to do ({})", progress::seconds(started.elapsed())));
     } else {
         progress::headline("Changed outside the project folder");
         for change in &ledger.0 {

@@ -41,14 +41,7 @@ pub enum Part {
     E2e,
 }
 
-const ALL: [Part; 6] = [
-    Part::Fmt,
-    Part::Deny,
-    Part::Clippy,
-    Part::Unit,
-    Part::Sql,
-    Part::E2e,
-];
+const ALL: [Part; 6] = [Part::Fmt, Part::Deny, Part::Clippy, Part::Unit, Part::Sql, Part::E2e];
 
 pub fn run(options: &Options) -> Result<()> {
     let parts: Vec<Part> = ALL
@@ -87,14 +80,7 @@ fn fmt() -> Call {
 
 fn clippy() -> Call {
     Call::cargo("lint all crates")
-        .args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ])
+        .args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
         .usual("about 3 min the first time")
 }
 
@@ -121,21 +107,13 @@ fn check(tally: &mut Tally, name: &str, call: Call) {
 
 fn end_to_end(tally: &mut Tally, tools: &Tools, filter: Option<&str>) {
     if let Err(error) = build::ensure(tools) {
-        tally.record("e2e", |part| {
-            part.fail("the functions were not built", &error)
-        });
+        tally.record("e2e", |part| part.fail("the functions were not built", &error));
         return;
     }
     tests(tally, "e2e", tools, &E2E, filter);
 }
 
-pub fn tests(
-    tally: &mut Tally,
-    name: &str,
-    tools: &Tools,
-    calls: &[&[&str]],
-    filter: Option<&str>,
-) {
+pub fn tests(tally: &mut Tally, name: &str, tools: &Tools, calls: &[&[&str]], filter: Option<&str>) {
     progress::headline(&format!("Tests: {name}"));
     tally.record(name, |part| {
         for arguments in calls {

@@ -10,9 +10,7 @@ pub type Vars = BTreeMap<String, String>;
 /// The file's values; none when there is no such file.
 pub fn read(file: &Path) -> Result<Vars> {
     match std::fs::read_to_string(file) {
-        Ok(text) => {
-            parse(&text).with_context(|| format!("could not understand {}", file.display()))
-        }
+        Ok(text) => parse(&text).with_context(|| format!("could not understand {}", file.display())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vars::new()),
         Err(error) => Err(error).with_context(|| format!("could not read {}", file.display())),
     }
@@ -32,11 +30,7 @@ fn parse(text: &str) -> Result<Vars> {
             bail!("line {} is not NAME=value", number + 1);
         };
         let name = name.trim();
-        if name.is_empty()
-            || !name
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-        {
+        if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             bail!(
                 "line {} does not begin with a name of letters, digits and _",
                 number + 1

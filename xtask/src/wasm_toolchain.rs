@@ -111,12 +111,7 @@ pub fn private_dir() -> Result<PathBuf> {
 
 /// Whether this compiler can build for the wasm target.
 pub fn has_target(rustc: &Path) -> bool {
-    let call = Call::new(rustc, "ask rustc for its wasm target").args([
-        "--print",
-        "target-libdir",
-        "--target",
-        TARGET,
-    ]);
+    let call = Call::new(rustc, "ask rustc for its wasm target").args(["--print", "target-libdir", "--target", TARGET]);
     call.read().is_ok_and(|dir| {
         std::fs::read_dir(dir).is_ok_and(|files| {
             files.flatten().any(|file| {
@@ -130,10 +125,7 @@ pub fn has_target(rustc: &Path) -> bool {
 
 pub fn commit_hash(rustc: &Path) -> Option<String> {
     field(
-        &Call::new(rustc, "ask rustc for its version")
-            .arg("-vV")
-            .read()
-            .ok()?,
+        &Call::new(rustc, "ask rustc for its version").arg("-vV").read().ok()?,
         "commit-hash: ",
     )
 }
@@ -161,7 +153,8 @@ mod tests {
 
     #[test]
     fn the_commit_hash_is_found_among_the_lines_of_rustc() {
-        let version = "rustc 1.96.0 (ac68faa20 2026-05-25)\nbinary: rustc\ncommit-hash: ac68faa2\nhost: x86_64-unknown-linux-gnu";
+        let version =
+            "rustc 1.96.0 (ac68faa20 2026-05-25)\nbinary: rustc\ncommit-hash: ac68faa2\nhost: x86_64-unknown-linux-gnu";
         assert_eq!(field(version, "commit-hash: ").as_deref(), Some("ac68faa2"));
         assert_eq!(field(version, "release: "), None);
     }

@@ -10,10 +10,7 @@ use super::Figure;
 use crate::functions::{self, Function};
 
 /// The TypeScript functions that these follow weighed this much, uncompressed.
-const ANCESTORS: [(&str, f64); 2] = [
-    ("post-call-notify", 87_880.0),
-    ("sms-inbound-webhook", 89_000.0),
-];
+const ANCESTORS: [(&str, f64); 2] = [("post-call-notify", 87_880.0), ("sms-inbound-webhook", 89_000.0)];
 
 pub fn measure() -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -24,10 +21,9 @@ pub fn measure() -> Result<Vec<Figure>> {
 }
 
 fn of(function: &Function) -> Result<[Figure; 3]> {
-    let [script, wasm] = function.outputs().map(|file| {
-        std::fs::read(&file)
-            .with_context(|| format!("could not read {}: build first", file.display()))
-    });
+    let [script, wasm] = function
+        .outputs()
+        .map(|file| std::fs::read(&file).with_context(|| format!("could not read {}: build first", file.display())));
     let (script, wasm) = (script?, wasm?);
     let gzip = gzipped(&wasm)? + gzipped(&script)?;
     let ancestor = ANCESTORS

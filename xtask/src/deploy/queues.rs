@@ -9,10 +9,7 @@ use crate::setup::Tools;
 pub fn ensure(tools: &Tools, config: &StageConfig) -> Result<()> {
     let wanted = config.queues()?;
     let there = existing(tools)?;
-    let missing: Vec<&String> = wanted
-        .iter()
-        .filter(|queue| !there.contains(queue))
-        .collect();
+    let missing: Vec<&String> = wanted.iter().filter(|queue| !there.contains(queue)).collect();
     if missing.is_empty() {
         progress::done(&format!("{} queues are there", wanted.len()));
         return Ok(());
@@ -32,17 +29,12 @@ fn existing(tools: &Tools) -> Result<Vec<String>> {
     const PAGES: u32 = 100;
     let mut names: Vec<String> = Vec::new();
     for page in 1..=PAGES {
-        let call = tools.npm.wrangler("list the queues").args([
-            "queues",
-            "list",
-            "--page",
-            &page.to_string(),
-        ]);
+        let call = tools
+            .npm
+            .wrangler("list the queues")
+            .args(["queues", "list", "--page", &page.to_string()]);
         let found = names_in(&call.read()?);
-        let new: Vec<String> = found
-            .into_iter()
-            .filter(|name| !names.contains(name))
-            .collect();
+        let new: Vec<String> = found.into_iter().filter(|name| !names.contains(name)).collect();
         if new.is_empty() {
             break;
         }
@@ -56,10 +48,7 @@ fn names_in(table: &str) -> Vec<String> {
     table
         .lines()
         .filter_map(|line| {
-            let mut cells = line
-                .split('│')
-                .map(str::trim)
-                .filter(|cell| !cell.is_empty());
+            let mut cells = line.split('│').map(str::trim).filter(|cell| !cell.is_empty());
             let id = cells.next()?;
             (id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()))
                 .then(|| cells.next().map(str::to_owned))?

@@ -18,15 +18,11 @@ use crate::setup::Tools;
 pub fn missing(function: &Function, config: &StageConfig, set: &[String]) -> Vec<&'static str> {
     let vars = config.vars(function);
     let there = |name: &str| {
-        vars.contains(&name)
-            || config.secrets.contains_key(name)
-            || set.iter().any(|secret| secret == name)
+        vars.contains(&name) || config.secrets.contains_key(name) || set.iter().any(|secret| secret == name)
     };
     SETTINGS
         .iter()
-        .filter(|setting| {
-            setting.required_by.contains(&function.name.as_str()) && setting.default.is_none()
-        })
+        .filter(|setting| setting.required_by.contains(&function.name.as_str()) && setting.default.is_none())
         .filter(|setting| !there(setting.name) && !setting.alias.is_some_and(there))
         .map(|setting| setting.name)
         .collect()
@@ -69,10 +65,7 @@ fn already_set(tools: &Tools, config: &StageConfig, function: &Function) -> Vec<
 
 /// `[{"name": "X", "type": "secret_text"}]`, perhaps after other words.
 fn names_in(said: &str) -> Vec<String> {
-    let json = said
-        .find('[')
-        .and_then(|start| said.get(start..))
-        .unwrap_or("[]");
+    let json = said.find('[').and_then(|start| said.get(start..)).unwrap_or("[]");
     let list: Vec<Value> = serde_json::from_str(json).unwrap_or_default();
     list.iter()
         .filter_map(|secret| secret.get("name")?.as_str().map(str::to_owned))
@@ -94,8 +87,7 @@ impl File {
         }
         let path = places::local().join(format!("secrets.{}.json", function.name));
         std::fs::remove_file(&path).ok();
-        let text =
-            serde_json::to_vec(&config.secrets).context("could not write the secrets as JSON")?;
+        let text = serde_json::to_vec(&config.secrets).context("could not write the secrets as JSON")?;
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
             .write(true)

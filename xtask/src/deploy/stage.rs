@@ -58,16 +58,12 @@ pub struct StageConfig {
 
 impl StageConfig {
     pub fn derive(stage: Stage, settings: &Vars) -> Result<Self> {
-        let (secrets, vars): (Vars, Vars) = settings
-            .clone()
-            .into_iter()
-            .partition(|(name, _)| is_secret(name));
+        let (secrets, vars): (Vars, Vars) = settings.clone().into_iter().partition(|(name, _)| is_secret(name));
         let mut config = functions::wrangler_toml()?;
         rename(&mut config, stage.suffix(), &vars)?;
         let file = places::local().join(format!("wrangler.{}.toml", stage.name()));
         std::fs::create_dir_all(places::local()).context("could not create the folder .local")?;
-        let head =
-            "# Derived from wrangler.toml at each deployment: change that file, not this one.\n";
+        let head = "# Derived from wrangler.toml at each deployment: change that file, not this one.\n";
         std::fs::write(&file, format!("{head}{config}"))
             .with_context(|| format!("could not write {}", file.display()))?;
         Ok(Self {
@@ -84,10 +80,7 @@ impl StageConfig {
 
     /// Names of the variables that a function gets.
     pub fn vars(&self, function: &Function) -> Vec<&str> {
-        let section = self
-            .config
-            .get("env")
-            .and_then(|env| env.get(&function.name));
+        let section = self.config.get("env").and_then(|env| env.get(&function.name));
         let vars = section
             .and_then(|section| section.get("vars"))
             .and_then(Value::as_table);
@@ -154,9 +147,7 @@ fn rename(config: &mut Table, suffix: &str, vars: &Vars) -> Result<()> {
             }
         }
         if !vars.is_empty() {
-            let all = section
-                .entry("vars")
-                .or_insert_with(|| Value::Table(Table::new()));
+            let all = section.entry("vars").or_insert_with(|| Value::Table(Table::new()));
             let all = all
                 .as_table_mut()
                 .with_context(|| format!("[env.{function}] vars is not a table"))?;
@@ -209,30 +200,20 @@ mod tests {
     fn staging_has_names_of_its_own_and_production_the_plain_ones() {
         let staging = derived("-staging", &[]);
         assert_eq!(text(&staging, "name").as_deref(), Some("a-staging"));
-        assert_eq!(
-            text(&staging, "queues.consumers.0.queue").as_deref(),
-            Some("q-staging")
-        );
+        assert_eq!(text(&staging, "queues.consumers.0.queue").as_deref(), Some("q-staging"));
         assert_eq!(
             text(&staging, "queues.consumers.0.dead_letter_queue").as_deref(),
             Some("q-staging-dlq")
         );
-        assert_eq!(
-            text(&staging, "queues.producers.0.queue").as_deref(),
-            Some("q-staging")
-        );
-        assert_eq!(
-            text(&staging, "queues.producers.0.binding").as_deref(),
-            Some("Q")
-        );
+        assert_eq!(text(&staging, "queues.producers.0.queue").as_deref(), Some("q-staging"));
+        assert_eq!(text(&staging, "queues.producers.0.binding").as_deref(), Some("Q"));
         assert_eq!(text(&derived("", &[]), "name").as_deref(), Some("a"));
     }
 
     #[test]
     fn settings_of_the_stage_win_over_the_files() {
         let config = derived("", &[("Y", "9"), ("Z", "3")]);
-        let values =
-            ["vars.X", "vars.Y", "vars.Z"].map(|path| text(&config, path).unwrap_or_default());
+        let values = ["vars.X", "vars.Y", "vars.Z"].map(|path| text(&config, path).unwrap_or_default());
         assert_eq!(values, ["1", "9", "3"]);
     }
 

@@ -72,7 +72,10 @@ pub fn run(
     let mut inbound = None;
     for function in functions {
         let url = match base_url {
-            Some(template) => template.replace("{function}", &function.name).trim_end_matches('/').to_owned(),
+            Some(template) => template
+                .replace("{function}", &function.name)
+                .trim_end_matches('/')
+                .to_owned(),
             None => known.get(&function.name).cloned().with_context(|| {
                 format!(
                     "where {} answers is not known here: deploy from here first, or give --base-url \
@@ -82,10 +85,7 @@ pub fn run(
             })?,
         };
         let health = verifier.health(&url);
-        verifier.tell(
-            &format!("{}: health, settings, dependencies", function.name),
-            health,
-        );
+        verifier.tell(&format!("{}: health, settings, dependencies", function.name), health);
         if function.name == "sms-inbound-webhook" {
             inbound = Some(url);
         }
@@ -99,10 +99,7 @@ pub fn run(
         verifier.tell("sms-inbound-webhook: a signed SMS is let in", accepted);
         if let Some(phone) = phone {
             let answered = verifier.help(&url, phone);
-            verifier.tell(
-                &format!("sms-inbound-webhook: HELP of {phone} is answered"),
-                answered,
-            );
+            verifier.tell(&format!("sms-inbound-webhook: HELP of {phone} is answered"), answered);
         }
     }
     match verifier.failed {
@@ -127,7 +124,9 @@ impl Verifier<'_> {
     fn setting(&self, name: &str) -> Result<String> {
         places::set(name)
             .or_else(|| self.settings.get(name).cloned())
-            .with_context(|| format!("{name} is needed for this check: export it, or write it into the stage's .vars file"))
+            .with_context(|| {
+                format!("{name} is needed for this check: export it, or write it into the stage's .vars file")
+            })
     }
 
     fn health(&self, url: &str) -> Result<()> {
@@ -142,11 +141,7 @@ impl Verifier<'_> {
             .flatten()
             .filter_map(Value::as_str)
             .collect();
-        ensure!(
-            missing.is_empty(),
-            "settings are missing: {}",
-            missing.join(", ")
-        );
+        ensure!(missing.is_empty(), "settings are missing: {}", missing.join(", "));
         ensure!(answer.status == 200, "GET {url}/health answered {answer}");
         Ok(())
     }
@@ -162,10 +157,7 @@ impl Verifier<'_> {
         }
         let rest = format!("{}/rest/v1", base.trim_end_matches('/'));
         let description = self.http.get(&format!("{rest}/"), &headers)?;
-        ensure!(
-            description.status == 200,
-            "GET {rest}/ answered {description}"
-        );
+        ensure!(description.status == 200, "GET {rest}/ answered {description}");
         let paths = description
             .body
             .get("paths")
@@ -182,17 +174,11 @@ impl Verifier<'_> {
             "missing: {}\n    to do: cargo xtask migrate --db-url URL, then `notify pgrst, 'reload schema'`",
             absent.join(", ")
         );
-        let health = self.http.post(
-            &format!("{rest}/rpc/health_check"),
-            &headers,
-            &json!({ "p": {} }),
-        )?;
+        let health = self
+            .http
+            .post(&format!("{rest}/rpc/health_check"), &headers, &json!({ "p": {} }))?;
         ensure!(health.status == 200, "rpc/health_check answered {health}");
-        let there = health
-            .body
-            .get("migrations")
-            .and_then(Value::as_str)
-            .unwrap_or("none");
+        let there = health.body.get("migrations").and_then(Value::as_str).unwrap_or("none");
         let newest = newest_migration()?;
         ensure!(
             there == newest,
@@ -202,12 +188,8 @@ impl Verifier<'_> {
     }
 
     fn forged_inbound(&self, url: &str) -> Result<()> {
-        let answer =
-            self.send_inbound(url, "not-the-secret", &json!({ "from": "+250788000000" }))?;
-        ensure!(
-            answer.status == 401,
-            "it should answer 401 and answered {answer}"
-        );
+        let answer = self.send_inbound(url, "not-the-secret", &json!({ "from": "+250788000000" }))?;
+        ensure!(answer.status == 401, "it should answer 401 and answered {answer}");
         Ok(())
     }
 
@@ -281,8 +263,7 @@ impl Verifier<'_> {
     fn send_inbound(&self, url: &str, secret: &str, body: &Value) -> Result<Answer> {
         let timestamp = unix_seconds().to_string();
         let text = body.to_string();
-        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
-            .context("MTN_WEBHOOK_SECRET is no HMAC key")?;
+        let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).context("MTN_WEBHOOK_SECRET is no HMAC key")?;
         mac.update(timestamp.as_bytes());
         mac.update(b".");
         mac.update(text.as_bytes());
@@ -293,10 +274,7 @@ impl Verifier<'_> {
             .map(|byte| format!("{byte:02x}"))
             .collect();
         let signature = format!("sha256={hex}");
-        let headers = [
-            ("x-timestamp", timestamp.as_str()),
-            ("x-signature", signature.as_str()),
-        ];
+        let headers = [("x-timestamp", timestamp.as_str()), ("x-signature", signature.as_str())];
         self.http.post_text(url, &headers, &text)
     }
 }
@@ -310,8 +288,7 @@ fn unix_seconds() -> u64 {
 /// `20261121010000` of the last file.
 fn newest_migration() -> Result<String> {
     let dir = places::project().join("migrations");
-    let files =
-        std::fs::read_dir(&dir).with_context(|| format!("could not list {}", dir.display()))?;
+    let files = std::fs::read_dir(&dir).with_context(|| format!("could not list {}", dir.display()))?;
     let versions = files.flatten().filter_map(|file| {
         let name = file.file_name().to_string_lossy().into_owned();
         let (version, _) = name.strip_suffix(".sql")?.split_once('_')?;

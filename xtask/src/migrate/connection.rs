@@ -13,9 +13,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
     // The URL holds a password: it is not repeated in any message.
-    let mut config: Config = url.parse().context(
-        "the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE",
-    )?;
+    let mut config: Config = url
+        .parse()
+        .context("the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE")?;
     config.application_name("ihuza-migrate");
     // `disable` can only have been asked for; `prefer` is what an URL without a word means.
     let plain = match config.get_ssl_mode() {
@@ -51,8 +51,7 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig> {
             let certificates = CertificateDer::pem_file_iter(file)
                 .with_context(|| format!("could not read certificates from {}", file.display()))?;
             for certificate in certificates {
-                let certificate =
-                    certificate.with_context(|| format!("{} is not PEM", file.display()))?;
+                let certificate = certificate.with_context(|| format!("{} is not PEM", file.display()))?;
                 roots
                     .add(certificate)
                     .with_context(|| format!("{} holds a bad certificate", file.display()))?;
@@ -94,9 +93,6 @@ mod tests {
     fn only_this_machine_may_be_spoken_to_in_the_clear() {
         assert_eq!(local("postgres://a:b@127.0.0.1:5432/c"), Some(true));
         assert_eq!(local("postgres://a:b@localhost/c"), Some(true));
-        assert_eq!(
-            local("postgres://a:b@db.example.supabase.co/c"),
-            Some(false)
-        );
+        assert_eq!(local("postgres://a:b@db.example.supabase.co/c"), Some(false));
     }
 }

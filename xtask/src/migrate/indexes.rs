@@ -108,15 +108,12 @@ impl Index {
 }
 
 async fn client_has(client: &Client, table: &str) -> Result<bool> {
-    let row = client
-        .query_one("select to_regclass($1) is not null", &[&table])
-        .await;
+    let row = client.query_one("select to_regclass($1) is not null", &[&table]).await;
     Ok(row.context("could not look for a table")?.get(0))
 }
 
 async fn is_valid(client: &Client, index: &Index) -> Result<bool> {
-    let sql =
-        "select exists (select from pg_index where indexrelid = to_regclass($1) and indisvalid)";
+    let sql = "select exists (select from pg_index where indexrelid = to_regclass($1) and indisvalid)";
     let row = client.query_one(sql, &[&index.qualified()]).await;
     Ok(row.context("could not look for an index")?.get(0))
 }
@@ -127,19 +124,13 @@ mod tests {
 
     #[test]
     fn an_index_statement_is_turned_into_one_that_blocks_nobody() {
-        let found =
-            Index::of("-- why\ncreate unique index if not exists a_b_idx on public.a (b) where c;");
+        let found = Index::of("-- why\ncreate unique index if not exists a_b_idx on public.a (b) where c;");
         let expected = Index {
             name: "a_b_idx".into(),
             table: "public.a".into(),
-            concurrent:
-                "create unique index concurrently if not exists a_b_idx on public.a (b) where c;"
-                    .into(),
+            concurrent: "create unique index concurrently if not exists a_b_idx on public.a (b) where c;".into(),
         };
         assert_eq!(found, Some(expected));
-        assert_eq!(
-            Index::of("create table if not exists public.a (b int)"),
-            None
-        );
+        assert_eq!(Index::of("create table if not exists public.a (b int)"), None);
     }
 }

@@ -30,9 +30,7 @@ pub fn install(packages: &[String], why: &str, ledger: &mut Ledger) -> Result<()
     }
     let names = missing.join(" ");
     if !exists() {
-        bail!(
-            "{why} needs the system packages {names} and there is no apt here: install their like by hand"
-        );
+        bail!("{why} needs the system packages {names} and there is no apt here: install their like by hand");
     }
     progress::warn(&format!("system packages are needed {why}: {names}"));
     // A stale list is no reason to stop: the packages may be known already.
@@ -47,9 +45,7 @@ pub fn install(packages: &[String], why: &str, ledger: &mut Ledger) -> Result<()
         .args(["install", "-y", "-qq", "--no-install-recommends"])
         .args(&missing)
         .usual("about 1 min")
-        .hint(&format!(
-            "run `sudo apt-get install {names}` yourself and set up again"
-        ))
+        .hint(&format!("run `sudo apt-get install {names}` yourself and set up again"))
         .run()?;
     ledger.add(format!("system packages installed by apt: {names}"));
     Ok(())

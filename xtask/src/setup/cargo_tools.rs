@@ -52,10 +52,7 @@ pub fn ensure(ledger: &mut Ledger) -> Result<[PathBuf; 3]> {
     if !installed.is_empty() {
         // Intermediate files of three builds: a gigabyte that nothing needs again.
         std::fs::remove_dir_all(&scratch).ok();
-        let names: Vec<String> = installed
-            .iter()
-            .map(|bin| bin.display().to_string())
-            .collect();
+        let names: Vec<String> = installed.iter().map(|bin| bin.display().to_string()).collect();
         ledger.add(format!("tools built: {}", names.join(", ")));
     }
     let [a, b, c] = tools.map(|tool| {
@@ -107,7 +104,16 @@ impl CargoTool {
         let root = self.root()?;
         // Without --locked: the lock file that wasm-bindgen-cli ships names a version that registries may not serve.
         Call::cargo(&format!("build {}", self.full_name()))
-            .args(["install", "--debug", "--force", "--version", self.version, "--bin", self.bin, "--root"])
+            .args([
+                "install",
+                "--debug",
+                "--force",
+                "--version",
+                self.version,
+                "--bin",
+                self.bin,
+                "--root",
+            ])
             .arg(&root)
             .arg(self.package)
             .env("CARGO_TARGET_DIR", scratch)
@@ -155,15 +161,9 @@ fn check_bindgen() -> Result<()> {
         version: String,
     }
     let file = places::project().join("Cargo.lock");
-    let text = std::fs::read_to_string(&file)
-        .with_context(|| format!("could not read {}", file.display()))?;
-    let lock: Lock = toml::from_str(&text)
-        .with_context(|| format!("{} is not what cargo writes", file.display()))?;
-    match lock
-        .package
-        .iter()
-        .find(|package| package.name == "wasm-bindgen")
-    {
+    let text = std::fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    let lock: Lock = toml::from_str(&text).with_context(|| format!("{} is not what cargo writes", file.display()))?;
+    match lock.package.iter().find(|package| package.name == "wasm-bindgen") {
         Some(package) if package.version != WASM_BINDGEN.version => bail!(
             "Cargo.lock has wasm-bindgen {}, the set-up installs the program {}: make both the same (Cargo.toml and \
              xtask/src/setup/cargo_tools.rs)",

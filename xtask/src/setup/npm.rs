@@ -70,9 +70,7 @@ impl Npm {
 
 fn install() -> Result<()> {
     if places::on_path("npm").is_none() {
-        bail!(
-            "npm is not here: install Node.js with npm (any supported version; the right Node comes as a package)"
-        );
+        bail!("npm is not here: install Node.js with npm (any supported version; the right Node comes as a package)");
     }
     Call::new("npm", "install the npm packages")
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
@@ -92,10 +90,8 @@ fn is_current() -> Result<bool> {
 }
 
 fn packages(file: &std::path::Path) -> Result<Value> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("could not read {}", file.display()))?;
-    let lock: Value =
-        serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
+    let text = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
+    let lock: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
     lock.get("packages")
         .cloned()
         .with_context(|| format!("{} names no packages", file.display()))
@@ -107,10 +103,7 @@ fn matches(wanted: &Value, installed: &Value) -> bool {
     };
     let same = |path: &String, package: &Value| match installed.get(path) {
         Some(there) => there.get("integrity") == package.get("integrity"),
-        None => package
-            .get("optional")
-            .and_then(Value::as_bool)
-            .unwrap_or(false),
+        None => package.get("optional").and_then(Value::as_bool).unwrap_or(false),
     };
     wanted
         .iter()
@@ -129,17 +122,13 @@ fn node() -> Result<PathBuf> {
     let Some(node) = places::on_path("node") else {
         bail!("Node {major}.{minor} or newer is needed: install it and set up again");
     };
-    let version = Call::new(&node, "ask Node for its version")
-        .arg("--version")
-        .read()?;
+    let version = Call::new(&node, "ask Node for its version").arg("--version").read()?;
     let mut parts = version
         .trim_start_matches('v')
         .split('.')
         .map(|part| part.parse::<u32>().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST_NODE {
-        bail!(
-            "Node {version} is too old for wrangler: install {major}.{minor} or newer and set up again"
-        );
+        bail!("Node {version} is too old for wrangler: install {major}.{minor} or newer and set up again");
     }
     Ok(node)
 }
@@ -155,18 +144,12 @@ mod tests {
 
     #[test]
     fn optional_packages_of_other_platforms_may_be_absent() {
-        assert!(matches(
-            &lock(),
-            &json!({ "node_modules/a": { "integrity": "1" } })
-        ));
+        assert!(matches(&lock(), &json!({ "node_modules/a": { "integrity": "1" } })));
     }
 
     #[test]
     fn another_version_a_missing_or_a_surplus_package_asks_for_an_install() {
-        assert!(!matches(
-            &lock(),
-            &json!({ "node_modules/a": { "integrity": "9" } })
-        ));
+        assert!(!matches(&lock(), &json!({ "node_modules/a": { "integrity": "9" } })));
         assert!(!matches(&lock(), &json!({})));
         assert!(!matches(
             &lock(),

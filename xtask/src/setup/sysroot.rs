@@ -43,18 +43,11 @@ pub fn build(ledger: &mut Ledger) -> Result<()> {
     remove(&work)?;
     let libraries = build_std(&work.join("seed"), &cargo, &rustc)?;
     let new = work.join("sysroot");
-    assemble(
-        &new,
-        &libraries,
-        &cargo,
-        &[("rustc", &rustc), ("rustdoc", &rustdoc)],
-    )?;
-    let hash =
-        commit_hash(&rustc).context("the distribution's rustc does not tell its commit hash")?;
+    assemble(&new, &libraries, &cargo, &[("rustc", &rustc), ("rustdoc", &rustdoc)])?;
+    let hash = commit_hash(&rustc).context("the distribution's rustc does not tell its commit hash")?;
     write(&new.join(".done"), &hash)?;
     remove(&dir)?;
-    std::fs::rename(&new, &dir)
-        .with_context(|| format!("could not move the new sysroot to {}", dir.display()))?;
+    std::fs::rename(&new, &dir).with_context(|| format!("could not move the new sysroot to {}", dir.display()))?;
     remove(&work)?;
     ledger.add(format!(
         "wasm standard library for {} in {}",
@@ -88,10 +81,7 @@ fn file_of(package: &str, name: &str) -> Result<PathBuf> {
         .args(["-L", package])
         .read()?;
     let suffix = format!("/bin/{name}");
-    let mut found: Vec<&str> = files
-        .lines()
-        .filter(|file| file.ends_with(&suffix))
-        .collect();
+    let mut found: Vec<&str> = files.lines().filter(|file| file.ends_with(&suffix)).collect();
     found.sort_by_key(|file| file.len());
     found
         .first()
@@ -101,8 +91,7 @@ fn file_of(package: &str, name: &str) -> Result<PathBuf> {
 
 /// Returns the folder with the compiled libraries.
 fn build_std(seed: &Path, cargo: &Path, rustc: &Path) -> Result<PathBuf> {
-    std::fs::create_dir_all(seed.join("src"))
-        .with_context(|| format!("could not create {}", seed.display()))?;
+    std::fs::create_dir_all(seed.join("src")).with_context(|| format!("could not create {}", seed.display()))?;
     write(&seed.join("src/lib.rs"), "")?;
     write(&seed.join("Cargo.toml"), SEED_MANIFEST)?;
     Call::new(cargo, "build the wasm standard library")
@@ -121,18 +110,12 @@ fn build_std(seed: &Path, cargo: &Path, rustc: &Path) -> Result<PathBuf> {
     Ok(seed.join("target").join(TARGET).join("release/deps"))
 }
 
-fn assemble(
-    new: &Path,
-    libraries: &Path,
-    cargo: &Path,
-    wrapped: &[(&str, &PathBuf)],
-) -> Result<()> {
+fn assemble(new: &Path, libraries: &Path, cargo: &Path, wrapped: &[(&str, &PathBuf)]) -> Result<()> {
     let rustlib = new.join("lib/rustlib");
     let wasm = rustlib.join(TARGET).join("lib");
     let bin = new.join("bin");
     for dir in [&wasm, &bin] {
-        std::fs::create_dir_all(dir)
-            .with_context(|| format!("could not create {}", dir.display()))?;
+        std::fs::create_dir_all(dir).with_context(|| format!("could not create {}", dir.display()))?;
     }
     for file in std::fs::read_dir(libraries)
         .context("the standard library left no files")?
@@ -140,8 +123,7 @@ fn assemble(
     {
         let name = file.file_name().to_string_lossy().into_owned();
         if name.starts_with("lib") && name.ends_with(".rlib") && !name.starts_with("libstdseed") {
-            std::fs::copy(file.path(), wasm.join(&name))
-                .with_context(|| format!("could not copy {name}"))?;
+            std::fs::copy(file.path(), wasm.join(&name)).with_context(|| format!("could not copy {name}"))?;
         }
     }
     for (name, program) in wrapped {
@@ -162,10 +144,7 @@ fn assemble(
         let here = r#"$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")"#;
         write(
             &wrapper,
-            &format!(
-                "#!/bin/sh\nexec {} --sysroot \"{here}\" \"$@\"\n",
-                program.display()
-            ),
+            &format!("#!/bin/sh\nexec {} --sysroot \"{here}\" \"$@\"\n", program.display()),
         )?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("could not make {} executable", wrapper.display()))?;
@@ -174,8 +153,7 @@ fn assemble(
 }
 
 fn link(to: &Path, from: &Path) -> Result<()> {
-    symlink(to, from)
-        .with_context(|| format!("could not link {} to {}", from.display(), to.display()))
+    symlink(to, from).with_context(|| format!("could not link {} to {}", from.display(), to.display()))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -22,9 +22,7 @@ pub fn ensure(ledger: &mut Ledger) -> Result<WasmToolchain> {
     if Policy::read()? == Policy::Auto && places::on_path("rustup").is_some() {
         match add_by_rustup() {
             Ok(()) => {
-                ledger.add(format!(
-                    "rustup: target {TARGET} added to the project's toolchain"
-                ));
+                ledger.add(format!("rustup: target {TARGET} added to the project's toolchain"));
             }
             Err(error) => progress::warn(&format!("{error}; trying the distribution's compiler")),
         }
@@ -39,17 +37,12 @@ pub fn ensure(ledger: &mut Ledger) -> Result<WasmToolchain> {
 /// What is ready now, with the private sysroot linked by name where rustup is in charge of `cargo`.
 fn ready(ledger: &mut Ledger) -> Result<Option<WasmToolchain>> {
     match WasmToolchain::find()? {
-        Some(WasmToolchain::Private { dir, rustup: false })
-            if places::on_path("rustup").is_some() =>
-        {
+        Some(WasmToolchain::Private { dir, rustup: false }) if places::on_path("rustup").is_some() => {
             Call::new("rustup", "link the wasm sysroot as a toolchain")
                 .args(["toolchain", "link", LINKED_NAME])
                 .arg(&dir)
                 .read()?;
-            ledger.add(format!(
-                "rustup: toolchain {LINKED_NAME} linked to {}",
-                dir.display()
-            ));
+            ledger.add(format!("rustup: toolchain {LINKED_NAME} linked to {}", dir.display()));
             let rustup = is_linked(&private_dir()?);
             Ok(Some(WasmToolchain::Private { dir, rustup }))
         }
@@ -60,9 +53,7 @@ fn ready(ledger: &mut Ledger) -> Result<Option<WasmToolchain>> {
 fn add_by_rustup() -> Result<()> {
     let limit = RUSTUP_LIMIT.as_secs().to_string();
     let call = match places::on_path("timeout") {
-        Some(timeout) => {
-            Call::new(timeout, "add the wasm target with rustup").args([limit.as_str(), "rustup"])
-        }
+        Some(timeout) => Call::new(timeout, "add the wasm target with rustup").args([limit.as_str(), "rustup"]),
         None => Call::new("rustup", "add the wasm target with rustup"),
     };
     call.args(["target", "add", TARGET])

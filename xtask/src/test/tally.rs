@@ -115,9 +115,7 @@ impl Part {
             .and_then(|rest| rest.strip_suffix(" ... FAILED"))
         {
             self.failures.push(name.to_owned());
-        } else if let Some((count, what)) = line
-            .strip_prefix("counted ")
-            .and_then(|rest| rest.split_once(' '))
+        } else if let Some((count, what)) = line.strip_prefix("counted ").and_then(|rest| rest.split_once(' '))
             && let Ok(count) = count.parse()
         {
             self.counts.push((what.to_owned(), count));

@@ -35,14 +35,8 @@ impl Http {
     pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
         let request = headers
             .iter()
-            .fold(self.0.get(url), |request, (name, value)| {
-                request.header(*name, *value)
-            });
-        read(
-            request
-                .call()
-                .with_context(|| format!("GET {url} got no answer"))?,
-        )
+            .fold(self.0.get(url), |request, (name, value)| request.header(*name, *value));
+        read(request.call().with_context(|| format!("GET {url} got no answer"))?)
     }
 
     pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &Value) -> Result<Answer> {
@@ -51,9 +45,9 @@ impl Http {
 
     pub fn post_text(&self, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
         let request = self.0.post(url).header("content-type", "application/json");
-        let request = headers.iter().fold(request, |request, (name, value)| {
-            request.header(*name, *value)
-        });
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value));
         read(
             request
                 .send(body)
@@ -64,10 +58,7 @@ impl Http {
 
 fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
     let status = response.status().as_u16();
-    let text = response
-        .body_mut()
-        .read_to_string()
-        .context("the answer broke off")?;
+    let text = response.body_mut().read_to_string().context("the answer broke off")?;
     Ok(Answer {
         status,
         body: serde_json::from_str(&text).unwrap_or(Value::Null),

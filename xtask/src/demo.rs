@@ -1,0 +1,61 @@
+//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens.
+//!
+//! Every step is believed only when the database and the carriers' simulators show it.
+
+mod report;
+mod story;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use ihuza_sim::postgres::Data;
+use ihuza_sim::world::Provider;
+
+use crate::local_world;
+use crate::progress;
+
+#[derive(clap::Args)]
+#[command(after_help = "\
+Each run begins with a fresh database. With real carriers' keys in .dev.vars the people of the story would be strangers:
+give --to with a number of your own, which then gets the messages.")]
+pub struct Options {
+    /// Tell the story and end; fails when any part of it did not happen.
+    #[arg(long)]
+    once: bool,
+    /// Write what the database and the simulators hold after the story, as JSON.
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Your own number: the story is told of one person, with this number.
+    #[arg(long, value_name = "NUMBER")]
+    to: Option<String>,
+    #[command(flatten)]
+    world: local_world::Options,
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    local_world::run(&options.world, Data::Fresh, async |world, keys| {
+        let carriers = [Provider::Mtn, Provider::WhatsApp];
+        if let Some(real) = carriers.into_iter().find(|carrier| keys.is_real(*carrier))
+            && options.to.is_none()
+        {
+            bail!(
+                "{} is the real one (.dev.vars), and the numbers of the story are strangers': say --to NUMBER with your own",
+                local_world::name_of(real)
+            );
+        }
+        let mut story = story::Story::new(world, keys);
+        let outcome = story.tell(options.to.as_deref()).await;
+        if let Some(file) = &options.report {
+            report::write(file, world, story.timings()).await?;
+            progress::note(&format!("report: {}", file.display()));
+        }
+        if options.once {
+            return outcome;
+        }
+        if let Err(error) = outcome {
+            progress::failure(&error);
+        }
+        local_world::tell_addresses(world)?;
+        std::future::pending().await
+    })
+}

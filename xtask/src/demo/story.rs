@@ -1,0 +1,398 @@
+//! The story of the demo: what happens to whom, and how it is seen to have happened.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use ihuza_sim::verbs::{CallSeed, SeededCall};
+use ihuza_sim::world::{Provider, World};
+use serde_json::{Map, Value, json};
+
+use crate::local_world::Keys;
+use crate::progress;
+
+/// How long any one thing may take to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// The real model and the real carriers take longer.
+const PATIENCE_WITH_REAL_ONES: Duration = Duration::from_secs(90);
+
+const MUKAMANA: &str = "+250788100100";
+const ERIC: &str = "+250788200200";
+const UWASE: &str = "+250788300300";
+
+pub struct Story<'a> {
+    world: &'a World,
+    keys: &'a Keys,
+    patience: Duration,
+    timings: Map<String, Value>,
+}
+
+/// A session, as a step finds it.
+struct Session {
+    id: String,
+    status: String,
+}
+
+impl<'a> Story<'a> {
+    pub fn new(world: &'a World, keys: &'a Keys) -> Self {
+        let patience = if keys.real.is_empty() {
+            PATIENCE
+        } else {
+            PATIENCE_WITH_REAL_ONES
+        };
+        Self {
+            world,
+            keys,
+            patience,
+            timings: Map::new(),
+        }
+    }
+
+    /// Milliseconds that each step took, by person and step.
+    pub fn timings(&self) -> &Map<String, Value> {
+        &self.timings
+    }
+
+    pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
+        let started = Instant::now();
+        if let Some(number) = only_to {
+            self.phone_call_then_sms("You", "you", number, CallSeed::new(number), &["sms"])
+                .await?;
+        } else {
+            let call = CallSeed::new(MUKAMANA);
+            self.phone_call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, call, &["sms"])
+                .await?;
+            let call = CallSeed::new(ERIC).on_whatsapp_now();
+            self.phone_call_then_sms(
+                "Eric, with WhatsApp on his phone,",
+                "eric",
+                ERIC,
+                call,
+                &["whatsapp", "sms"],
+            )
+            .await?;
+            self.sms_without_call().await?;
+        }
+        self.delivery_reports().await?;
+        progress::headline(&format!(
+            "The whole story took {}",
+            progress::seconds(started.elapsed())
+        ));
+        Ok(())
+    }
+
+    /// A call that ended becomes a summary; the answer to it carries on the same session.
+    async fn phone_call_then_sms(
+        &mut self,
+        who: &str,
+        key: &str,
+        phone: &str,
+        seed: CallSeed,
+        channels: &[&str],
+    ) -> Result<()> {
+        progress::headline(&format!("{who} {phone}"));
+        let call = self
+            .world
+            .seed_call(&seed)
+            .await
+            .context("the call was not written into the database")?;
+        said(&seed);
+        progress::note("hangs up. The call handler tells post-call-notify:");
+        let since = Instant::now();
+        self.announce(&call)
+            .await
+            .with_context(|| step(who, "the notification was not accepted"))?;
+        self.happened(key, "accepted", since, "post-call-notify accepted it");
+
+        for channel in channels {
+            let text = self
+                .received(channel, phone, 1)
+                .await
+                .with_context(|| step(who, &format!("no summary arrived by {channel}")))?;
+            self.happened(
+                key,
+                &format!("{channel}_summary"),
+                since,
+                &format!("{} summary", name_of(channel)),
+            );
+            bubble(&text);
+            self.check_summary(channel, &text)
+                .with_context(|| step(who, "the summary is not as promised"))?;
+        }
+        let before = self
+            .session_of_call(&call)
+            .await
+            .with_context(|| step(who, "there is no session in follow_up for the call"))?;
+        self.check_logged(&before.id, "call_summary", channels)
+            .await
+            .with_context(|| step(who, "the delivery log does not show the summary"))?;
+
+        let wish = "Change budget to 250k";
+        progress::note("answers by SMS:");
+        own_bubble(wish);
+        let texts_before = self.world.mtn().messages_to(phone).len();
+        let since = Instant::now();
+        self.text(phone, wish)
+            .await
+            .with_context(|| step(who, "the SMS was not accepted"))?;
+        self.happened(key, "reply_accepted", since, "sms-inbound-webhook accepted it");
+        let answer = self
+            .received("sms", phone, texts_before + 1)
+            .await
+            .with_context(|| step(who, "the AI's answer did not arrive by SMS"))?;
+        self.happened(key, "answer", since, "the AI answers by SMS");
+        bubble(&answer);
+        if !self.keys.is_real(Provider::OpenAi) {
+            ensure!(
+                answer.contains("250"),
+                step(who, "the answer does not take up the new budget")
+            );
+        }
+        let after = self
+            .session_with_answer(phone, wish)
+            .await
+            .with_context(|| step(who, "the SMS and its answer are not in one session"))?;
+        ensure!(
+            after.id == before.id,
+            step(who, "the answer is in another session than the summary")
+        );
+        progress::done(&format!("the same session as the call, now {}", after.status));
+        Ok(())
+    }
+
+    /// Somebody who never called writes first.
+    async fn sms_without_call(&mut self) -> Result<()> {
+        let who = "Uwase, who never called,";
+        progress::headline(&format!("{who} {UWASE}"));
+        let wish = "Hello, I am looking for a house in Remera, two bedrooms, 200k";
+        own_bubble(wish);
+        let since = Instant::now();
+        self.text(UWASE, wish)
+            .await
+            .with_context(|| step(who, "the SMS was not accepted"))?;
+        let answer = self
+            .received("sms", UWASE, 1)
+            .await
+            .with_context(|| step(who, "the AI's answer did not arrive by SMS"))?;
+        self.happened("uwase", "answer", since, "the AI answers by SMS");
+        bubble(&answer);
+        let session = self
+            .session_with_answer(UWASE, wish)
+            .await
+            .with_context(|| step(who, "the SMS and its answer are not in one session"))?;
+        ensure!(session.status == "active", step(who, "her session is not active"));
+        progress::done("a session of her own, begun by SMS");
+        Ok(())
+    }
+
+    /// Carriers report what became of each message; the log follows.
+    async fn delivery_reports(&mut self) -> Result<()> {
+        progress::headline("Delivery reports");
+        let since = Instant::now();
+        let arrived = if self.keys.real.is_empty() {
+            "('delivered', 'read')"
+        } else {
+            "('sent', 'delivered', 'read')"
+        };
+        self.world
+            .wait_for_sql(
+                &format!(
+                    "select count(*) > 0 and bool_and(status in {arrived}) from public.message_delivery_log
+                      where direction = 'outbound'"
+                ),
+                self.patience,
+            )
+            .await
+            .context(step("The carriers", "not every message is reported as delivered"))?;
+        self.happened("all", "delivered", since, "every message is reported as delivered");
+        let sql = "select p.phone_number, d.channel, d.purpose, d.status, d.segments from public.message_delivery_log d
+                     join public.profiles p on p.id = d.profile_id where d.direction = 'outbound' order by d.created_at";
+        for row in self.world.rows(sql).await? {
+            let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default().to_owned();
+            let segments = row
+                .get("segments")
+                .and_then(Value::as_i64)
+                .map(|n| format!("{n} segments"))
+                .unwrap_or_default();
+            progress::note(&format!(
+                "{:<15} {:<9} {:<13} {:<10} {segments}",
+                text("phone_number"),
+                text("channel"),
+                text("purpose"),
+                text("status")
+            ));
+        }
+        Ok(())
+    }
+
+    async fn announce(&self, call: &SeededCall) -> Result<()> {
+        let answer = self.world.post_call_notify(call).await?;
+        ensure!(answer.status == 202, "it answered {} {}", answer.status, answer.body);
+        ensure!(
+            answer.correlation_id().is_some(),
+            "it named no correlation id: {}",
+            answer.body
+        );
+        Ok(())
+    }
+
+    /// An SMS into our webhook: from the simulated carrier, or, where the real one is used, with its secret.
+    async fn text(&self, phone: &str, text: &str) -> Result<()> {
+        if !self.keys.is_real(Provider::Mtn) {
+            let posted = self.world.sms_from(phone, text).await?;
+            ensure!(
+                posted.status == Some(200),
+                "it answered {:?} {}",
+                posted.status,
+                posted.answer
+            );
+            return Ok(());
+        }
+        let bearer = format!("Bearer {}", self.world.secret("MTN_WEBHOOK_SECRET")?);
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let to = self.world.secret("MTN_SMS_SERVICE_CODE").unwrap_or("EasyMO");
+        let body = json!({ "from": phone, "to": to, "message": text }).to_string();
+        let answer = self.world.post("sms-inbound-webhook", "", &headers, body).await?;
+        ensure!(answer.status == 200, "it answered {} {}", answer.status, answer.body);
+        Ok(())
+    }
+
+    /// Waits until the carrier holds `count` messages to this phone, and returns the newest. Where the carrier is the
+    /// real one, only the delivery log can tell.
+    async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
+        let what = format!("message {count} to {phone} by {channel}");
+        let carrier = if channel == "whatsapp" {
+            Provider::WhatsApp
+        } else {
+            Provider::Mtn
+        };
+        if self.keys.is_real(carrier) {
+            let sql = format!(
+                "select d.content from public.message_delivery_log d join public.profiles p on p.id = d.profile_id
+                  where p.phone_number = '{phone}' and d.channel = '{channel}' and d.direction = 'outbound'
+                    and d.status in ('sent', 'delivered', 'read') order by d.created_at"
+            );
+            return Ok(self
+                .world
+                .wait_for(what, self.patience, async || {
+                    let rows = self.world.rows(&sql).await?;
+                    let newest = rows
+                        .get(count - 1)
+                        .and_then(|row| row.get("content")?.as_str().map(str::to_owned));
+                    Ok(newest)
+                })
+                .await?);
+        }
+        Ok(self
+            .world
+            .wait_for(what, self.patience, async || {
+                let texts: Vec<String> = if channel == "whatsapp" {
+                    self.world
+                        .whatsapp()
+                        .messages_to(phone)
+                        .into_iter()
+                        .map(|sent| sent.shown)
+                        .collect()
+                } else {
+                    self.world
+                        .mtn()
+                        .messages_to(phone)
+                        .into_iter()
+                        .map(|sms| sms.text)
+                        .collect()
+                };
+                Ok(texts.into_iter().nth(count - 1))
+            })
+            .await?)
+    }
+
+    fn check_summary(&self, channel: &str, text: &str) -> Result<()> {
+        let opening = if channel == "whatsapp" {
+            "EasyMO Call Summary"
+        } else {
+            "EasyMO summary:"
+        };
+        ensure!(text.contains(opening), "it does not say {opening:?}");
+        Ok(())
+    }
+
+    async fn session_of_call(&self, call: &SeededCall) -> Result<Session> {
+        let sql = format!(
+            "select id::text, status from public.omnichannel_sessions where call_id = '{}' and status = 'follow_up'",
+            call.id
+        );
+        self.session("a session in follow_up", &sql).await
+    }
+
+    /// The session in which this person's words are followed by an answer.
+    async fn session_with_answer(&self, phone: &str, words: &str) -> Result<Session> {
+        let sql = format!(
+            "select s.id::text, s.status from public.omnichannel_sessions s
+               join public.profiles p on p.id = s.profile_id and p.phone_number = '{phone}'
+               join public.conversation_messages asked on asked.session_id = s.id and asked.direction = 'inbound'
+                and asked.role = 'user' and asked.channel = 'sms' and asked.content = '{words}'
+               join public.conversation_messages answered on answered.session_id = s.id and answered.direction = 'outbound'
+                and answered.role = 'assistant' and answered.seq > asked.seq"
+        );
+        self.session("a question and its answer in one session", &sql).await
+    }
+
+    async fn session(&self, what: &str, sql: &str) -> Result<Session> {
+        Ok(self
+            .world
+            .wait_for(what, self.patience, async || {
+                let rows = self.world.rows(sql).await?;
+                let text = |column: &str| rows.first()?.get(column)?.as_str().map(str::to_owned);
+                Ok(text("id")
+                    .zip(text("status"))
+                    .map(|(id, status)| Session { id, status }))
+            })
+            .await?)
+    }
+
+    async fn check_logged(&self, session: &str, purpose: &str, channels: &[&str]) -> Result<()> {
+        for channel in channels {
+            let sql = format!(
+                "select count(*) = 1 from public.message_delivery_log where session_id = '{session}' and purpose = '{purpose}'
+                   and channel = '{channel}' and direction = 'outbound' and status in ('sent', 'delivered', 'read')"
+            );
+            self.world.wait_for_sql(&sql, self.patience).await?;
+        }
+        Ok(())
+    }
+
+    fn happened(&mut self, who: &str, what: &str, since: Instant, words: &str) {
+        let took = since.elapsed();
+        let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        self.timings.insert(format!("{who}.{what}"), json!(millis));
+        progress::done(&format!("{words} after {millis} ms"));
+    }
+}
+
+fn step(who: &str, what: &str) -> String {
+    format!("the story broke off. {who} {what}")
+}
+
+fn name_of(channel: &str) -> &'static str {
+    if channel == "whatsapp" { "WhatsApp" } else { "SMS" }
+}
+
+/// What was said in the call.
+fn said(seed: &CallSeed) {
+    progress::note("is on the phone with the agent:");
+    for (role, text) in &seed.transcript {
+        let speaker = if role == "user" { "person" } else { "agent" };
+        progress::note(&format!("  {speaker:>6}: {text}"));
+    }
+}
+
+/// A message that arrives on a phone.
+fn bubble(text: &str) {
+    for line in text.lines() {
+        progress::note(&format!("    │ {line}"));
+    }
+}
+
+/// A message that a person writes.
+fn own_bubble(text: &str) {
+    progress::note(&format!("    > {text}"));
+}
