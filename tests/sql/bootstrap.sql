@@ -1,5 +1,6 @@
 -- What a Supabase project has before the first migration of ours, for a bare Postgres 15 or 17: roles, schemas, auth helpers.
 -- It gives no default grants on purpose: a grant that a migration forgot must fail here as it does on a hosted project.
+-- What Postgres itself gives stays: everybody may execute a new function until a migration revokes it.
 -- Safe to run again. Run as the owner of the database (a superuser); the roles are shared by all databases of the server.
 
 do $$
@@ -71,4 +72,3 @@ create or replace function auth.role() returns text language sql stable as $$
 $$;
 
 grant usage on schema public, auth, extensions to anon, authenticated, service_role;
-alter default privileges in schema public revoke execute on functions from public;
