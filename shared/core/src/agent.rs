@@ -136,11 +136,13 @@ pub fn input(turn: &Turn) -> Vec<Value> {
             break;
         }
         if !text.is_empty() {
-            waiting.push(
-                json!({"role": "user", "content": labelled(Role::User, message.channel, text)}),
-            );
+            waiting.push(json!({"role": "user", "content": labelled(Role::User, message.channel, text)}));
         }
     }
+    // Behind the history, so that what does not change stays together for the vendor's cache.
+    let (date, time) = (timestamp::kigali_date(turn.now), timestamp::kigali_time(turn.now));
+    let clock = ["It is now ", &date, ", ", &time, " in Kigali."].concat();
+    items.push(json!({"role": "developer", "content": clock}));
     items.extend(waiting.into_iter().rev());
     items
 }
@@ -167,10 +169,7 @@ fn call_note(summary: &CallSummary, ended_at: Option<DateTime<Utc>>) -> String {
         ]);
     }
     out.push_str(", data:\n<<<\n");
-    let next = summary
-        .next_step
-        .as_deref()
-        .map(|next| ["Next: ", next].concat());
+    let next = summary.next_step.as_deref().map(|next| ["Next: ", next].concat());
     let lines = [Some(summary.headline.as_str())].into_iter().flatten();
     let lines = lines
         .chain(summary.points.iter().map(String::as_str))
@@ -187,18 +186,12 @@ fn call_note(summary: &CallSummary, ended_at: Option<DateTime<Utc>>) -> String {
 pub fn apology(locale: Locale, brand: &str) -> String {
     let brand = clip(brand, 20);
     let text = match locale {
-        Locale::En => {
-            ": sorry, we cannot answer right now. Please write to us again in a few minutes."
-        }
+        Locale::En => ": sorry, we cannot answer right now. Please write to us again in a few minutes.",
         Locale::Fr => {
             " : désolé, nous ne pouvons pas répondre pour le moment. Merci de nous réécrire dans quelques minutes."
         }
-        Locale::Rw => {
-            ": mutwihanganire, ubu ntidushobora kubasubiza. Mwongere mutwandikire mu minota mike."
-        }
-        Locale::Sw => {
-            ": samahani, hatuwezi kujibu sasa hivi. Tafadhali tuandikie tena baada ya dakika chache."
-        }
+        Locale::Rw => ": mutwihanganire, ubu ntidushobora kubasubiza. Mwongere mutwandikire mu minota mike.",
+        Locale::Sw => ": samahani, hatuwezi kujibu sasa hivi. Tafadhali tuandikie tena baada ya dakika chache.",
     };
     [brand, text].concat()
 }
@@ -289,14 +282,13 @@ pub fn check_arguments(name: &str, arguments: &str) -> Result<Value, ToolError> 
     match name {
         "session_update_status" => {
             let status = crate::json::text(&given, "status").unwrap_or_default();
-            let status =
-                STATUSES
-                    .into_iter()
-                    .find(|known| *known == status)
-                    .ok_or(ToolError::Argument {
-                        field: "status",
-                        hint: "active, follow_up or closed",
-                    })?;
+            let status = STATUSES
+                .into_iter()
+                .find(|known| *known == status)
+                .ok_or(ToolError::Argument {
+                    field: "status",
+                    hint: "active, follow_up or closed",
+                })?;
             let note = given
                 .get("note")
                 .and_then(as_text)
@@ -379,7 +371,9 @@ mod tests {
             user: (on the phone) I look for a house
             assistant: Which area?
             user: (WhatsApp) Kimironko
-            user: Change budget to 250k"#]].assert_eq(&lines.join("\n"));
+            developer: It is now 21/11/2026, 05:00 in Kigali.
+            user: Change budget to 250k"#]]
+        .assert_eq(&lines.join("\n"));
     }
 
     #[test]
@@ -390,23 +384,13 @@ mod tests {
             instructions(&turn(&[], &[], None))
         );
         let text = instructions(&turn(&[], &[], None));
-        assert!(
-            text.contains("houses in Kigali")
-                && text.contains("300 characters")
-                && text.contains("Kinyarwanda")
-        );
+        assert!(text.contains("houses in Kigali") && text.contains("300 characters") && text.contains("Kinyarwanda"));
     }
 
     #[test]
     fn a_long_history_keeps_its_end_and_all_is_bounded() {
         let history: Vec<HistoryTurn> = (0..100)
-            .map(|n| {
-                said(
-                    Role::User,
-                    Channel::Sms,
-                    &format!("{n} {}", "x".repeat(3000)),
-                )
-            })
+            .map(|n| said(Role::User, Channel::Sms, &format!("{n} {}", "x".repeat(3000))))
             .collect();
         let messages: Vec<Pending> = (0..40)
             .map(|n| Pending {
@@ -434,7 +418,8 @@ mod tests {
             EasyMO : désolé, nous ne pouvons pas répondre pour le moment. Merci de nous réécrire dans quelques minutes.
             EasyMO: mutwihanganire, ubu ntidushobora kubasubiza. Mwongere mutwandikire mu minota mike.
             EasyMO: samahani, hatuwezi kujibu sasa hivi. Tafadhali tuandikie tena baada ya dakika chache.
-        "#]].assert_eq(&all);
+        "#]]
+        .assert_eq(&all);
     }
 
     #[test]
@@ -461,10 +446,7 @@ mod tests {
                 (&json!(true), &json!(false))
             );
             let properties = parameters["properties"].as_object().unwrap();
-            assert_eq!(
-                parameters["required"].as_array().unwrap().len(),
-                properties.len()
-            );
+            assert_eq!(parameters["required"].as_array().unwrap().len(), properties.len());
         }
         assert_eq!(tools(&["session_get_context", "rm_rf"]).len(), 1);
         assert!(tools::<&str>(&[]).is_empty());
@@ -474,10 +456,7 @@ mod tests {
     fn arguments_are_checked_again() {
         let check = check_arguments;
         assert_eq!(check("session_get_context", "").unwrap(), json!({}));
-        assert_eq!(
-            check("session_get_context", "{\"extra\":1}").unwrap(),
-            json!({})
-        );
+        assert_eq!(check("session_get_context", "{\"extra\":1}").unwrap(), json!({}));
         assert_eq!(
             check(
                 "session_update_status",

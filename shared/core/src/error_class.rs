@@ -128,19 +128,14 @@ const fn unknown(reason: &'static str) -> Classified {
 }
 
 /// Classifies an answer: by the vendor's code where we know it, else by the HTTP status.
-pub fn classify(
-    provider: Provider,
-    http_status: Option<u16>,
-    vendor_code: Option<&str>,
-) -> Classified {
+pub fn classify(provider: Provider, http_status: Option<u16>, vendor_code: Option<&str>) -> Classified {
     let known = vendor_code.and_then(|code| by_code(provider, code.trim()));
     match (known, provider) {
         (Some(classified), _) => classified,
         (None, Provider::Openai) => openai_by_http(http_status),
-        (
-            None,
-            Provider::Mtn | Provider::Whatsapp | Provider::AfricasTalking | Provider::Twilio,
-        ) => by_http(http_status),
+        (None, Provider::Mtn | Provider::Whatsapp | Provider::AfricasTalking | Provider::Twilio) => {
+            by_http(http_status)
+        }
     }
 }
 
@@ -324,10 +319,9 @@ fn africas_talking(code: &str) -> Option<Classified> {
         "502" => retryable("rejected_by_gateway").counts(),
         "UserInBlackList" => permanent("opted_out").tells(Evidence::OptedOut),
         "InsufficientCredit" => config("insufficient_balance"),
-        "UserIsInactive"
-        | "UserAccountSuspended"
-        | "NotNetworkSubcriber"
-        | "NotNetworkSubscriber" => permanent("subscriber_unreachable"),
+        "UserIsInactive" | "UserAccountSuspended" | "NotNetworkSubcriber" | "NotNetworkSubscriber" => {
+            permanent("subscriber_unreachable")
+        }
         _ => return None,
     };
     Some(classified)
@@ -384,11 +378,7 @@ mod tests {
             for http in [None, Some(200), Some(400), Some(500)] {
                 let found = classify(provider, http, Some(code));
                 assert_eq!(found.class.as_str(), row[2].as_str().unwrap(), "{row}");
-                assert_eq!(
-                    found.evidence.map(Evidence::as_str),
-                    row[3].as_str(),
-                    "{row}"
-                );
+                assert_eq!(found.evidence.map(Evidence::as_str), row[3].as_str(), "{row}");
                 assert_eq!(found.breaker, row[4].as_bool().unwrap(), "{row}");
             }
         }

@@ -71,17 +71,12 @@ fn encode_into(out: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
         match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => {
-                out.push(char::from(byte))
-            }
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'*' | b'-' | b'.' | b'_' => out.push(char::from(byte)),
             b' ' => out.push('+'),
             _ => {
                 out.push('%');
                 for nibble in [byte >> 4, byte & 15] {
-                    out.push(
-                        HEX.get(usize::from(nibble))
-                            .map_or('0', |digit| char::from(*digit)),
-                    );
+                    out.push(HEX.get(usize::from(nibble)).map_or('0', |digit| char::from(*digit)));
                 }
             }
         }

@@ -15,8 +15,7 @@ impl CorrelationId {
     /// Takes the caller's id if it is one.
     pub fn parse(text: &str) -> Option<CorrelationId> {
         let fits = (1..=CORRELATION_ID_MAX).contains(&text.len());
-        (fits && text.bytes().all(|byte| byte.is_ascii_graphic()))
-            .then(|| CorrelationId(text.to_owned()))
+        (fits && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| CorrelationId(text.to_owned()))
     }
 
     /// Takes the caller's id, or makes one from 16 random bytes.
@@ -38,13 +37,10 @@ impl std::fmt::Display for CorrelationId {
 }
 
 impl<'de> Deserialize<'de> for CorrelationId {
-    fn deserialize<D: serde::Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<CorrelationId, D::Error> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<CorrelationId, D::Error> {
         let text = String::deserialize(deserializer)?;
-        CorrelationId::parse(&text).ok_or_else(|| {
-            serde::de::Error::custom("correlation id is 1 to 64 visible ASCII characters")
-        })
+        CorrelationId::parse(&text)
+            .ok_or_else(|| serde::de::Error::custom("correlation id is 1 to 64 visible ASCII characters"))
     }
 }
 
@@ -181,9 +177,7 @@ mod tests {
         }
         for bad in ["", "a b", "é", "a\n", &"x".repeat(65)] {
             assert_eq!(CorrelationId::parse(bad), None);
-            assert!(is_uuid(
-                CorrelationId::parse_or(Some(bad), [7; 16]).as_str()
-            ));
+            assert!(is_uuid(CorrelationId::parse_or(Some(bad), [7; 16]).as_str()));
         }
     }
 

@@ -61,11 +61,7 @@ pub fn as_text(value: &Value) -> Option<String> {
 }
 
 /// A field as text, or the problem that names it.
-pub fn required_text(
-    value: &Value,
-    snake_name: &'static str,
-    hint: &'static str,
-) -> Result<String, Problem> {
+pub fn required_text(value: &Value, snake_name: &'static str, hint: &'static str) -> Result<String, Problem> {
     text(value, snake_name).ok_or_else(|| Problem::missing_field(snake_name, hint))
 }
 
@@ -100,10 +96,7 @@ pub fn strip_nul(value: &mut Value) {
         Value::Object(map) => {
             if map.keys().any(|key| key.contains('\0')) {
                 let old = std::mem::take(map);
-                map.extend(
-                    old.into_iter()
-                        .map(|(key, value)| (without_nul(&key), value)),
-                );
+                map.extend(old.into_iter().map(|(key, value)| (without_nul(&key), value)));
             }
             map.values_mut().for_each(strip_nul);
         }
@@ -149,21 +142,12 @@ mod tests {
     #[test]
     fn both_spellings_are_read_and_snake_case_wins() {
         assert_eq!(text(&json!({"callId": "a"}), "call_id").unwrap(), "a");
-        assert_eq!(
-            text(&json!({"call_id": "a", "callId": "b"}), "call_id").unwrap(),
-            "a"
-        );
+        assert_eq!(text(&json!({"call_id": "a", "callId": "b"}), "call_id").unwrap(), "a");
         assert_eq!(text(&json!({"call_id": null}), "call_id"), None);
         assert_eq!(text(&json!({"call_id": "  "}), "call_id"), None);
         assert_eq!(text(&json!({"id": 88120453}), "id").unwrap(), "88120453");
-        assert_eq!(
-            integer(&json!({"expires_in": "3599"}), "expires_in"),
-            Some(3599)
-        );
-        assert_eq!(
-            flag(&json!({"mirrorReplies": "True"}), "mirror_replies"),
-            Some(true)
-        );
+        assert_eq!(integer(&json!({"expires_in": "3599"}), "expires_in"), Some(3599));
+        assert_eq!(flag(&json!({"mirrorReplies": "True"}), "mirror_replies"), Some(true));
     }
 
     #[test]
@@ -180,10 +164,7 @@ mod tests {
             (400, "JSON is broken at line 1, column 7")
         );
         assert_eq!(object(b"[1]").unwrap_err().type_slug, "bad-json");
-        assert!(
-            object(b"\xef\xbb\xbf{}").is_ok(),
-            "a byte order mark is forgiven"
-        );
+        assert!(object(b"\xef\xbb\xbf{}").is_ok(), "a byte order mark is forgiven");
     }
 
     proptest! {

@@ -77,21 +77,15 @@ pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
         .split(|found: char| !found.is_ascii_alphanumeric())
         .filter(|word| !word.is_empty())
         .collect();
-    if words.is_empty()
-        || folded
-            .chars()
-            .any(|found| found.is_alphanumeric() && !found.is_ascii())
-    {
+    if words.is_empty() || folded.chars().any(|found| found.is_alphanumeric() && !found.is_ascii()) {
         return None;
     }
     // What is said besides out of politeness, longest phrase first.
-    let politeness: Vec<Vec<&str>> = POLITE
+    let politeness: Vec<Vec<&str>> = POLITE.iter().map(|phrase| phrase.split(' ').collect()).collect();
+    while let Some(phrase) = politeness
         .iter()
-        .map(|phrase| phrase.split(' ').collect())
-        .collect();
-    while let Some(phrase) = politeness.iter().find(|phrase| {
-        words.len() > phrase.len() && (words.starts_with(phrase) || words.ends_with(phrase))
-    }) {
+        .find(|phrase| words.len() > phrase.len() && (words.starts_with(phrase) || words.ends_with(phrase)))
+    {
         if words.ends_with(phrase) {
             words.truncate(words.len() - phrase.len());
         } else {
@@ -208,8 +202,7 @@ pub fn reply(keyword: Keyword, locale: Locale, brand: &str, contact: Option<&str
             "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena."
         }
     });
-    if let (Keyword::Help, Some(contact)) = (keyword, contact.filter(|contact| contact.len() <= 20))
-    {
+    if let (Keyword::Help, Some(contact)) = (keyword, contact.filter(|contact| contact.len() <= 20)) {
         text.push_str(match locale {
             Locale::En => " Call: ",
             Locale::Fr => " Tél. : ",
@@ -233,8 +226,8 @@ mod tests {
         let vectors: serde_json::Value =
             serde_json::from_str(include_str!("../../../tests/vectors/keywords.json")).unwrap();
         for vector in vectors["cases"].as_array().unwrap() {
-            let found = detect(vector["text"].as_str().unwrap(), Dialogue::default())
-                .map(|found| found.keyword.as_str());
+            let found =
+                detect(vector["text"].as_str().unwrap(), Dialogue::default()).map(|found| found.keyword.as_str());
             assert_eq!(found, vector["keyword"].as_str(), "{vector}");
         }
     }

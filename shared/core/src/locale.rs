@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::sms::base_letters;
 
 /// A language we write in.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Locale {
     /// English.
@@ -92,10 +90,7 @@ pub fn detect(text: &str) -> Option<Locale> {
             *score += weight(locale, word);
         }
     }
-    let (best, locale) = scores
-        .into_iter()
-        .zip(ALL)
-        .max_by_key(|(score, _)| *score)?;
+    let (best, locale) = scores.into_iter().zip(ALL).max_by_key(|(score, _)| *score)?;
     let rivals = scores.into_iter().filter(|score| *score == best).count();
     (best > 0 && rivals == 1).then_some(locale)
 }
@@ -116,8 +111,7 @@ fn weight(locale: Locale, word: &str) -> u32 {
     // The beginnings of verbs in the first person, which carry much of a short message in Bantu languages.
     let prefixes: &[&str] = match locale {
         Locale::Rw => &[
-            "nda", "ndu", "ndi", "nsha", "mwa", "twa", "kugi", "uko", "ibi", "ama", "umu", "aba",
-            "iki",
+            "nda", "ndu", "ndi", "nsha", "mwa", "twa", "kugi", "uko", "ibi", "ama", "umu", "aba", "iki",
         ],
         Locale::Sw => &[
             "nina", "nime", "nita", "nili", "naom", "una", "ume", "tuna", "wana", "hak", "kwa",
@@ -214,8 +208,7 @@ const FR_STRONG: &[&str] = &[
     "du",
 ];
 const FR_WEAK: &[&str] = &[
-    "la", "de", "un", "ma", "il", "en", "au", "ne", "que", "qui", "non", "a", "l", "d", "j", "c",
-    "s",
+    "la", "de", "un", "ma", "il", "en", "au", "ne", "que", "qui", "non", "a", "l", "d", "j", "c", "s",
 ];
 const RW_STRONG: &[&str] = &[
     "muraho",

@@ -151,13 +151,7 @@ const MAX_TEXT_CHARS: usize = 500;
 ///
 /// Values under keys that end in `_id` or `_ref` stay as they are unless they are phone numbers; every other text is
 /// scrubbed. Null fields are left out.
-pub fn line(
-    event: Event,
-    level: Level,
-    message: &str,
-    now: DateTime<Utc>,
-    fields: Map<String, Value>,
-) -> String {
+pub fn line(event: Event, level: Level, message: &str, now: DateTime<Utc>, fields: Map<String, Value>) -> String {
     let mut out = Map::new();
     out.insert("event".into(), Value::from(event.as_str()));
     out.insert("level".into(), Value::from(level.as_str()));
@@ -186,15 +180,11 @@ fn masked(key: &str, value: Value) -> Value {
         }
         // A number as large as a phone number: only counters of time grow that far, and they say so in their name.
         Value::Number(number)
-            if number.as_f64().is_some_and(|size| size >= 1e8)
-                && !key.ends_with("_ms")
-                && !key.ends_with("_bytes") =>
+            if number.as_f64().is_some_and(|size| size >= 1e8) && !key.ends_with("_ms") && !key.ends_with("_bytes") =>
         {
             Value::from(phone::mask(&number.to_string()))
         }
-        Value::Array(items) => {
-            Value::Array(items.into_iter().map(|item| masked(key, item)).collect())
-        }
+        Value::Array(items) => Value::Array(items.into_iter().map(|item| masked(key, item)).collect()),
         Value::Object(map) => Value::Object(
             map.into_iter()
                 .map(|(key, value)| {

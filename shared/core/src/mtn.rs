@@ -48,8 +48,7 @@ impl Token {
     /// The moment from which it is no longer used: a minute before its end.
     pub fn usable_until(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         let seconds = self.expires_in_s.saturating_sub(60).clamp(0, 86_400);
-        now.checked_add_signed(TimeDelta::seconds(seconds))
-            .unwrap_or(now)
+        now.checked_add_signed(TimeDelta::seconds(seconds)).unwrap_or(now)
     }
 }
 
@@ -158,6 +157,7 @@ pub struct InboundSms {
     /// What was written.
     pub text: String,
     /// When it was written, by the provider's clock; else when it arrived.
+    #[serde(with = "crate::timestamp::rfc3339")]
     pub received_at: DateTime<Utc>,
 }
 
@@ -173,11 +173,7 @@ pub struct Inbound {
 }
 
 /// Reads inbound messages: JSON or form, one or several, plain or wrapped as OneAPI does.
-pub fn parse_inbound(
-    content_type: Option<&str>,
-    body: &[u8],
-    received_at: DateTime<Utc>,
-) -> Result<Inbound, Problem> {
+pub fn parse_inbound(content_type: Option<&str>, body: &[u8], received_at: DateTime<Utc>) -> Result<Inbound, Problem> {
     let root = read_body(content_type, body)?;
     let mut inbound = Inbound::default();
     for item in items(
@@ -198,20 +194,10 @@ pub fn parse_inbound(
     Ok(inbound)
 }
 
-fn parse_message(
-    item: &Value,
-    received_at: DateTime<Utc>,
-) -> Result<Result<InboundSms, &'static str>, Problem> {
+fn parse_message(item: &Value, received_at: DateTime<Utc>) -> Result<Result<InboundSms, &'static str>, Problem> {
     let from = first_text(
         item,
-        &[
-            "from",
-            "senderAddress",
-            "msisdn",
-            "sender",
-            "source",
-            "source_addr",
-        ],
+        &["from", "senderAddress", "msisdn", "sender", "source", "source_addr"],
     )
     .ok_or_else(|| Problem::missing_field("from", "Name the sender as +250..."))?;
     let address = Address::parse(&from).map_err(|error| {
@@ -251,21 +237,11 @@ fn parse_message(
     if text.is_empty() {
         return Ok(Err("empty_text"));
     }
-    let sent_at = first_text(
-        item,
-        &["dateTime", "timestamp", "date", "created", "receivedAt"],
-    )
-    .and_then(|at| timestamp::parse_carrier(&at));
+    let sent_at = first_text(item, &["dateTime", "timestamp", "date", "created", "receivedAt"])
+        .and_then(|at| timestamp::parse_carrier(&at));
     let id = first_text(
         item,
-        &[
-            "messageId",
-            "messageID",
-            "message_id",
-            "id",
-            "transactionId",
-            "linkId",
-        ],
+        &["messageId", "messageID", "message_id", "id", "transactionId", "linkId"],
     );
     let provider_message_id = match id {
         Some(id) => clip(&id, 128).to_owned(),
@@ -284,22 +260,12 @@ fn parse_message(
 
 /// Without an id of the provider's, the same text from the same number at the same time is the same message. Without a time of
 /// the provider's that is the same minute: a repeat of the webhook is caught, somebody's second "yes" is not.
-fn derived_id(
-    from: &E164,
-    to: &str,
-    text: &str,
-    sent_at: Option<DateTime<Utc>>,
-    received_at: DateTime<Utc>,
-) -> String {
+fn derived_id(from: &E164, to: &str, text: &str, sent_at: Option<DateTime<Utc>>, received_at: DateTime<Utc>) -> String {
     let time = match sent_at {
         Some(at) => at.timestamp_millis(),
         None => received_at.timestamp().div_euclid(60),
     };
-    let kind: &[u8] = if sent_at.is_some() {
-        b"provider time"
-    } else {
-        b"minute"
-    };
+    let kind: &[u8] = if sent_at.is_some() { b"provider time" } else { b"minute" };
     let parts = [
         b"mtn" as &[u8],
         from.as_str().as_bytes(),
@@ -329,9 +295,7 @@ fn message_text(item: &Value) -> Option<String> {
     ["message", "text", "content", "body"]
         .iter()
         .find_map(|name| match field(item, name)? {
-            inner @ Value::Object(_) => {
-                first_field(inner, &["body", "text", "content"]).and_then(scalar)
-            }
+            inner @ Value::Object(_) => first_field(inner, &["body", "text", "content"]).and_then(scalar),
             found => scalar(found),
         })
 }
@@ -353,14 +317,9 @@ pub fn parse_delivery_reports(
 ) -> Result<Reports, Problem> {
     let root = read_body(content_type, body)?;
     let mut reports = Reports::default();
-    for item in items(
-        &root,
-        &["deliveryInfoNotification", "deliveryInfoList"],
-        "deliveryInfo",
-    ) {
+    for item in items(&root, &["deliveryInfoNotification", "deliveryInfoList"], "deliveryInfo") {
         // OneAPI keeps our reference beside the report, not in it.
-        let outer =
-            field(&root, "deliveryInfoNotification").or_else(|| field(&root, "deliveryInfoList"));
+        let outer = field(&root, "deliveryInfoNotification").or_else(|| field(&root, "deliveryInfoList"));
         match parse_report(item, outer, received_at) {
             Some(event) => reports.events.push(event),
             None => reports.unreadable += 1,
@@ -369,28 +328,16 @@ pub fn parse_delivery_reports(
     Ok(reports)
 }
 
-fn parse_report(
-    item: &Value,
-    outer: Option<&Value>,
-    received_at: DateTime<Utc>,
-) -> Option<DeliveryEvent> {
-    const REFERENCES: [&str; 4] = [
-        "clientCorrelatorId",
-        "clientCorrelator",
-        "callbackData",
-        "requestId",
-    ];
-    let reference = first_text(item, &REFERENCES)
-        .or_else(|| outer.and_then(|outer| first_text(outer, &REFERENCES)))?;
+fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>) -> Option<DeliveryEvent> {
+    const REFERENCES: [&str; 4] = ["clientCorrelatorId", "clientCorrelator", "callbackData", "requestId"];
+    let reference = first_text(item, &REFERENCES).or_else(|| outer.and_then(|outer| first_text(outer, &REFERENCES)))?;
     let raw = first_text(item, &["deliveryStatus", "status", "message_status"])?;
     let status = status::from_mtn(&raw)?;
     let error_code = first_text(item, &["error", "err", "errorCode"])
         .filter(|code| code.bytes().any(|digit| digit != b'0'))
         .map(|code| clip(&code, 64).to_owned());
     let error_class = match status {
-        DeliveryStatus::Failed | DeliveryStatus::Undeliverable | DeliveryStatus::Expired => {
-            Some(ErrorClass::Permanent)
-        }
+        DeliveryStatus::Failed | DeliveryStatus::Undeliverable | DeliveryStatus::Expired => Some(ErrorClass::Permanent),
         _ => None,
     };
     let at = first_text(
@@ -409,9 +356,7 @@ fn parse_report(
         delivery_ref: is_uuid(&reference).then(|| reference.to_ascii_lowercase()),
         provider_message_id: Some(clip(&reference, 128).to_owned()),
         status,
-        occurred_at: at
-            .and_then(|at| timestamp::parse_carrier(&at))
-            .unwrap_or(received_at),
+        occurred_at: at.and_then(|at| timestamp::parse_carrier(&at)).unwrap_or(received_at),
         error_code: error_class.and(error_code),
         error_class,
         evidence: None,
@@ -422,8 +367,7 @@ fn parse_report(
 
 /// JSON by content type or look; else a form.
 fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> {
-    let is_form = content_type
-        .is_some_and(|kind| kind.to_ascii_lowercase().contains("x-www-form-urlencoded"));
+    let is_form = content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("x-www-form-urlencoded"));
     let start = body
         .iter()
         .find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))
@@ -450,8 +394,7 @@ fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> 
 
 /// The items of a body: unwrapped from `wrappers.inner`, `data`, `items`, `messages`, or the body itself.
 fn items<'a>(root: &'a Value, wrappers: &[&str], inner: &str) -> Vec<&'a Value> {
-    let mut found = first_field(root, wrappers)
-        .map_or(root, |wrapped| field(wrapped, inner).unwrap_or(wrapped));
+    let mut found = first_field(root, wrappers).map_or(root, |wrapped| field(wrapped, inner).unwrap_or(wrapped));
     if std::ptr::eq(found, root) {
         for name in ["items", "data", "messages", "reports"] {
             if let Some(nested @ (Value::Object(_) | Value::Array(_))) = field(root, name) {
@@ -461,11 +404,7 @@ fn items<'a>(root: &'a Value, wrappers: &[&str], inner: &str) -> Vec<&'a Value> 
         }
     }
     match found {
-        Value::Array(items) => items
-            .iter()
-            .filter(|item| item.is_object())
-            .take(MAX_ITEMS)
-            .collect(),
+        Value::Array(items) => items.iter().filter(|item| item.is_object()).take(MAX_ITEMS).collect(),
         other => vec![other],
     }
 }
@@ -502,19 +441,13 @@ mod tests {
 
     #[test]
     fn the_token_is_asked_for_with_a_form_and_its_life_is_a_string() {
-        assert_eq!(
-            token_request("k&y", "s t"),
-            "client_id=k%26y&client_secret=s+t"
-        );
+        assert_eq!(token_request("k&y", "s t"), "client_id=k%26y&client_secret=s+t");
         let token = parse_token(
             200,
             br#"{"access_token":"gGqV7","token_type":"BearerToken","expires_in":"3599"}"#,
         )
         .unwrap();
-        assert_eq!(
-            (token.access_token.as_str(), token.expires_in_s),
-            ("gGqV7", 3599)
-        );
+        assert_eq!((token.access_token.as_str(), token.expires_in_s), ("gGqV7", 3599));
         assert_eq!(token.usable_until(now()), now() + TimeDelta::seconds(3539));
         assert_eq!(format!("{token:?}"), "Token(...)");
         assert_eq!(
@@ -523,16 +456,8 @@ mod tests {
                 .expires_in_s,
             3600
         );
-        let refused = |http, body: &str| {
-            parse_token(http, body.as_bytes())
-                .unwrap_err()
-                .classified
-                .class
-        };
-        assert_eq!(
-            refused(401, r#"{"error":"invalid_client"}"#),
-            ErrorClass::Config
-        );
+        let refused = |http, body: &str| parse_token(http, body.as_bytes()).unwrap_err().classified.class;
+        assert_eq!(refused(401, r#"{"error":"invalid_client"}"#), ErrorClass::Config);
         assert_eq!(
             refused(500, "oops"),
             ErrorClass::Retryable,
@@ -569,7 +494,8 @@ mod tests {
 
     #[test]
     fn http_200_is_not_yet_a_success() {
-        let good = br#"{"statusCode":"0000","statusMessage":"ok","transactionId":"2026112104","data":{"status":"PENDING"}}"#;
+        let good =
+            br#"{"statusCode":"0000","statusMessage":"ok","transactionId":"2026112104","data":{"status":"PENDING"}}"#;
         let accepted = parse_outbound_response(200, good, REF).unwrap();
         assert_eq!(accepted.provider_message_id.as_deref(), Some(REF));
         assert_eq!(accepted.provider_request_id.as_deref(), Some("2026112104"));
@@ -600,17 +526,12 @@ mod tests {
         assert_eq!(class(502, "<html>"), (ErrorClass::Unknown, None));
         assert_eq!(class(503, ""), (ErrorClass::Retryable, None));
         assert_eq!(class(200, "cut"), (ErrorClass::Unknown, None));
-        assert_eq!(
-            class(500, r#"{"statusCode":"0000"}"#).0,
-            ErrorClass::Unknown
-        );
+        assert_eq!(class(500, r#"{"statusCode":"0000"}"#).0, ErrorClass::Unknown);
     }
 
     #[test]
     fn the_simplest_shape_works() {
-        let sms = one(
-            r#"{"from":"+250788123456","to":"+250788000000","message":"Ndashaka kubona inzu"}"#,
-        );
+        let sms = one(r#"{"from":"+250788123456","to":"+250788000000","message":"Ndashaka kubona inzu"}"#);
         assert_eq!(
             (sms.from.as_str(), sms.to.as_str(), sms.text.as_str()),
             ("+250788123456", "+250788000000", "Ndashaka kubona inzu")
@@ -648,8 +569,7 @@ mod tests {
                 "{body}"
             );
         }
-        let form =
-            b"from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
+        let form = b"from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
         for kind in [
             Some("application/x-www-form-urlencoded; charset=utf-8"),
             Some("application/X-WWW-form-urlencoded"),
@@ -681,11 +601,7 @@ mod tests {
                 "delivery_report"
             ]
         );
-        let fields: Vec<_> = found
-            .refused
-            .iter()
-            .map(|problem| problem.field.unwrap())
-            .collect();
+        let fields: Vec<_> = found.refused.iter().map(|problem| problem.field.unwrap()).collect();
         assert_eq!(fields, ["from", "message", "from"]);
         assert!(
             !found
@@ -717,10 +633,7 @@ mod tests {
             with_time("2026-11-21T04:05:00Z"),
             with_time("2026-11-21T06:05:00+02:00")
         );
-        assert_ne!(
-            with_time("2026-11-21T04:05:00Z"),
-            with_time("2026-11-21T04:05:01Z")
-        );
+        assert_ne!(with_time("2026-11-21T04:05:00Z"), with_time("2026-11-21T04:05:01Z"));
     }
 
     #[test]
@@ -739,28 +652,18 @@ mod tests {
                 (event.status, event.delivery_ref.as_deref()),
                 (DeliveryStatus::Delivered, Some(REF))
             );
-            assert_eq!(
-                (event.error_code.as_deref(), event.error_class),
-                (None, None)
-            );
+            assert_eq!((event.error_code.as_deref(), event.error_class), (None, None));
         }
         let event = parse_delivery_reports(None, v3.as_bytes(), now())
             .unwrap()
             .events
             .remove(0);
-        assert_eq!(
-            timestamp::to_rfc3339(event.occurred_at),
-            "2026-11-21T02:00:07.000Z"
-        );
+        assert_eq!(timestamp::to_rfc3339(event.occurred_at), "2026-11-21T02:00:07.000Z");
         let failed = format!("clientCorrelatorId={REF}&deliveryStatus=UNDELIV&error=027");
-        let event = parse_delivery_reports(
-            Some("application/x-www-form-urlencoded"),
-            failed.as_bytes(),
-            now(),
-        )
-        .unwrap()
-        .events
-        .remove(0);
+        let event = parse_delivery_reports(Some("application/x-www-form-urlencoded"), failed.as_bytes(), now())
+            .unwrap()
+            .events
+            .remove(0);
         assert_eq!(
             (event.status, event.error_code.as_deref()),
             (DeliveryStatus::Undeliverable, Some("027"))
@@ -782,10 +685,7 @@ mod tests {
 
     #[test]
     fn bad_bodies_are_refused() {
-        assert_eq!(
-            parse_inbound(None, b"{", now()).unwrap_err().type_slug,
-            "bad-json"
-        );
+        assert_eq!(parse_inbound(None, b"{", now()).unwrap_err().type_slug, "bad-json");
         assert_eq!(
             parse_inbound(Some("application/json"), b"hello", now())
                 .unwrap_err()

@@ -40,9 +40,7 @@ pub enum PhoneError {
         found: char,
     },
     /// Too short or too long for any country.
-    #[error(
-        "phone number has {digits} digits, E.164 allows 8 to 15: check for a missing or doubled part"
-    )]
+    #[error("phone number has {digits} digits, E.164 allows 8 to 15: check for a missing or doubled part")]
     Length {
         /// How many there are, country code included.
         digits: usize,
@@ -56,9 +54,7 @@ pub enum PhoneError {
         digits: usize,
     },
     /// A Rwandan number outside the ranges the regulator has given out.
-    #[error(
-        "Rwandan phone numbers do not begin with 0{prefix}: mobiles begin with 072, 073, 077, 078 or 079"
-    )]
+    #[error("Rwandan phone numbers do not begin with 0{prefix}: mobiles begin with 072, 073, 077, 078 or 079")]
     RwandaPrefix {
         /// The first two national digits.
         prefix: String,
@@ -105,6 +101,27 @@ impl E164 {
         number.push('+');
         number.push_str(&international);
         Ok(E164(number))
+    }
+
+    /// Reads a number from a carrier's MSISDN field: like [`E164::parse`], and digits without `+` that are not Rwandan are
+    /// taken as international, which is how carriers write everybody's number.
+    ///
+    /// ```
+    /// use ihuza_core::phone::E164;
+    /// assert!(E164::parse("254712345678").is_err());
+    /// assert_eq!(E164::parse_msisdn("254712345678").unwrap().as_str(), "+254712345678");
+    /// ```
+    pub fn parse_msisdn(text: &str) -> Result<E164, PhoneError> {
+        match E164::parse(text) {
+            Err(PhoneError::NoCountryCode) => {
+                let (_, digits) = clean(text)?;
+                if digits.len() < 10 || digits.starts_with('0') {
+                    return Err(PhoneError::NoCountryCode);
+                }
+                E164::parse(&["+", &digits].concat())
+            }
+            other => other,
+        }
     }
 
     /// The whole number with its `+`. Not for logs.
@@ -180,6 +197,7 @@ pub enum Address {
 
 impl Address {
     /// Tells subscribers from services. A number that looks like a subscriber's but is wrong is an error, with its reason.
+    /// Digits without `+` are read as carriers write them, see [`E164::parse_msisdn`].
     pub fn parse(text: &str) -> Result<Address, PhoneError> {
         let bare = strip_scheme(text.trim());
         if bare.is_empty() || WITHHELD.iter().any(|word| bare.eq_ignore_ascii_case(word)) {
@@ -191,7 +209,7 @@ impl Address {
         if is_sender_name(bare) {
             return Ok(Address::Alphanumeric(bare.to_owned()));
         }
-        E164::parse(bare).map(Address::Subscriber)
+        E164::parse_msisdn(bare).map(Address::Subscriber)
     }
 
     /// The number to answer to, if there is one.
@@ -221,9 +239,7 @@ pub fn is_short_code(text: &str) -> bool {
 /// Whether `text` is a name that carriers accept as a sender: at most 11 letters, digits and spaces, with a letter.
 pub fn is_sender_name(text: &str) -> bool {
     (1..=11).contains(&text.len())
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
@@ -269,20 +285,13 @@ fn clean(text: &str) -> Result<(bool, String), PhoneError> {
     let mut digits = String::with_capacity(16);
     for (at, found) in strip_scheme(text).chars().enumerate() {
         if at >= MAX_INPUT_CHARS {
-            return Err(PhoneError::Length {
-                digits: digits.len(),
-            });
+            return Err(PhoneError::Length { digits: digits.len() });
         }
         match found {
             '0'..='9' => digits.push(found),
             '+' | '\u{ff0b}' if digits.is_empty() && !plus => plus = true,
             ' ' | '-' | '.' | '(' | ')' | '/' | '\t' => {}
-            '\u{a0}'
-            | '\u{202f}'
-            | '\u{2000}'..='\u{200f}'
-            | '\u{2010}'..='\u{2015}'
-            | '\u{2060}'
-            | '\u{feff}' => {}
+            '\u{a0}' | '\u{202f}' | '\u{2000}'..='\u{200f}' | '\u{2010}'..='\u{2015}' | '\u{2060}' | '\u{feff}' => {}
             '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {}
             _ => match foreign_digit(found) {
                 Some(digit) => digits.push(digit),
@@ -351,18 +360,14 @@ fn check(digits: &str) -> Result<(), PhoneError> {
         return check_rwandan(national);
     }
     if !(8..=15).contains(&digits.len()) {
-        return Err(PhoneError::Length {
-            digits: digits.len(),
-        });
+        return Err(PhoneError::Length { digits: digits.len() });
     }
     Ok(())
 }
 
 fn check_rwandan(national: &str) -> Result<(), PhoneError> {
     if national.len() != 9 {
-        return Err(PhoneError::RwandaLength {
-            digits: national.len(),
-        });
+        return Err(PhoneError::RwandaLength { digits: national.len() });
     }
     let mut start = national.bytes();
     let known = match (start.next(), start.next()) {
@@ -380,9 +385,7 @@ fn check_rwandan(national: &str) -> Result<(), PhoneError> {
 }
 
 fn premium_prefix(digits: &str) -> Option<&'static str> {
-    PREMIUM
-        .into_iter()
-        .find(|prefix| digits.starts_with(prefix))
+    PREMIUM.into_iter().find(|prefix| digits.starts_with(prefix))
 }
 
 #[cfg(test)]
@@ -404,10 +407,7 @@ mod tests {
         let text = include_str!("../../../tests/vectors/phones.json");
         let vectors: serde_json::Value = serde_json::from_str(text).unwrap();
         for vector in vectors["parse"].as_array().unwrap() {
-            check(
-                vector["input"].as_str().unwrap(),
-                vector["result"].as_str().unwrap(),
-            );
+            check(vector["input"].as_str().unwrap(), vector["result"].as_str().unwrap());
         }
         for vector in vectors["address"].as_array().unwrap() {
             let kind = match Address::parse(vector["input"].as_str().unwrap()) {
@@ -442,15 +442,9 @@ mod tests {
     #[test]
     fn no_log_shows_the_number_by_accident() {
         let number = E164::parse("+250788123456").unwrap();
-        assert_eq!(
-            format!("{number} {number:?}"),
-            "+25078****456 +25078****456"
-        );
+        assert_eq!(format!("{number} {number:?}"), "+25078****456 +25078****456");
         assert_eq!(serde_json::to_string(&number).unwrap(), "\"+250788123456\"");
-        assert_eq!(
-            serde_json::from_str::<E164>("\"0788 123 456\"").unwrap(),
-            number
-        );
+        assert_eq!(serde_json::from_str::<E164>("\"0788 123 456\"").unwrap(), number);
         let refused = serde_json::from_str::<E164>("\"+25078812345\"")
             .unwrap_err()
             .to_string();
@@ -467,7 +461,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_read_panics(text in "\\PC{0,80}") {
-            let _ = (E164::parse(&text), Address::parse(&text), mask(&text), is_premium(&text));
+            let _ = (E164::parse(&text), E164::parse_msisdn(&text), Address::parse(&text), mask(&text), is_premium(&text));
         }
 
         #[test]

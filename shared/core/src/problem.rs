@@ -98,11 +98,7 @@ impl Problem {
     }
 
     /// 422: a field is there but its value will not do.
-    pub fn invalid_field(
-        field: &'static str,
-        detail: impl Into<Box<str>>,
-        hint: &'static str,
-    ) -> Problem {
+    pub fn invalid_field(field: &'static str, detail: impl Into<Box<str>>, hint: &'static str) -> Problem {
         Problem::new("invalid-field", "A field has an invalid value", 422)
             .detail(detail)
             .field(field)
@@ -131,11 +127,7 @@ impl Problem {
 
     /// 405 with the `Allow` header.
     pub fn method_not_allowed(allow: &'static str) -> Problem {
-        let mut problem = Problem::new(
-            "method-not-allowed",
-            "This method is not supported here",
-            405,
-        );
+        let mut problem = Problem::new("method-not-allowed", "This method is not supported here", 405);
         problem.allow = Some(allow);
         problem.hint = Some("Use one of the methods in the Allow header");
         problem
@@ -153,12 +145,7 @@ impl Problem {
 
     /// 415.
     pub fn unsupported_media_type(hint: &'static str) -> Problem {
-        Problem::new(
-            "unsupported-media-type",
-            "This content type is not supported",
-            415,
-        )
-        .hint(hint)
+        Problem::new("unsupported-media-type", "This content type is not supported", 415).hint(hint)
     }
 
     /// 409: the same id was used for something else, or the work is under way.
@@ -175,10 +162,9 @@ impl Problem {
 
     /// 503 with `Retry-After`: the sender keeps the message and tries again.
     pub fn unavailable(retry_after_s: u32) -> Problem {
-        let mut problem =
-            Problem::new("unavailable", "The service cannot take this right now", 503)
-                .detail("Nothing was stored")
-                .hint("Send the same request again after the time in Retry-After");
+        let mut problem = Problem::new("unavailable", "The service cannot take this right now", 503)
+            .detail("Nothing was stored")
+            .hint("Send the same request again after the time in Retry-After");
         problem.retry_after_s = Some(u16::try_from(retry_after_s).unwrap_or(u16::MAX));
         problem
     }
@@ -240,8 +226,7 @@ mod tests {
 
     #[test]
     fn a_problem_names_the_field_and_what_to_do() {
-        let problem =
-            Problem::missing_field("phone_number", "Send it as +250...").correlation_id("c-1");
+        let problem = Problem::missing_field("phone_number", "Send it as +250...").correlation_id("c-1");
         assert_eq!(
             problem.to_json(),
             json!({

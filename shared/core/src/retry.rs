@@ -94,13 +94,7 @@ impl Policy {
     ///
     /// Full jitter: the wait is drawn evenly from `[0, min(cap, base * 2^(attempt-1)))`; `dice` in `[0, 1)` is that draw.
     /// `retry_after` is the provider's own wish and wins when it is longer.
-    pub fn next(
-        &self,
-        attempt: u32,
-        retry_after: Option<TimeDelta>,
-        now: DateTime<Utc>,
-        dice: f64,
-    ) -> Next {
+    pub fn next(&self, attempt: u32, retry_after: Option<TimeDelta>, now: DateTime<Utc>, dice: f64) -> Next {
         let factor = 1_i64 << attempt.saturating_sub(1).min(20);
         let ceiling_ms = self
             .base
@@ -108,11 +102,7 @@ impl Policy {
             .saturating_mul(factor)
             .min(self.cap.num_milliseconds());
         // A dice outside its range (or NaN) must not move the wait outside its own.
-        let dice = if dice.is_finite() {
-            dice.clamp(0.0, 1.0)
-        } else {
-            0.5
-        };
+        let dice = if dice.is_finite() { dice.clamp(0.0, 1.0) } else { 0.5 };
         let drawn = TimeDelta::milliseconds(((ceiling_ms.max(0) as f64) * dice) as i64);
         self.not_before(drawn.max(retry_after.unwrap_or_default()), now)
     }
@@ -144,21 +134,13 @@ pub fn parse_retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     }
     let at = timestamp::parse_http_date(text)?;
     let longest = TimeDelta::seconds(RETRY_AFTER_MAX_S as i64);
-    Some(
-        at.signed_duration_since(now)
-            .clamp(TimeDelta::zero(), longest),
-    )
+    Some(at.signed_duration_since(now).clamp(TimeDelta::zero(), longest))
 }
 
 /// Digits with at most one point, no sign and no exponent.
 fn decimal_seconds(text: &str) -> Option<f64> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-    if whole.is_empty()
-        || whole.len() > 12
-        || !whole
-            .bytes()
-            .chain(fraction.bytes())
-            .all(|byte| byte.is_ascii_digit())
+    if whole.is_empty() || whole.len() > 12 || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit())
     {
         return None;
     }
@@ -172,8 +154,7 @@ fn decimal_seconds(text: &str) -> Option<f64> {
 }
 
 fn later(at: DateTime<Utc>, by: TimeDelta) -> DateTime<Utc> {
-    at.checked_add_signed(by)
-        .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    at.checked_add_signed(by).unwrap_or(DateTime::<Utc>::MAX_UTC)
 }
 
 #[cfg(test)]
@@ -236,9 +217,7 @@ mod tests {
 
     #[test]
     fn the_pair_rate_waits_grow_by_four() {
-        let waits: Vec<i64> = (1..=4)
-            .map(|attempt| pair_rate_wait(attempt).num_seconds())
-            .collect();
+        let waits: Vec<i64> = (1..=4).map(|attempt| pair_rate_wait(attempt).num_seconds()).collect();
         assert_eq!(waits, [1, 4, 16, 64]);
         assert_eq!(pair_rate_wait(u32::MAX).num_seconds(), 16_384);
     }

@@ -51,14 +51,9 @@ impl Policy {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Policy> {
-        [
-            Policy::Both,
-            Policy::SmsOnly,
-            Policy::WhatsappOnly,
-            Policy::None,
-        ]
-        .into_iter()
-        .find(|policy| policy.as_str() == word)
+        [Policy::Both, Policy::SmsOnly, Policy::WhatsappOnly, Policy::None]
+            .into_iter()
+            .find(|policy| policy.as_str() == word)
     }
 }
 
@@ -182,10 +177,7 @@ fn summary(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mut routing = Routing::default();
     if facts.policy == Policy::None {
         routing.reasons.push("policy_none");
-        routing.suppressed = vec![
-            (Channel::Whatsapp, "policy_none"),
-            (Channel::Sms, "policy_none"),
-        ];
+        routing.suppressed = vec![(Channel::Whatsapp, "policy_none"), (Channel::Sms, "policy_none")];
         return routing;
     }
     let whatsapp = match facts.policy {
@@ -217,15 +209,10 @@ fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mirror = match (facts.mirror_replies, facts.policy) {
         (false, _) => Err("mirror_off"),
         (true, Policy::SmsOnly) => Err("policy_sms_only"),
-        (true, Policy::Both | Policy::WhatsappOnly | Policy::None) => {
-            whatsapp_form(facts, now, false)
-        }
+        (true, Policy::Both | Policy::WhatsappOnly | Policy::None) => whatsapp_form(facts, now, false),
     };
     note_whatsapp(&mut routing, mirror);
-    note_sms(
-        &mut routing,
-        sms_possible(facts).map(|_| "answer_where_asked"),
-    );
+    note_sms(&mut routing, sms_possible(facts).map(|_| "answer_where_asked"));
     routing
 }
 
@@ -271,13 +258,9 @@ fn whatsapp_form(
     let window = service_window_open(facts.last_whatsapp_inbound_at, now);
     match facts.whatsapp {
         WhatsappEvidence::No => Err("not_on_whatsapp"),
-        WhatsappEvidence::Yes | WhatsappEvidence::Unknown if window => {
-            Ok((WhatsappForm::Text, "service_window_open"))
-        }
+        WhatsappEvidence::Yes | WhatsappEvidence::Unknown if window => Ok((WhatsappForm::Text, "service_window_open")),
         WhatsappEvidence::Unknown if !facts.probe_unknown => Err("whatsapp_unknown"),
-        WhatsappEvidence::Unknown | WhatsappEvidence::Yes if !may_template => {
-            Err("service_window_closed")
-        }
+        WhatsappEvidence::Unknown | WhatsappEvidence::Yes if !may_template => Err("service_window_closed"),
         WhatsappEvidence::Unknown | WhatsappEvidence::Yes => {
             if facts.template.is_empty() || !facts.template_languages.contains(&facts.locale) {
                 return Err("template_not_approved");
@@ -291,10 +274,7 @@ fn whatsapp_form(
     }
 }
 
-fn note_whatsapp(
-    routing: &mut Routing,
-    outcome: Result<(WhatsappForm, &'static str), &'static str>,
-) -> bool {
+fn note_whatsapp(routing: &mut Routing, outcome: Result<(WhatsappForm, &'static str), &'static str>) -> bool {
     match outcome {
         Ok((form, reason)) => {
             routing.channels.push(Channel::Whatsapp);
@@ -343,26 +323,15 @@ fn pass_gates(facts: &Facts, now: DateTime<Utc>, routing: &mut Routing) {
         && facts.whatsapp_gate != Gate::Open
         && let Ok((form, _)) = whatsapp_form(facts, now, false)
     {
-        routing
-            .suppressed
-            .retain(|(channel, _)| *channel != Channel::Whatsapp);
-        routing
-            .suppressed
-            .push((Channel::Sms, "carried_by_whatsapp"));
+        routing.suppressed.retain(|(channel, _)| *channel != Channel::Whatsapp);
+        routing.suppressed.push((Channel::Sms, "carried_by_whatsapp"));
         routing.deferred.clear();
         routing.channels.push(Channel::Whatsapp);
         routing.whatsapp_form = Some(form);
         routing.reasons.push("whatsapp_carries");
-    } else if routing.deferred == [Channel::Whatsapp]
-        && facts.sms_gate != Gate::Open
-        && sms_possible(facts).is_ok()
-    {
-        routing
-            .suppressed
-            .retain(|(channel, _)| *channel != Channel::Sms);
-        routing
-            .suppressed
-            .push((Channel::Whatsapp, "carried_by_sms"));
+    } else if routing.deferred == [Channel::Whatsapp] && facts.sms_gate != Gate::Open && sms_possible(facts).is_ok() {
+        routing.suppressed.retain(|(channel, _)| *channel != Channel::Sms);
+        routing.suppressed.push((Channel::Whatsapp, "carried_by_sms"));
         routing.deferred.clear();
         routing.whatsapp_form = None;
         routing.channels.push(Channel::Sms);
@@ -486,10 +455,7 @@ mod tests {
             last_whatsapp_inbound_at: None,
             ..facts()
         };
-        check(
-            unknown.clone(),
-            expect!["sms, not whatsapp: whatsapp_unknown"],
-        );
+        check(unknown.clone(), expect!["sms, not whatsapp: whatsapp_unknown"]);
         check(
             Facts {
                 probe_unknown: true,
@@ -716,43 +682,28 @@ mod tests {
             0_usize..3,
             0_usize..4,
         )
-            .prop_map(
-                |(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
-                    let gates = [Gate::Closed, Gate::Open, Gate::Probe];
-                    Facts {
-                        purpose: [Purpose::CallSummary, Purpose::Reply, Purpose::Keyword][purpose],
-                        policy: [
-                            Policy::Both,
-                            Policy::SmsOnly,
-                            Policy::WhatsappOnly,
-                            Policy::None,
-                        ][policy],
-                        whatsapp: [
-                            WhatsappEvidence::Yes,
-                            WhatsappEvidence::No,
-                            WhatsappEvidence::Unknown,
-                        ][evidence],
-                        has_sms_number: bits[0],
-                        allows_sms: bits[1],
-                        allows_whatsapp: bits[2],
-                        last_whatsapp_inbound_at: bits[3].then(now),
-                        locale: crate::locale::ALL[locale],
-                        template: "call_summary_v1",
-                        template_languages: APPROVED,
-                        probe_unknown: bits[4],
-                        mirror_replies: bits[5],
-                        inbound: if bits[6] {
-                            Channel::Sms
-                        } else {
-                            Channel::Whatsapp
-                        },
-                        sms_gate: gates[sms_gate],
-                        whatsapp_gate: gates[whatsapp_gate],
-                        sms_configured: bits[7],
-                        whatsapp_configured: bits[8],
-                    }
-                },
-            )
+            .prop_map(|(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
+                let gates = [Gate::Closed, Gate::Open, Gate::Probe];
+                Facts {
+                    purpose: [Purpose::CallSummary, Purpose::Reply, Purpose::Keyword][purpose],
+                    policy: [Policy::Both, Policy::SmsOnly, Policy::WhatsappOnly, Policy::None][policy],
+                    whatsapp: [WhatsappEvidence::Yes, WhatsappEvidence::No, WhatsappEvidence::Unknown][evidence],
+                    has_sms_number: bits[0],
+                    allows_sms: bits[1],
+                    allows_whatsapp: bits[2],
+                    last_whatsapp_inbound_at: bits[3].then(now),
+                    locale: crate::locale::ALL[locale],
+                    template: "call_summary_v1",
+                    template_languages: APPROVED,
+                    probe_unknown: bits[4],
+                    mirror_replies: bits[5],
+                    inbound: if bits[6] { Channel::Sms } else { Channel::Whatsapp },
+                    sms_gate: gates[sms_gate],
+                    whatsapp_gate: gates[whatsapp_gate],
+                    sms_configured: bits[7],
+                    whatsapp_configured: bits[8],
+                }
+            })
     }
 
     proptest! {

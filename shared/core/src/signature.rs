@@ -44,9 +44,9 @@ pub fn equal(presented: &str, expected: &str) -> bool {
 /// Whether `presented` is one of the secrets. Empty secrets never match.
 pub fn equals_any<S: AsRef<str>>(presented: &str, secrets: &[S]) -> bool {
     // Every secret is looked at, so that time does not tell which one matched.
-    secrets.iter().fold(false, |found, secret| {
-        equal(presented, secret.as_ref()) | found
-    })
+    secrets
+        .iter()
+        .fold(false, |found, secret| equal(presented, secret.as_ref()) | found)
 }
 
 /// Whether an `Authorization: Bearer ...` header carries one of the secrets.
@@ -111,15 +111,8 @@ pub fn standard_webhook<S: AsRef<str>>(
         let Some(key) = standard_webhook_key(secret.as_ref()) else {
             continue;
         };
-        let expected = hmac_sha256(
-            &key,
-            &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body],
-        );
-        for given in signature
-            .split(' ')
-            .take(8)
-            .filter_map(|part| part.strip_prefix("v1,"))
-        {
+        let expected = hmac_sha256(&key, &[id.as_bytes(), b".", timestamp.as_bytes(), b".", body]);
+        for given in signature.split(' ').take(8).filter_map(|part| part.strip_prefix("v1,")) {
             found |= Base64::decode_vec(given).is_ok_and(|given| same_bytes(&given, &expected));
         }
     }
@@ -127,12 +120,7 @@ pub fn standard_webhook<S: AsRef<str>>(
 }
 
 /// Stripe's form, `t=<unix>,v1=<hex>[,v1=<hex>]` over `{t}.{body}`; the whole secret text is the key.
-pub fn stripe_style<S: AsRef<str>>(
-    header: Option<&str>,
-    body: &[u8],
-    secrets: &[S],
-    now: DateTime<Utc>,
-) -> bool {
+pub fn stripe_style<S: AsRef<str>>(header: Option<&str>, body: &[u8], secrets: &[S], now: DateTime<Utc>) -> bool {
     let Some(header) = header else { return false };
     let mut timestamp = None;
     let mut given = Vec::new();
@@ -150,10 +138,7 @@ pub fn stripe_style<S: AsRef<str>>(
         .iter()
         .filter(|secret| !secret.as_ref().is_empty())
         .fold(false, |found, secret| {
-            let expected = hmac_sha256(
-                secret.as_ref().as_bytes(),
-                &[timestamp.as_bytes(), b".", body],
-            );
+            let expected = hmac_sha256(secret.as_ref().as_bytes(), &[timestamp.as_bytes(), b".", body]);
             given
                 .iter()
                 .fold(found, |found, given| found | same_bytes(given, &expected))
@@ -162,12 +147,7 @@ pub fn stripe_style<S: AsRef<str>>(
 
 /// Twilio's `X-Twilio-Signature`: HMAC-SHA1 in base64 over the URL and all form parameters, sorted by name; several values
 /// of one name sorted and without repeats. Tried with and without the scheme's own port, as Twilio's libraries do.
-pub fn twilio<S: AsRef<str>>(
-    header: Option<&str>,
-    url: &str,
-    form: &[(String, String)],
-    tokens: &[S],
-) -> bool {
+pub fn twilio<S: AsRef<str>>(header: Option<&str>, url: &str, form: &[(String, String)], tokens: &[S]) -> bool {
     let Some(Ok(given)) = header.map(|header| Base64::decode_vec(header.trim())) else {
         return false;
     };
@@ -178,11 +158,7 @@ pub fn twilio<S: AsRef<str>>(
     pairs.sort_unstable();
     pairs.dedup();
     let mut found = false;
-    for token in tokens
-        .iter()
-        .map(AsRef::as_ref)
-        .filter(|token| !token.is_empty())
-    {
+    for token in tokens.iter().map(AsRef::as_ref).filter(|token| !token.is_empty()) {
         for url in url_spellings(url) {
             let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(token.as_bytes()) else {
                 continue;
@@ -217,9 +193,7 @@ fn url_spellings(url: &str) -> Vec<String> {
 
 fn standard_webhook_key(secret: &str) -> Option<Vec<u8>> {
     let encoded = secret.strip_prefix("whsec_").unwrap_or(secret);
-    Base64::decode_vec(encoded)
-        .ok()
-        .filter(|key| !key.is_empty())
+    Base64::decode_vec(encoded).ok().filter(|key| !key.is_empty())
 }
 
 fn prefixed_hex<S: AsRef<str>>(header: Option<&str>, parts: &[&[u8]], secrets: &[S]) -> bool {
@@ -240,9 +214,7 @@ fn same_bytes(given: &[u8], expected: &[u8]) -> bool {
 }
 
 fn fresh(timestamp: &str, now: DateTime<Utc>) -> bool {
-    let digits = !timestamp.is_empty()
-        && timestamp.len() <= 12
-        && timestamp.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = !timestamp.is_empty() && timestamp.len() <= 12 && timestamp.bytes().all(|byte| byte.is_ascii_digit());
     match timestamp.parse::<i64>() {
         Ok(seconds) if digits => (now.timestamp() - seconds).abs() <= TOLERANCE_S,
         Ok(_) | Err(_) => false,
@@ -288,10 +260,7 @@ mod tests {
             "the previous secret still counts"
         );
         let shouted = format!("sha256={}", header["sha256=".len()..].to_uppercase());
-        assert!(
-            meta(Some(&shouted), body, &[secret]),
-            "upper-case digits are accepted"
-        );
+        assert!(meta(Some(&shouted), body, &[secret]), "upper-case digits are accepted");
         let mut changed = body.to_vec();
         changed[0] ^= 1;
         for (header, body, secrets) in [
@@ -355,10 +324,7 @@ mod tests {
     #[test]
     fn standard_webhooks_are_verified() {
         let v = vectors();
-        let (s, body) = (
-            &v["standard_webhooks"],
-            v["body_event"].as_str().unwrap().as_bytes(),
-        );
+        let (s, body) = (&v["standard_webhooks"], v["body_event"].as_str().unwrap().as_bytes());
         let text = |name: &str| s[name].as_str().unwrap();
         let check = |signature: &str, timestamp: &str, body: &[u8], offset| {
             standard_webhook(
@@ -381,12 +347,7 @@ mod tests {
         assert!(!check(good, text("timestamp"), b"{}", 0));
         assert!(!check(good, text("timestamp"), body, 301));
         assert!(!check(good, text("timestamp"), body, -301));
-        assert!(!check(
-            &good.replace("v1,", "v2,"),
-            text("timestamp"),
-            body,
-            0
-        ));
+        assert!(!check(&good.replace("v1,", "v2,"), text("timestamp"), body, 0));
         assert!(!check("v1,", text("timestamp"), body, 0));
         assert!(!check("", text("timestamp"), body, 0));
         assert!(!standard_webhook(
@@ -410,10 +371,7 @@ mod tests {
     #[test]
     fn stripe_style_is_verified() {
         let v = vectors();
-        let (s, body) = (
-            &v["stripe_style"],
-            v["body_event"].as_str().unwrap().as_bytes(),
-        );
+        let (s, body) = (&v["stripe_style"], v["body_event"].as_str().unwrap().as_bytes());
         let (secret, mac) = (s["secret"].as_str().unwrap(), s["mac"].as_str().unwrap());
         assert!(stripe_style(
             Some(&format!("t=1764000000,v0=00,v1=abcd,v1={mac}")),
@@ -447,22 +405,14 @@ mod tests {
         let text = |name: &str| v[name].as_str().unwrap();
         let mut form = crate::form::parse(text("form"));
         form.reverse();
-        let check = |url: &str, form: &[(String, String)]| {
-            twilio(Some(text("signature")), url, form, &[text("token")])
-        };
+        let check = |url: &str, form: &[(String, String)]| twilio(Some(text("signature")), url, form, &[text("token")]);
         assert!(check(text("url"), &form));
         assert!(
             check("https://edge.example.rw:443/v1/sms/twilio/status", &form),
             "with the port of the scheme"
         );
-        assert!(!check(
-            "https://edge.example.rw:8443/v1/sms/twilio/status",
-            &form
-        ));
-        assert!(!check(
-            "https://edge.example.rw/v1/sms/twilio/status?x=1",
-            &form
-        ));
+        assert!(!check("https://edge.example.rw:8443/v1/sms/twilio/status", &form));
+        assert!(!check("https://edge.example.rw/v1/sms/twilio/status?x=1", &form));
         form.push(("Extra".into(), "1".into()));
         assert!(!check(text("url"), &form));
         assert!(!twilio(None, text("url"), &form, &[text("token")]));

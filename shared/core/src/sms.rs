@@ -74,9 +74,7 @@ pub struct SmsText {
 
 impl SmsText {
     fn of(text: String, shortened: bool) -> SmsText {
-        let Count {
-            encoding, segments, ..
-        } = count(&text);
+        let Count { encoding, segments, .. } = count(&text);
         SmsText {
             text,
             encoding,
@@ -93,12 +91,11 @@ pub const REPLY_MAX_SEGMENTS: usize = 3;
 pub fn septets(found: char) -> Option<usize> {
     match found {
         '\n' | '\r' | ' '..='Z' | 'a'..='z' | '_' => Some(1),
-        '£' | '¥' | 'è' | 'é' | 'ù' | 'ì' | 'ò' | 'Ç' | 'Ø' | 'ø' | 'Å' | 'å' | 'Æ' | 'æ' | 'ß'
-        | 'É' => Some(1),
-        'Δ' | 'Φ' | 'Γ' | 'Λ' | 'Ω' | 'Π' | 'Ψ' | 'Σ' | 'Θ' | 'Ξ' => Some(1),
-        '¤' | '¡' | 'Ä' | 'Ö' | 'Ñ' | 'Ü' | '§' | '¿' | 'ä' | 'ö' | 'ñ' | 'ü' | 'à' => {
+        '£' | '¥' | 'è' | 'é' | 'ù' | 'ì' | 'ò' | 'Ç' | 'Ø' | 'ø' | 'Å' | 'å' | 'Æ' | 'æ' | 'ß' | 'É' => {
             Some(1)
         }
+        'Δ' | 'Φ' | 'Γ' | 'Λ' | 'Ω' | 'Π' | 'Ψ' | 'Σ' | 'Θ' | 'Ξ' => Some(1),
+        '¤' | '¡' | 'Ä' | 'Ö' | 'Ñ' | 'Ü' | '§' | '¿' | 'ä' | 'ö' | 'ñ' | 'ü' | 'à' => Some(1),
         '\u{c}' | '^' | '{' | '}' | '\\' | '[' | '~' | ']' | '|' | '€' => Some(2),
         _ => None,
     }
@@ -137,15 +134,9 @@ pub fn encoding(text: &str) -> Encoding {
 
 /// The text of each segment; joined they are the text.
 pub fn parts(text: &str) -> Vec<&str> {
-    let Count {
-        encoding, segments, ..
-    } = count(text);
+    let Count { encoding, segments, .. } = count(text);
     if segments <= 1 {
-        return if text.is_empty() {
-            Vec::new()
-        } else {
-            vec![text]
-        };
+        return if text.is_empty() { Vec::new() } else { vec![text] };
     }
     let mut borders = Vec::with_capacity(segments);
     pack(text, encoding, |at| borders.push(at));
@@ -229,9 +220,7 @@ pub fn fit(text: &str, max_segments: usize) -> String {
         .filter(|((_, this), next)| !this.is_whitespace() && next.is_whitespace())
         .map(|((at, this), _)| at + this.len_utf8())
         .collect();
-    if let Some(cut) = longest(&word_ends, |end| {
-        Some(ended(text.get(..end)?)).filter(&fits)
-    }) {
+    if let Some(cut) = longest(&word_ends, |end| Some(ended(text.get(..end)?)).filter(&fits)) {
         return cut;
     }
     // One long word. A link cut short leads nowhere, so it is left out whole.
@@ -341,9 +330,7 @@ pub fn transliterate(text: &str) -> String {
         match spelling(found) {
             Spelling::Same => push(&mut out, found, &mut dropped),
             Spelling::Char(plain) => push(&mut out, plain, &mut dropped),
-            Spelling::Text(plain) => plain
-                .chars()
-                .for_each(|plain| push(&mut out, plain, &mut dropped)),
+            Spelling::Text(plain) => plain.chars().for_each(|plain| push(&mut out, plain, &mut dropped)),
             Spelling::Invisible => {}
             Spelling::Emoji => dropped = true,
             Spelling::Mark => combine(&mut out, found),
@@ -369,9 +356,7 @@ pub fn transliterate(text: &str) -> String {
             Spelling::Degree => {
                 if !matches!(characters.peek(), Some('C' | 'F')) {
                     let plain = if out.ends_with(' ') { "deg" } else { " deg" };
-                    plain
-                        .chars()
-                        .for_each(|plain| push(&mut out, plain, &mut dropped));
+                    plain.chars().for_each(|plain| push(&mut out, plain, &mut dropped));
                 }
             }
         }
@@ -463,16 +448,12 @@ fn spelling(found: char) -> Spelling {
         return Spelling::Same;
     }
     match found {
-        '’' | '‘' | '‛' | 'ʼ' | '′' | '‚' | '´' | '`' | '\u{2b9}' | '\u{2bb}' => {
-            Spelling::Char('\'')
-        }
+        '’' | '‘' | '‛' | 'ʼ' | '′' | '‚' | '´' | '`' | '\u{2b9}' | '\u{2bb}' => Spelling::Char('\''),
         '“' | '”' | '„' | '‟' | '«' | '»' | '″' => Spelling::Char('"'),
         '–' | '—' | '‒' | '―' | '‐' | '\u{2011}' | '−' | '⁃' => Spelling::Char('-'),
         '…' => Spelling::Text("..."),
         '•' | '·' | '▪' | '◦' | '●' | '‣' => Spelling::Char('-'),
-        '\u{a0}' | '\u{202f}' | '\u{2000}'..='\u{200a}' | '\u{205f}' | '\u{3000}' | '\t' => {
-            Spelling::Char(' ')
-        }
+        '\u{a0}' | '\u{202f}' | '\u{2000}'..='\u{200a}' | '\u{205f}' | '\u{3000}' | '\t' => Spelling::Char(' '),
         '\u{2028}' | '\u{2029}' | '\u{85}' | '\u{b}' | '\u{c}' => Spelling::Char('\n'),
         '→' | '➔' | '➡' | '⇒' | '➜' => Spelling::Text("->"),
         '←' | '⬅' => Spelling::Text("<-"),
@@ -509,22 +490,15 @@ fn spelling(found: char) -> Spelling {
         'ﬁ' => Spelling::Text("fi"),
         'ﬂ' => Spelling::Text("fl"),
         '\u{300}'..='\u{36f}' => Spelling::Mark,
-        '\u{200b}'..='\u{200f}'
-        | '\u{202a}'..='\u{202e}'
-        | '\u{2060}'..='\u{2069}'
-        | '\u{feff}'
-        | '\u{ad}' => Spelling::Invisible,
-        '\u{fe00}'..='\u{fe0f}' | '\u{20e3}' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => {
+        '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{ad}' => {
             Spelling::Invisible
         }
-        '\u{1f000}'..='\u{1faff}'
-        | '\u{2600}'..='\u{27bf}'
-        | '\u{2b00}'..='\u{2bff}'
-        | '\u{e0020}'..='\u{e007f}' => Spelling::Emoji,
-        // Full-width forms of ASCII.
-        '\u{ff01}'..='\u{ff5e}' => {
-            char::from_u32(u32::from(found) - 0xfee0).map_or(Spelling::Same, again)
+        '\u{fe00}'..='\u{fe0f}' | '\u{20e3}' | '\u{0}'..='\u{1f}' | '\u{7f}'..='\u{9f}' => Spelling::Invisible,
+        '\u{1f000}'..='\u{1faff}' | '\u{2600}'..='\u{27bf}' | '\u{2b00}'..='\u{2bff}' | '\u{e0020}'..='\u{e007f}' => {
+            Spelling::Emoji
         }
+        // Full-width forms of ASCII.
+        '\u{ff01}'..='\u{ff5e}' => char::from_u32(u32::from(found) - 0xfee0).map_or(Spelling::Same, again),
         other => latin_base(other).map_or(Spelling::Same, Spelling::Char),
     }
 }
@@ -576,27 +550,17 @@ mod tests {
     fn message(parts: &Value) -> String {
         let parts = parts.as_array().unwrap().iter();
         parts
-            .map(|part| {
-                part[0]
-                    .as_str()
-                    .unwrap()
-                    .repeat(part[1].as_u64().unwrap() as usize)
-            })
+            .map(|part| part[0].as_str().unwrap().repeat(part[1].as_u64().unwrap() as usize))
             .collect()
     }
 
     #[test]
     fn the_segment_vectors_hold() {
-        let vectors: Value =
-            serde_json::from_str(include_str!("../../../tests/vectors/sms_segments.json")).unwrap();
+        let vectors: Value = serde_json::from_str(include_str!("../../../tests/vectors/sms_segments.json")).unwrap();
         for kind in ["rules", "billed"] {
             for vector in vectors[kind].as_array().unwrap() {
                 let count = count(&message(&vector["text"]));
-                let found = (
-                    count.encoding.as_str(),
-                    count.units as u64,
-                    count.segments as u64,
-                );
+                let found = (count.encoding.as_str(), count.units as u64, count.segments as u64);
                 let expected = (
                     vector["encoding"].as_str().unwrap(),
                     vector["units"].as_u64().unwrap(),
@@ -610,10 +574,8 @@ mod tests {
 
     #[test]
     fn the_transliteration_vectors_hold() {
-        let vectors: Value = serde_json::from_str(include_str!(
-            "../../../tests/vectors/sms_transliteration.json"
-        ))
-        .unwrap();
+        let vectors: Value =
+            serde_json::from_str(include_str!("../../../tests/vectors/sms_transliteration.json")).unwrap();
         for vector in vectors["cases"].as_array().unwrap() {
             assert_eq!(
                 transliterate(vector["from"].as_str().unwrap()),
@@ -626,10 +588,7 @@ mod tests {
     #[test]
     fn the_alphabet_has_127_basic_and_10_extension_characters() {
         let all = || (0..=0x1_0ffff_u32).filter_map(char::from_u32);
-        assert_eq!(
-            all().filter(|found| septets(*found) == Some(1)).count(),
-            127
-        );
+        assert_eq!(all().filter(|found| septets(*found) == Some(1)).count(), 127);
         assert_eq!(all().filter(|found| septets(*found) == Some(2)).count(), 10);
         assert_eq!(
             (septets('`'), septets('\t'), septets('ç'), septets('\u{1b}')),
@@ -642,12 +601,7 @@ mod tests {
         let found = offending("Reçu ça va être");
         assert_eq!(
             found,
-            [
-                Offending { at: 2, found: 'ç' },
-                Offending {
-                    at: 11, found: 'ê'
-                }
-            ]
+            [Offending { at: 2, found: 'ç' }, Offending { at: 11, found: 'ê' }]
         );
     }
 
@@ -667,10 +621,7 @@ mod tests {
         let link = format!("https://easymo.rw/{}", "a".repeat(100));
         let text = format!("{} see {link} thanks", "word ".repeat(20));
         assert!(!fit(&text, 1).contains("https"), "{}", fit(&text, 1));
-        assert_eq!(
-            fit(&format!("https://easymo.rw/{}", "a".repeat(200)), 1),
-            "..."
-        );
+        assert_eq!(fit(&format!("https://easymo.rw/{}", "a".repeat(200)), 1), "...");
         assert_eq!(count(&fit(&"a".repeat(200), 1)).units, 160);
     }
 
@@ -698,9 +649,7 @@ mod tests {
         let gsm = "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿abcdefghijklmnopqrstuvwxyzäöñüà";
         let extension = "\u{c}^{}\\[~]|€";
         let mut units: Vec<bool> = Vec::new();
-        let is_gsm = text
-            .chars()
-            .all(|c| gsm.contains(c) || extension.contains(c));
+        let is_gsm = text.chars().all(|c| gsm.contains(c) || extension.contains(c));
         let (single, part) = if is_gsm { (160, 153) } else { (70, 67) };
         // Each unit: whether it begins a character.
         for c in text.chars() {

@@ -113,13 +113,9 @@ pub struct StatusEvent {
 ///
 /// The highest rank wins; among equals the earliest `occurred_at`, then the name.
 pub fn fold(events: impl IntoIterator<Item = StatusEvent>) -> Option<StatusEvent> {
-    events.into_iter().min_by_key(|event| {
-        (
-            Reverse(event.status.rank()),
-            event.occurred_at,
-            event.status.as_str(),
-        )
-    })
+    events
+        .into_iter()
+        .min_by_key(|event| (Reverse(event.status.rank()), event.occurred_at, event.status.as_str()))
 }
 
 /// MTN's words: SMS V3 and its SMPP spellings, V2 (OneAPI) and V1.
@@ -130,9 +126,7 @@ pub fn from_mtn(word: &str) -> Option<DeliveryStatus> {
     }
     let status = match word.to_ascii_uppercase().as_str() {
         // `UNKNOWN` says that the network has lost track, not that the message failed.
-        "ACCEPTD" | "ACCEPTED" | "ENROUTE" | "PENDING" | "SENT" | "SUBMITTED" | "UNKNOWN" => {
-            DeliveryStatus::Sent
-        }
+        "ACCEPTD" | "ACCEPTED" | "ENROUTE" | "PENDING" | "SENT" | "SUBMITTED" | "UNKNOWN" => DeliveryStatus::Sent,
         "DELIVERED" | "DELIVRD" => DeliveryStatus::Delivered,
         "READ" => DeliveryStatus::Read,
         "EXPIRED" => DeliveryStatus::Expired,
@@ -147,10 +141,9 @@ pub fn from_mtn(word: &str) -> Option<DeliveryStatus> {
 pub fn from_oneapi(word: &str) -> Option<DeliveryStatus> {
     let status = match word.trim() {
         "DeliveredToTerminal" => DeliveryStatus::Delivered,
-        "DeliveredToNetwork"
-        | "MessageWaiting"
-        | "DeliveryUncertain"
-        | "DeliveryNotificationNotSupported" => DeliveryStatus::Sent,
+        "DeliveredToNetwork" | "MessageWaiting" | "DeliveryUncertain" | "DeliveryNotificationNotSupported" => {
+            DeliveryStatus::Sent
+        }
         "DeliveryImpossible" => DeliveryStatus::Undeliverable,
         _ => return None,
     };
@@ -210,6 +203,7 @@ pub struct DeliveryEvent {
     /// What happened.
     pub status: DeliveryStatus,
     /// When, by the provider's clock; the time of arrival where it gives none.
+    #[serde(with = "crate::timestamp::rfc3339")]
     pub occurred_at: DateTime<Utc>,
     /// The provider's error code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -247,10 +241,7 @@ mod tests {
     #[track_caller]
     fn check(events: &[(&str, i64)], expected: &str) {
         let folded = fold(events.iter().map(|(word, seconds)| event(word, *seconds)));
-        assert_eq!(
-            folded.map_or("nothing", |event| event.status.as_str()),
-            expected
-        );
+        assert_eq!(folded.map_or("nothing", |event| event.status.as_str()), expected);
     }
 
     #[test]
@@ -268,10 +259,7 @@ mod tests {
     #[test]
     fn among_failures_the_earliest_counts_then_the_name() {
         check(&[("undeliverable", 2), ("failed", 1)], "failed");
-        check(
-            &[("undeliverable", 1), ("failed", 1), ("expired", 1)],
-            "expired",
-        );
+        check(&[("undeliverable", 1), ("failed", 1), ("expired", 1)], "expired");
     }
 
     #[test]
@@ -310,10 +298,7 @@ mod tests {
                     "READ",
                 ] as &[&str],
             ),
-            (
-                from_whatsapp,
-                &["sent", "delivered", "read", "played", "failed"],
-            ),
+            (from_whatsapp, &["sent", "delivered", "read", "played", "failed"]),
             (
                 from_africas_talking,
                 &[
@@ -371,7 +356,7 @@ mod tests {
         assert_eq!(
             text,
             "{\"provider\":\"mtn\",\"delivery_ref\":\"7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11\",\"status\":\"delivered\",\
-             \"occurred_at\":\"2026-11-21T02:00:00Z\",\"raw_status\":\"DELIVRD\"}"
+             \"occurred_at\":\"2026-11-21T02:00:00.000Z\",\"raw_status\":\"DELIVRD\"}"
         );
         assert_eq!(serde_json::from_str::<DeliveryEvent>(&text).unwrap(), event);
     }

@@ -48,8 +48,7 @@ impl ReplyPath {
     /// A name such as `EasyMO` is one-way: a reply needs the service code, if there is one. A number receives.
     pub fn of(sender_id: &str, service_code: Option<&str>) -> ReplyPath {
         let receives = |address: &str| {
-            phone::is_short_code(address)
-                || phone::E164::parse(address).is_ok_and(|number| number.can_receive_sms())
+            phone::is_short_code(address) || phone::E164::parse(address).is_ok_and(|number| number.can_receive_sms())
         };
         let sender_id = sender_id.trim();
         if receives(sender_id) {
@@ -77,34 +76,26 @@ pub const SMS_MAX_SEGMENTS: usize = 2;
 ///
 /// Always GSM-7 and at most `max_segments`. If it is too long, points go first (the last one first), then headline and next
 /// step are shortened at a word's end, then the next step goes. Heading and footer are never cut.
-pub fn sms_text(
-    summary: &CallSummary,
-    brand: &str,
-    reply: &ReplyPath,
-    max_segments: usize,
-) -> SmsText {
+pub fn sms_text(summary: &CallSummary, brand: &str, reply: &ReplyPath, max_segments: usize) -> SmsText {
     let max_segments = max_segments.max(1);
-    let headline = one_line(&summary.headline);
-    let mut points: Vec<String> = summary.points.iter().map(|point| one_line(point)).collect();
+    let headline = clip_line(&summary.headline);
+    let mut points: Vec<String> = summary
+        .points
+        .iter()
+        .take(MAX_POINTS)
+        .map(|point| clip_line(point))
+        .collect();
     points.retain(|point| !point.is_empty() && !same(point, &headline));
     let next_step = summary
         .next_step
         .as_deref()
-        .map(one_line)
+        .map(clip_line)
         .filter(|next| !next.is_empty());
-    let frame = Frame {
-        summary,
-        brand,
-        reply,
-    };
+    let frame = Frame { summary, brand, reply };
 
     let mut keep = points.len();
     loop {
-        let text = frame.write(
-            &headline,
-            points.get(..keep).unwrap_or(&[]),
-            next_step.as_deref(),
-        );
+        let text = frame.write(&headline, points.get(..keep).unwrap_or(&[]), next_step.as_deref());
         let ready = sms::prepare_gsm7(&text, max_segments);
         if !ready.shortened {
             return SmsText {
@@ -153,9 +144,7 @@ impl Frame<'_> {
             Locale::Rw => out.extend(["Incamake ya ", brand, ":"]),
             Locale::Sw => out.extend(["Muhtasari wa ", brand, ":"]),
         }
-        let items = Some(headline)
-            .filter(|headline| !headline.is_empty())
-            .into_iter();
+        let items = Some(headline).filter(|headline| !headline.is_empty()).into_iter();
         let items: Vec<&str> = items
             .chain(points.iter().map(String::as_str))
             .chain(next_step)
@@ -175,9 +164,7 @@ impl Frame<'_> {
             (ReplyPath::Direct, Locale::Sw) => out.push_str("\nJibu ili tuendelee"),
             (ReplyPath::Via(number), Locale::En) => out.extend(["\nReply by SMS to ", number]),
             (ReplyPath::Via(number), Locale::Fr) => out.extend(["\nRépondez par SMS au ", number]),
-            (ReplyPath::Via(number), Locale::Rw) => {
-                out.extend(["\nSubiza wohereza SMS kuri ", number])
-            }
+            (ReplyPath::Via(number), Locale::Rw) => out.extend(["\nSubiza wohereza SMS kuri ", number]),
             (ReplyPath::Via(number), Locale::Sw) => out.extend(["\nJibu kwa SMS kwenda ", number]),
             (ReplyPath::None, _) => {}
         }
@@ -254,11 +241,7 @@ pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
             Locale::Sw => "ombi lako",
         });
     }
-    let mut next_step = summary
-        .next_step
-        .as_deref()
-        .map(one_line)
-        .unwrap_or_default();
+    let mut next_step = summary.next_step.as_deref().map(one_line).unwrap_or_default();
     if next_step.is_empty() {
         next_step.push_str(match summary.language {
             Locale::En => "write to us whenever you like",
@@ -475,10 +458,7 @@ mod tests {
             Locale::Fr => summary(
                 language,
                 "Votre recherche est enregistrée : maison à Kicukiro",
-                &[
-                    "Budget : 300\u{202f}000 RWF/mois",
-                    "Deux chambres, dès décembre",
-                ],
+                &["Budget : 300\u{202f}000 RWF/mois", "Deux chambres, dès décembre"],
                 "Nous vous envoyons bientôt des propositions",
             ),
             Locale::Rw => summary(
@@ -516,10 +496,7 @@ mod tests {
             "EasyMO summary:\n1) Property registered in Kigali\n2) Budget: 300k RWF/month\n3) We'll send matches soon\n\
              Reply to continue"
         );
-        assert_eq!(
-            (sms.segments, sms.encoding, sms.shortened),
-            (1, Encoding::Gsm7, false)
-        );
+        assert_eq!((sms.segments, sms.encoding, sms.shortened), (1, Encoding::Gsm7, false));
     }
 
     #[test]
@@ -736,12 +713,7 @@ mod tests {
 
     #[test]
     fn template_values_are_single_lines_and_never_empty() {
-        let params = template_params(&summary(
-            Locale::En,
-            "A\nhouse\tin    Kimironko",
-            &[],
-            "We *send* it",
-        ));
+        let params = template_params(&summary(Locale::En, "A\nhouse\tin    Kimironko", &[], "We *send* it"));
         assert_eq!(
             params,
             [
@@ -822,11 +794,7 @@ mod tests {
             ("EasyMO", None, ReplyPath::None),
             ("EasyMO", Some("EasyMO"), ReplyPath::None),
             ("EasyMO", Some(" 8080 "), ReplyPath::Via("8080".into())),
-            (
-                "EasyMO",
-                Some("+250788000000"),
-                ReplyPath::Via("+250788000000".into()),
-            ),
+            ("EasyMO", Some("+250788000000"), ReplyPath::Via("+250788000000".into())),
             ("8080", None, ReplyPath::Direct),
             ("+250788000000", Some("8080"), ReplyPath::Direct),
             ("", Some(""), ReplyPath::None),
@@ -852,16 +820,10 @@ mod tests {
             parse_answer("{\"headline\":\" \",\"points\":[]}", Locale::En),
             Err(SummaryError::Empty)
         );
-        let long = format!(
-            "{{\"language\":\"de\",\"headline\":\"{}\"}}",
-            "word ".repeat(200)
-        );
+        let long = format!("{{\"language\":\"de\",\"headline\":\"{}\"}}", "word ".repeat(200));
         let summary = parse_answer(&long, Locale::Sw).unwrap();
         assert_eq!(summary.language, Locale::Sw);
-        assert!(
-            summary.headline.chars().count() <= MAX_ITEM_CHARS
-                && summary.headline.ends_with("word...")
-        );
+        assert!(summary.headline.chars().count() <= MAX_ITEM_CHARS && summary.headline.ends_with("word..."));
     }
 
     #[test]
@@ -886,12 +848,7 @@ mod tests {
     }
 
     fn any_item() -> impl Strategy<Value = String> {
-        prop_oneof![
-            "[a-zA-Z éèç’,.]{0,80}",
-            "\\PC{0,60}",
-            any::<String>(),
-            "[a-z]{150,400}"
-        ]
+        prop_oneof!["[a-zA-Z éèç’,.]{0,80}", "\\PC{0,60}", any::<String>(), "[a-z]{150,400}"]
     }
 
     fn any_summary() -> impl Strategy<Value = CallSummary> {

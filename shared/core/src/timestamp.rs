@@ -27,6 +27,23 @@ pub fn to_rfc3339(at: DateTime<Utc>) -> String {
     out
 }
 
+/// For `#[serde(with = "...")]`: RFC 3339 by this module, which spares the wasm chrono's own parser.
+pub mod rfc3339 {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the time.
+    pub fn serialize<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::to_rfc3339(*at))
+    }
+
+    /// Reads the time.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DateTime<Utc>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        super::parse_rfc3339(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time"))
+    }
+}
+
 /// The date of a moment as people in Rwanda, Kenya and France write it, in Kigali time: `21/11/2026`.
 pub fn kigali_date(at: DateTime<Utc>) -> String {
     let local = kigali(at);
@@ -85,10 +102,7 @@ pub fn parse_unix(text: &str) -> Option<DateTime<Utc>> {
 
 /// The three date forms of RFC 9110 section 5.6.7, of which only the first is still written.
 pub fn parse_http_date(text: &str) -> Option<DateTime<Utc>> {
-    let mut words = text
-        .trim()
-        .split([' ', '-'])
-        .filter(|word| !word.is_empty());
+    let mut words = text.trim().split([' ', '-']).filter(|word| !word.is_empty());
     let weekday = words.next()?;
     if weekday.ends_with(',') {
         let day = words.next()?;
@@ -124,11 +138,7 @@ fn parse_iso(text: &str, default_offset_minutes: Option<i32>) -> Option<DateTime
     }
     let (date, rest) = text.split_at_checked(10)?;
     let mut parts = date.split(['-', '/']);
-    let (year, month, day) = (
-        number(parts.next()?)?,
-        number(parts.next()?)?,
-        number(parts.next()?)?,
-    );
+    let (year, month, day) = (number(parts.next()?)?, number(parts.next()?)?, number(parts.next()?)?);
     let rest = rest.strip_prefix(['T', 't', ' '])?;
     let (zone_at, offset) = match rest.find(['Z', 'z', '+', '-']) {
         Some(at) => (at, parse_zone(rest.get(at..)?)?),
@@ -186,13 +196,7 @@ fn compact(text: &str, century: i32) -> Option<DateTime<Utc>> {
         None => 0,
     };
     let time = (pair(3)??, pair(4)??, seconds);
-    at_utc(
-        century + pair(0)??,
-        pair(1)??,
-        pair(2)??,
-        time,
-        KIGALI_OFFSET_MINUTES,
-    )
+    at_utc(century + pair(0)??, pair(1)??, pair(2)??, time, KIGALI_OFFSET_MINUTES)
 }
 
 fn clock(text: &str) -> Option<(i32, i32, i32)> {
@@ -205,13 +209,7 @@ fn clock(text: &str) -> Option<(i32, i32, i32)> {
     parts.next().is_none().then_some((hour, minute, second))
 }
 
-fn at_utc(
-    year: i32,
-    month: i32,
-    day: i32,
-    time: (i32, i32, i32),
-    offset_minutes: i32,
-) -> Option<DateTime<Utc>> {
+fn at_utc(year: i32, month: i32, day: i32, time: (i32, i32, i32), offset_minutes: i32) -> Option<DateTime<Utc>> {
     let (hour, minute, second) = time;
     // A leap second is read as the second before it.
     let second = if second == 60 { 59 } else { second };
@@ -271,10 +269,7 @@ mod tests {
         for (text, expected) in [
             ("2026-11-21T04:00:07Z", "2026-11-21T04:00:07.000Z"),
             ("2026-11-21T04:00:07+02:00", "2026-11-21T02:00:07.000Z"),
-            (
-                "2026-11-21T04:00:07.123456-0130",
-                "2026-11-21T05:30:07.123Z",
-            ),
+            ("2026-11-21T04:00:07.123456-0130", "2026-11-21T05:30:07.123Z"),
             ("2026-11-21T04:00:07", "2026-11-21T02:00:07.000Z"),
             ("2026-11-21 04:00", "2026-11-21T02:00:00.000Z"),
             ("2611210400", "2026-11-21T02:00:00.000Z"),

@@ -108,8 +108,7 @@ pub fn verify_subscription<S: AsRef<str>>(query: &str, verify_tokens: &[S]) -> O
     let token = form::value(&pairs, "hub.verify_token")?;
     let challenge = form::value(&pairs, "hub.challenge")?;
     let subscribes = form::value(&pairs, "hub.mode") == Some("subscribe");
-    (subscribes && signature::equals_any(token, verify_tokens))
-        .then(|| clip(challenge, 512).to_owned())
+    (subscribes && signature::equals_any(token, verify_tokens)).then(|| clip(challenge, 512).to_owned())
 }
 
 /// What a webhook holds.
@@ -139,16 +138,12 @@ pub fn parse_webhook(
 ) -> Result<Updates, Problem> {
     let root = crate::json::object(body)?;
     let mut updates = Updates::default();
-    for change in array(&root, "entry")
-        .iter()
-        .flat_map(|entry| array(entry, "changes"))
-    {
+    for change in array(&root, "entry").iter().flat_map(|entry| array(entry, "changes")) {
         let (Some(value), Some(kind)) = (field(change, "value"), text(change, "field")) else {
             updates.unreadable += 1;
             continue;
         };
-        let number =
-            field(value, "metadata").and_then(|metadata| text(metadata, "phone_number_id"));
+        let number = field(value, "metadata").and_then(|metadata| text(metadata, "phone_number_id"));
         let foreign = match (phone_number_id, number) {
             (Some(ours), Some(theirs)) => ours != theirs,
             (Some(_), None) | (None, _) => false,
@@ -180,16 +175,13 @@ pub fn parse_webhook(
 
 fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEvent> {
     let raw = text(status, "status")?;
-    let delivery_ref =
-        text(status, "biz_opaque_callback_data").filter(|reference| is_uuid(reference));
+    let delivery_ref = text(status, "biz_opaque_callback_data").filter(|reference| is_uuid(reference));
     let id = text(status, "id").map(|id| clip(&id, 512).to_owned());
     if id.is_none() && delivery_ref.is_none() {
         return None;
     }
     let mut known = status::from_whatsapp(&raw)?;
-    let error_code = array(status, "errors")
-        .first()
-        .and_then(|error| text(error, "code"));
+    let error_code = array(status, "errors").first().and_then(|error| text(error, "code"));
     let error = match known {
         DeliveryStatus::Failed => Some(classify(Provider::Whatsapp, None, error_code.as_deref())),
         _ => None,
@@ -209,9 +201,7 @@ fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEv
         error_class: error.map(|error| error.class),
         evidence: error.and_then(|error| error.evidence),
         raw_status: Some(raw),
-        pricing: field(status, "pricing")
-            .filter(|pricing| pricing.is_object())
-            .cloned(),
+        pricing: field(status, "pricing").filter(|pricing| pricing.is_object()).cloned(),
     })
 }
 
@@ -258,11 +248,7 @@ pub fn fit_text(text: &str) -> String {
     let cut = ["\n\n", "\n", " "]
         .iter()
         .find_map(|border| room.rfind(border).filter(|at| *at >= near));
-    let mut out = cut
-        .and_then(|at| room.get(..at))
-        .unwrap_or(room)
-        .trim_end()
-        .to_owned();
+    let mut out = cut.and_then(|at| room.get(..at)).unwrap_or(room).trim_end().to_owned();
     out.push_str("...");
     out
 }
@@ -316,9 +302,7 @@ pub fn plain(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut first = true;
     for line in text.lines() {
-        if line.trim_start().starts_with("```")
-            && !line.trim_start().trim_start_matches('`').contains('`')
-        {
+        if line.trim_start().starts_with("```") && !line.trim_start().trim_start_matches('`').contains('`') {
             continue;
         }
         if !first {
@@ -359,12 +343,7 @@ fn links(line: &str) -> String {
     let mut rest = line;
     while let Some(open) = rest.find('[') {
         let (before, from) = rest.split_at(open);
-        out.push_str(
-            before
-                .strip_suffix('!')
-                .filter(|_| is_link(from))
-                .unwrap_or(before),
-        );
+        out.push_str(before.strip_suffix('!').filter(|_| is_link(from)).unwrap_or(before));
         match link(from) {
             Some((label, url, after)) => {
                 if !label.is_empty() && label != url {
@@ -394,15 +373,12 @@ fn link(from: &str) -> Option<(&str, &str, &str)> {
     let after = from.get(close + 2..)?;
     let end = clip(after, 2000).find(')')?;
     let url = after.get(..end)?;
-    let sound =
-        !label.contains(['[', '\n']) && !url.is_empty() && !url.contains(char::is_whitespace);
+    let sound = !label.contains(['[', '\n']) && !url.is_empty() && !url.contains(char::is_whitespace);
     sound.then_some((label, url, after.get(end + 1..)?))
 }
 
 fn without(line: &str, marks: &[&str]) -> String {
-    marks
-        .iter()
-        .fold(line.to_owned(), |line, mark| line.replace(mark, ""))
+    marks.iter().fold(line.to_owned(), |line, mark| line.replace(mark, ""))
 }
 
 /// Takes off pairs of a mark that hug their words, as WhatsApp reads them: `*so*`, but neither `2*3*4` nor `a_b_c`.
@@ -521,9 +497,7 @@ mod tests {
 
     #[test]
     fn an_error_is_classified_by_its_code() {
-        let error = |code: u32| {
-            json!({"error": {"message": "x", "code": code, "fbtrace_id": "AX"}}).to_string()
-        };
+        let error = |code: u32| json!({"error": {"message": "x", "code": code, "fbtrace_id": "AX"}}).to_string();
         let refused = |http, code| parse_send_response(http, error(code).as_bytes()).unwrap_err();
         let found = refused(400, 131_026);
         assert_eq!(
@@ -531,21 +505,12 @@ mod tests {
             (ErrorClass::Permanent, Some(Evidence::NotOnWhatsapp))
         );
         assert_eq!(
-            (
-                found.error_code.as_deref(),
-                found.provider_request_id.as_deref()
-            ),
+            (found.error_code.as_deref(), found.provider_request_id.as_deref()),
             (Some("131026"), Some("AX"))
         );
-        assert_eq!(
-            refused(400, 131_047).classified.evidence,
-            Some(Evidence::WindowClosed)
-        );
+        assert_eq!(refused(400, 131_047).classified.evidence, Some(Evidence::WindowClosed));
         assert_eq!(refused(401, 190).classified.class, ErrorClass::Config);
-        assert_eq!(
-            refused(500, 131_000).classified.class,
-            ErrorClass::Retryable
-        );
+        assert_eq!(refused(500, 131_000).classified.class, ErrorClass::Retryable);
         assert_eq!(refused(400, 999).classified.class, ErrorClass::Bug);
         for (http, body, class) in [
             (500, b"oops" as &[u8], ErrorClass::Unknown),
@@ -554,10 +519,7 @@ mod tests {
             (200, b"<html>", ErrorClass::Unknown),
         ] {
             assert_eq!(
-                parse_send_response(http, body)
-                    .unwrap_err()
-                    .classified
-                    .class,
+                parse_send_response(http, body).unwrap_err().classified.class,
                 class,
                 "{http}"
             );
@@ -567,23 +529,14 @@ mod tests {
     #[test]
     fn the_webhooks_address_is_verified_by_our_token() {
         let query = "hub.mode=subscribe&hub.challenge=730915526&hub.verify_token=s%C3%A9same";
-        assert_eq!(
-            verify_subscription(query, &["sésame"]).as_deref(),
-            Some("730915526")
-        );
+        assert_eq!(verify_subscription(query, &["sésame"]).as_deref(), Some("730915526"));
         assert_eq!(verify_subscription(query, &["other"]), None);
         assert_eq!(verify_subscription(query, &[""; 0]), None);
         assert_eq!(
-            verify_subscription(
-                "hub.mode=subscribe&hub.verify_token=&hub.challenge=1",
-                &[""]
-            ),
+            verify_subscription("hub.mode=subscribe&hub.verify_token=&hub.challenge=1", &[""]),
             None
         );
-        assert_eq!(
-            verify_subscription("hub.challenge=1&hub.verify_token=x", &["x"]),
-            None
-        );
+        assert_eq!(verify_subscription("hub.challenge=1&hub.verify_token=x", &["x"]), None);
     }
 
     #[test]
@@ -611,27 +564,17 @@ mod tests {
             (DeliveryStatus::Sent, Some(REF))
         );
         assert_eq!(sent.occurred_at.timestamp(), 1_795_226_405);
-        assert_eq!(
-            sent.pricing,
-            Some(json!({"billable": true, "category": "utility"}))
-        );
+        assert_eq!(sent.pricing, Some(json!({"billable": true, "category": "utility"})));
         assert_eq!(
             (played.status, played.raw_status.as_deref()),
             (DeliveryStatus::Read, Some("played"))
         );
-        assert_eq!(
-            played.occurred_at,
-            now(),
-            "a bad time becomes the time of arrival"
-        );
+        assert_eq!(played.occurred_at, now(), "a bad time becomes the time of arrival");
         assert_eq!(
             (not_there.status, not_there.evidence),
             (DeliveryStatus::Undeliverable, Some(Evidence::NotOnWhatsapp))
         );
-        assert_eq!(
-            (filtered.status, filtered.evidence),
-            (DeliveryStatus::Failed, None)
-        );
+        assert_eq!((filtered.status, filtered.evidence), (DeliveryStatus::Failed, None));
         assert_eq!(filtered.error_code.as_deref(), Some("131049"));
     }
 
@@ -642,25 +585,14 @@ mod tests {
             "contacts": [{"profile": {"name": "Aline"}, "user_id": "RW.1"}],
             "messages": [{"from_user_id": "RW.1", "id": "wamid.x", "type": "text", "text": {"body": "Muraho"}}],
         }));
-        assert_eq!(
-            parse_webhook(&body, Some("118"), now())
-                .unwrap()
-                .inbound_messages,
-            1
-        );
+        assert_eq!(parse_webhook(&body, Some("118"), now()).unwrap().inbound_messages, 1);
         assert_eq!(parse_webhook(&body, Some("999"), now()).unwrap().foreign, 1);
-        assert_eq!(
-            parse_webhook(&body, None, now()).unwrap().inbound_messages,
-            1
-        );
+        assert_eq!(parse_webhook(&body, None, now()).unwrap().inbound_messages, 1);
         let other = json!({"entry": [{"changes": [
             {"field": "message_template_status_update", "value": {"event": "APPROVED"}}, {"value": 1}, 3]}]});
         let updates = parse_webhook(other.to_string().as_bytes(), Some("118"), now()).unwrap();
         assert_eq!((updates.others, updates.unreadable), (1, 2));
-        assert_eq!(
-            parse_webhook(b"{}", None, now()).unwrap(),
-            Updates::default()
-        );
+        assert_eq!(parse_webhook(b"{}", None, now()).unwrap(), Updates::default());
         assert_eq!(parse_webhook(b"[", None, now()).unwrap_err().status, 400);
     }
 
@@ -670,10 +602,7 @@ mod tests {
             ("**Kimironko** is *nice*", "*Kimironko* is *nice*"),
             ("# Houses\n\n* one\n* two", "*Houses*\n\n- one\n- two"),
             ("### **Bold head**", "*Bold head*"),
-            (
-                "see [our site](https://easymo.rw)",
-                "see our site: https://easymo.rw",
-            ),
+            ("see [our site](https://easymo.rw)", "see our site: https://easymo.rw"),
             (
                 "[https://x.rw](https://x.rw) ![pic](https://x.rw/p.png)",
                 "https://x.rw pic: https://x.rw/p.png",
