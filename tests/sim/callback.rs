@@ -67,17 +67,12 @@ impl Poster {
 
     pub fn url(&self) -> Result<&str> {
         let url = self.url.get().map(String::as_str);
-        url.ok_or_else(|| {
-            Trouble::new("nobody said where reports go: the functions are not running")
-        })
+        url.ok_or_else(|| Trouble::new("nobody said where reports go: the functions are not running"))
     }
 
     /// Everything posted so far, every try by itself.
     pub fn posted(&self) -> Vec<Posted> {
-        self.posted
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.posted.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Posts once and tells what was answered.
@@ -117,11 +112,7 @@ impl Poster {
     pub async fn deliver(self: &Arc<Self>, callback: Callback) {
         for tried in 0..=self.retries {
             let outcome = self.post(callback.clone()).await;
-            let taken = outcome.is_ok_and(|posted| {
-                posted
-                    .status
-                    .is_some_and(|status| (200..300).contains(&status))
-            });
+            let taken = outcome.is_ok_and(|posted| posted.status.is_some_and(|status| (200..300).contains(&status)));
             if taken {
                 return;
             }
@@ -150,10 +141,7 @@ pub async fn send_reports(poster: &Arc<Poster>, mut reports: Vec<Due>, met: Met)
         }
     }
     if met.is(Fault::Duplicate) {
-        reports = reports
-            .into_iter()
-            .flat_map(|due| [due.clone(), due])
-            .collect();
+        reports = reports.into_iter().flat_map(|due| [due.clone(), due]).collect();
     }
     let mut reports = reports.into_iter();
     if met.is(Fault::EarlyReport)

@@ -78,10 +78,10 @@ impl Fault {
     fn accepted(self) -> bool {
         use Fault::*;
         match self {
-            Status401 | Status429 | Status429RetryAfter | Status500Before | Status503
-            | Status504 | TimeoutBefore | CutBefore | Pgrst002 | Code(_) => false,
-            Status500After | TimeoutAfter | CutAfter | Truncated | NonJson | Duplicate
-            | Reorder | EarlyReport | NoReport | FailedReport | Slow | LateCode(_) => true,
+            Status401 | Status429 | Status429RetryAfter | Status500Before | Status503 | Status504 | TimeoutBefore
+            | CutBefore | Pgrst002 | Code(_) => false,
+            Status500After | TimeoutAfter | CutAfter | Truncated | NonJson | Duplicate | Reorder | EarlyReport
+            | NoReport | FailedReport | Slow | LateCode(_) => true,
         }
     }
 }
@@ -289,8 +289,7 @@ impl State {
             if rule.matching.is_empty() {
                 return !only_by_name;
             }
-            request.path.contains(&rule.matching)
-                || subjects.iter().any(|subject| same(subject, &rule.matching))
+            request.path.contains(&rule.matching) || subjects.iter().any(|subject| same(subject, &rule.matching))
         };
         let Some(position) = self.rules.iter().position(fits) else {
             return Met::default();
@@ -376,12 +375,7 @@ pub trait Service: Send + Sync + 'static {
 }
 
 /// Starts the server of a service; `latency` is what the real one's network would cost.
-pub async fn start<S: Service>(
-    port: u16,
-    service: Arc<S>,
-    control: Arc<Control>,
-    latency: Duration,
-) -> Result<Server> {
+pub async fn start<S: Service>(port: u16, service: Arc<S>, control: Arc<Control>, latency: Duration) -> Result<Server> {
     Server::start(port, move |request| {
         let (service, control) = (service.clone(), control.clone());
         async move {
@@ -396,12 +390,7 @@ pub async fn start<S: Service>(
     .await
 }
 
-async fn attend<S: Service>(
-    service: Arc<S>,
-    control: Arc<Control>,
-    latency: Duration,
-    request: Request,
-) -> Reply {
+async fn attend<S: Service>(service: Arc<S>, control: Arc<Control>, latency: Duration, request: Request) -> Reply {
     let subjects = service.subjects(&request);
     let (id, met) = control.meet(&request, &subjects, service.only_by_name(&request));
     if !latency.is_zero() {
@@ -425,16 +414,8 @@ async fn spoiled<S: Service>(service: Arc<S>, request: Request, met: Met) -> Rep
         return match fault {
             Fault::Status401 => Reply::Whole(service.refuse(401, None)),
             Fault::Status429 => Reply::Whole(service.refuse(429, None)),
-            Fault::Status429RetryAfter => Reply::Whole(
-                service
-                    .refuse(429, None)
-                    .header("retry-after", seconds(met)),
-            ),
-            Fault::Status503 => Reply::Whole(
-                service
-                    .refuse(503, None)
-                    .header("retry-after", seconds(met)),
-            ),
+            Fault::Status429RetryAfter => Reply::Whole(service.refuse(429, None).header("retry-after", seconds(met))),
+            Fault::Status503 => Reply::Whole(service.refuse(503, None).header("retry-after", seconds(met))),
             Fault::Status504 => Reply::Whole(service.refuse(504, None)),
             Fault::TimeoutBefore => Reply::Hang(hang),
             Fault::CutBefore => Reply::Cut,
@@ -522,8 +503,7 @@ fn operate(control: &Control, request: &Request) -> Answer {
 }
 
 fn order(control: &Control, request: &Request) -> std::result::Result<(), String> {
-    let ordered: Ordered =
-        serde_json::from_slice(&request.body).map_err(|error| error.to_string())?;
+    let ordered: Ordered = serde_json::from_slice(&request.body).map_err(|error| error.to_string())?;
     let fault: Fault = ordered.kind.parse()?;
     let mut order = control
         .fail_with(fault)
@@ -577,3 +557,6 @@ fn mask(value: &str) -> String {
         _ => "***".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

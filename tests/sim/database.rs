@@ -44,11 +44,7 @@ impl Database {
         let name = format!("world_{}", uuid::Uuid::new_v4().simple());
         server.address().create_database(&name, TEMPLATE).await?;
         let report = "a fresh copy of the migrated database".to_owned();
-        Ok(Self {
-            server,
-            name,
-            report,
-        })
+        Ok(Self { server, name, report })
     }
 
     async fn kept(root: &Path, dir: &Path, port: u16, logs: &Path) -> Result<Self> {
@@ -57,9 +53,7 @@ impl Database {
         if !dir.join("PG_VERSION").is_file() {
             binaries.initdb(&dir)?;
         }
-        let server = binaries
-            .start(&dir, port, &logs.join("postgres.log"))
-            .await?;
+        let server = binaries.start(&dir, port, &logs.join("postgres.log")).await?;
         let address = server.address();
         let is_new = !address.has_database(KEPT).await?;
         if is_new {
@@ -97,12 +91,7 @@ impl Sources {
         }
     }
 
-    async fn apply(
-        &self,
-        address: &ServerAddress,
-        database: &str,
-        bootstrap: bool,
-    ) -> Result<migrate::Report> {
+    async fn apply(&self, address: &ServerAddress, database: &str, bootstrap: bool) -> Result<migrate::Report> {
         let mut client = address.connect(database).await?;
         if bootstrap {
             migrate::run_file(&mut client, &self.bootstrap).await?;
@@ -117,8 +106,7 @@ impl Sources {
     }
 
     fn ingredients(&self) -> Result<Vec<u8>> {
-        let mut all = std::fs::read(&self.bootstrap)
-            .context(format!("cannot read {}", self.bootstrap.display()))?;
+        let mut all = std::fs::read(&self.bootstrap).context(format!("cannot read {}", self.bootstrap.display()))?;
         for migration in migrate::read(&self.migrations)? {
             all.extend_from_slice(migration.version.as_bytes());
             all.extend_from_slice(migration.name.as_bytes());

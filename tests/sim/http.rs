@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -98,7 +98,8 @@ type Handler = Arc<dyn Fn(Request) -> Handling + Send + Sync>;
 /// A listening server on 127.0.0.1. Dropping it closes the port and every connection.
 pub struct Server {
     port: u16,
-    task: JoinHandle<()>,
+    handler: Handler,
+    task: Mutex<JoinHandle<()>>,
 }
 
 impl Server {
@@ -109,31 +110,51 @@ impl Server {
         F: Future<Output = Reply> + Send + 'static,
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
-        runtime::on(async move {
-            let listener = TcpListener::bind(("127.0.0.1", port))
-                .await
-                .context(format!(
-                    "cannot listen on 127.0.0.1:{port}: is another world running?"
-                ))?;
-            let port = listener
-                .local_addr()
-                .context("cannot read the port just bound")?
-                .port();
-            let task = runtime::spawn(accept(listener, handler));
-            Ok(Self { port, task })
+        let (port, task) = listen(port, handler.clone()).await?;
+        Ok(Self {
+            port,
+            handler,
+            task: Mutex::new(task),
         })
-        .await
     }
 
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
+
+    /// From now on nobody can connect, and whoever was connected is cut off.
+    pub fn go_down(&self) {
+        self.task().abort();
+    }
+
+    /// Listens again, on the same port.
+    pub async fn come_back(&self) -> Result<()> {
+        self.go_down();
+        let (_, task) = listen(self.port, self.handler.clone()).await?;
+        *self.task() = task;
+        Ok(())
+    }
+
+    fn task(&self) -> MutexGuard<'_, JoinHandle<()>> {
+        self.task.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.task.abort();
+        self.go_down();
     }
+}
+
+async fn listen(port: u16, handler: Handler) -> Result<(u16, JoinHandle<()>)> {
+    runtime::on(async move {
+        let listener = TcpListener::bind(("127.0.0.1", port))
+            .await
+            .context(format!("cannot listen on 127.0.0.1:{port}: is another world running?"))?;
+        let address = listener.local_addr().context("cannot read the port just bound")?;
+        Ok((address.port(), runtime::spawn(accept(listener, handler))))
+    })
+    .await
 }
 
 async fn accept(listener: TcpListener, handler: Handler) {
@@ -156,10 +177,7 @@ async fn accept(listener: TcpListener, handler: Handler) {
     }
 }
 
-async fn serve(
-    request: hyper::Request<Incoming>,
-    handler: Handler,
-) -> Result<hyper::Response<Outgoing>, CutHere> {
+async fn serve(request: hyper::Request<Incoming>, handler: Handler) -> Result<hyper::Response<Outgoing>, CutHere> {
     let (head, body) = request.into_parts();
     let body = match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(collected) => collected.to_bytes(),
@@ -193,11 +211,7 @@ fn write(answer: Answer, cut: bool) -> Result<hyper::Response<Outgoing>, CutHere
     }
     let whole = answer.body.len() as u64;
     let half = answer.body.len() / 2;
-    let body = if cut {
-        answer.body.slice(..half)
-    } else {
-        answer.body
-    };
+    let body = if cut { answer.body.slice(..half) } else { answer.body };
     builder
         .body(Outgoing {
             data: Some(body),

@@ -14,19 +14,12 @@ pub fn secret() -> String {
 
 /// HMAC-SHA256 as lower-case hex.
 pub fn hmac_hex(key: &str, parts: &[&[u8]]) -> String {
-    hmac(key, parts)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hmac(key, parts).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn hmac(key: &str, parts: &[&[u8]]) -> Vec<u8> {
-    #[allow(
-        clippy::expect_used,
-        reason = "HMAC takes keys of any length (RFC 2104)"
-    )]
-    let mut mac =
-        <Hmac<Sha256> as Mac>::new_from_slice(key.as_bytes()).expect("HMAC takes any key");
+    #[allow(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key.as_bytes()).expect("HMAC takes any key");
     for part in parts {
         mac.update(part);
     }
@@ -91,10 +84,7 @@ mod tests {
     #[test]
     fn signatures_agree_with_published_vectors() {
         let mac = hmac_hex("Jefe", &[b"what do ya want ", b"for nothing?"]);
-        assert_eq!(
-            mac,
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
+        assert_eq!(mac, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 
     #[test]

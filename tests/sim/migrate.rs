@@ -43,11 +43,7 @@ impl fmt::Display for Report {
             self.skipped.len()
         )?;
         if !self.changed.is_empty() {
-            write!(
-                f,
-                "; edited after they were applied: {}",
-                self.changed.join(", ")
-            )?;
+            write!(f, "; edited after they were applied: {}", self.changed.join(", "))?;
         }
         if !self.unknown.is_empty() {
             write!(
@@ -62,8 +58,7 @@ impl fmt::Display for Report {
 
 /// Reads `dir/<digits>_<name>.sql`, in the order they apply.
 pub fn read(dir: &Path) -> Result<Vec<Migration>> {
-    let entries = std::fs::read_dir(dir)
-        .context(format!("cannot read the migrations in {}", dir.display()))?;
+    let entries = std::fs::read_dir(dir).context(format!("cannot read the migrations in {}", dir.display()))?;
     let mut migrations = Vec::new();
     for entry in entries {
         let path = entry.context("cannot list the migrations")?.path();
@@ -71,17 +66,13 @@ pub fn read(dir: &Path) -> Result<Vec<Migration>> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        let Some((version, name)) = file
-            .strip_suffix(".sql")
-            .and_then(|stem| stem.split_once('_'))
-        else {
+        let Some((version, name)) = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_')) else {
             continue;
         };
         if version.is_empty() || !version.bytes().all(|byte| byte.is_ascii_digit()) {
             continue;
         }
-        let sql =
-            std::fs::read_to_string(&path).context(format!("cannot read {}", path.display()))?;
+        let sql = std::fs::read_to_string(&path).context(format!("cannot read {}", path.display()))?;
         migrations.push(Migration {
             version: version.to_owned(),
             name: name.to_owned(),
@@ -108,10 +99,7 @@ pub fn read(dir: &Path) -> Result<Vec<Migration>> {
 /// Runs a file that is no migration (the local bootstrap), as one transaction and without a record.
 pub async fn run_file(client: &mut Client, path: &Path) -> Result<()> {
     let sql = std::fs::read_to_string(path).context(format!("cannot read {}", path.display()))?;
-    let transaction = client
-        .transaction()
-        .await
-        .context("cannot begin a transaction")?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
     execute(&transaction, path, &split(&sql)).await?;
     transaction
         .commit()
@@ -128,9 +116,7 @@ pub async fn apply(client: &mut Client, migrations: &[Migration], dry_run: bool)
         .context("cannot take the migration lock")?;
     let outcome = apply_locked(client, migrations, dry_run).await;
     let unlocked = client
-        .batch_execute(
-            "select pg_advisory_unlock(hashtext('supabase_migrations.schema_migrations'))",
-        )
+        .batch_execute("select pg_advisory_unlock(hashtext('supabase_migrations.schema_migrations'))")
         .await
         .context("cannot release the migration lock");
     let report = outcome?;
@@ -138,11 +124,7 @@ pub async fn apply(client: &mut Client, migrations: &[Migration], dry_run: bool)
     Ok(report)
 }
 
-async fn apply_locked(
-    client: &mut Client,
-    migrations: &[Migration],
-    dry_run: bool,
-) -> Result<Report> {
+async fn apply_locked(client: &mut Client, migrations: &[Migration], dry_run: bool) -> Result<Report> {
     if !dry_run {
         client
             .batch_execute(
@@ -153,9 +135,7 @@ async fn apply_locked(
                    add column if not exists statements text[], add column if not exists name text",
             )
             .await
-            .context(
-                "cannot make the table of applied migrations: does this role own the database?",
-            )?;
+            .context("cannot make the table of applied migrations: does this role own the database?")?;
     }
     let mut recorded = recorded(client).await?;
     let mut report = Report::default();
@@ -207,15 +187,9 @@ async fn recorded(client: &Client) -> Result<Vec<(String, Option<Vec<String>>)>>
 
 async fn apply_one(client: &mut Client, migration: &Migration) -> Result<()> {
     let statements = split(&migration.sql);
-    let transaction = client
-        .transaction()
-        .await
-        .context("cannot begin a transaction")?;
+    let transaction = client.transaction().await.context("cannot begin a transaction")?;
     execute(&transaction, &migration.path, &statements).await?;
-    let texts: Vec<String> = statements
-        .into_iter()
-        .map(|statement| statement.sql)
-        .collect();
+    let texts: Vec<String> = statements.into_iter().map(|statement| statement.sql).collect();
     transaction
         .execute(
             "insert into supabase_migrations.schema_migrations (version, statements, name) values ($1, $2, $3)",
@@ -250,10 +224,7 @@ fn explain(path: &Path, statement: &Statement, error: &tokio_postgres::Error) ->
         }
         _ => 0,
     };
-    let context = database
-        .where_()
-        .map(|at| format!("\n  at {at}"))
-        .unwrap_or_default();
+    let context = database.where_().map(|at| format!("\n  at {at}")).unwrap_or_default();
     let hint = database
         .hint()
         .map(|hint| format!("\n  hint: {hint}"))

@@ -233,6 +233,11 @@ impl Mtn {
         self.server.url()
     }
 
+    /// The server itself: it can go away and come back.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     pub fn control(&self) -> &Control {
         &self.control
     }
@@ -287,12 +292,7 @@ impl Mtn {
     }
 
     /// Posts anything to the inbound webhook.
-    pub async fn post_inbound(
-        &self,
-        content_type: &str,
-        body: String,
-        proof: Proof,
-    ) -> Result<Posted> {
+    pub async fn post_inbound(&self, content_type: &str, body: String, proof: Proof) -> Result<Posted> {
         let key = &self.carrier.account.webhook_secret;
         let mut url = format!("{}/sms-inbound-webhook", self.inbound.url()?);
         let mut headers = vec![("content-type", content_type.to_owned())];
@@ -335,15 +335,11 @@ impl Carrier {
             return Answer::json(400, &json!({"error": "unsupported_grant_type"}));
         }
         let account = &self.account;
-        if field("client_id") != Some(&account.api_key)
-            || field("client_secret") != Some(&account.api_secret)
-        {
+        if field("client_id") != Some(&account.api_key) || field("client_secret") != Some(&account.api_secret) {
             return Answer::json(401, &json!({"error": "invalid_client"}));
         }
         let token = secret();
-        self.state()
-            .tokens
-            .push((token.clone(), Instant::now() + TOKEN_LIFE));
+        self.state().tokens.push((token.clone(), Instant::now() + TOKEN_LIFE));
         // Lifetimes are strings in MTN's answers.
         Answer::json(
             200,
@@ -356,8 +352,7 @@ impl Carrier {
     async fn outbound(&self, request: &Request, met: Met) -> Answer {
         let known = request.bearer().is_some_and(|token| {
             let state = self.state();
-            let alive =
-                |(known, until): &(String, Instant)| known == token && Instant::now() < *until;
+            let alive = |(known, until): &(String, Instant)| known == token && Instant::now() < *until;
             state.tokens.iter().any(alive)
         });
         if !known || request.header("x-api-key") != Some(&self.account.api_key) {
@@ -367,11 +362,7 @@ impl Carrier {
             Ok(message) => message,
             Err(why) => return failure(5000, &why),
         };
-        let transaction_id = format!(
-            "{}{:07}",
-            Utc::now().format("%Y%m%d%H%M%S"),
-            self.state().taken.len()
-        );
+        let transaction_id = format!("{}{:07}", Utc::now().format("%Y%m%d%H%M%S"), self.state().taken.len());
         for recipient in &message.recipients {
             self.state().taken.push(Sms {
                 at: Utc::now(),
@@ -402,9 +393,7 @@ impl Carrier {
         let first = ("ACCEPTD", "Accepted by the SMSC", "000".to_owned());
         let mut due = Vec::new();
         for recipient in &message.recipients {
-            for (after, (status, details, error)) in
-                [(plan.accepted_after, &first), (plan.delivered_after, &last)]
-            {
+            for (after, (status, details, error)) in [(plan.accepted_after, &first), (plan.delivered_after, &last)] {
                 let Some(after) = after else { continue };
                 let id = {
                     let mut state = self.state();
@@ -442,10 +431,7 @@ impl Carrier {
 impl Service for Carrier {
     fn subjects(&self, request: &Request) -> Vec<String> {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        let recipients = body
-            .get("receiverAddress")
-            .and_then(Value::as_array)
-            .cloned();
+        let recipients = body.get("receiverAddress").and_then(Value::as_array).cloned();
         let texts = recipients.unwrap_or_default();
         texts
             .iter()
@@ -476,11 +462,7 @@ impl Service for Carrier {
             (429, _) => failure(3006, "Rate limit exceeded"),
             (503, _) => failure(3000, "Service unavailable"),
             // Something in front of the service broke: no code of the service, so nobody can know whether it got through.
-            (status, _) => Answer::text(
-                status,
-                "text/html",
-                "<html><body>Internal Server Error</body></html>",
-            ),
+            (status, _) => Answer::text(status, "text/html", "<html><body>Internal Server Error</body></html>"),
         }
     }
 }
@@ -506,8 +488,7 @@ impl Outbound {
             "requestDeliveryReceipt",
             "keyword",
         ];
-        let body: Value =
-            serde_json::from_slice(body).map_err(|_| "body is not JSON".to_owned())?;
+        let body: Value = serde_json::from_slice(body).map_err(|_| "body is not JSON".to_owned())?;
         let body = body.as_object().ok_or("body is not an object")?;
         if let Some(stranger) = body.keys().find(|key| !KNOWN.contains(&key.as_str())) {
             return Err(format!("{stranger} is not a field of this request"));
@@ -515,30 +496,22 @@ impl Outbound {
         let service_code = text(body, "serviceCode")?;
         let correlator = text(body, "clientCorrelatorId")?;
         if correlator.len() > MAX_CORRELATOR {
-            return Err(format!(
-                "clientCorrelatorId is longer than {MAX_CORRELATOR} characters"
-            ));
+            return Err(format!("clientCorrelatorId is longer than {MAX_CORRELATOR} characters"));
         }
         let message = text(body, "message")?;
         if message.chars().count() > MAX_CHARACTERS {
-            return Err(format!(
-                "message is longer than {MAX_CHARACTERS} characters"
-            ));
+            return Err(format!("message is longer than {MAX_CHARACTERS} characters"));
         }
         let sender = match body.get("senderAddress") {
             None => service_code,
             Some(_) => text(body, "senderAddress")?,
         };
         if sender.chars().count() > MAX_SENDER {
-            return Err(format!(
-                "senderAddress is longer than {MAX_SENDER} characters"
-            ));
+            return Err(format!("senderAddress is longer than {MAX_SENDER} characters"));
         }
         let wants_report = match body.get("requestDeliveryReceipt") {
             None => false,
-            Some(value) => value
-                .as_bool()
-                .ok_or("requestDeliveryReceipt must be true or false")?,
+            Some(value) => value.as_bool().ok_or("requestDeliveryReceipt must be true or false")?,
         };
         Ok(Self {
             recipients: recipients(body)?,
@@ -559,22 +532,16 @@ fn text(body: &Map<String, Value>, field: &str) -> std::result::Result<String, S
 }
 
 fn recipients(body: &Map<String, Value>) -> std::result::Result<Vec<String>, String> {
-    let list = body
-        .get("receiverAddress")
-        .ok_or("receiverAddress is required")?;
+    let list = body.get("receiverAddress").ok_or("receiverAddress is required")?;
     let list = list.as_array().ok_or("receiverAddress must be a list")?;
     if list.is_empty() || list.len() > MAX_RECIPIENTS {
-        return Err(format!(
-            "receiverAddress must hold 1 to {MAX_RECIPIENTS} numbers"
-        ));
+        return Err(format!("receiverAddress must hold 1 to {MAX_RECIPIENTS} numbers"));
     }
     let mut numbers = Vec::new();
     for entry in list {
         let number = entry.as_str().ok_or("receiverAddress must hold texts")?;
         if !number.bytes().all(|byte| byte.is_ascii_digit()) || !(8..=15).contains(&number.len()) {
-            return Err(
-                "receiverAddress must be 8 to 15 digits with country code and without +".to_owned(),
-            );
+            return Err("receiverAddress must be 8 to 15 digits with country code and without +".to_owned());
         }
         numbers.push(number.to_owned());
     }
@@ -619,9 +586,7 @@ fn form_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' => {
-                encoded.push(char::from(byte))
-            }
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' => encoded.push(char::from(byte)),
             b' ' => encoded.push('+'),
             _ => encoded.push_str(&format!("%{byte:02X}")),
         }
@@ -644,13 +609,8 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
         rest = after;
-        let hex = after
-            .get(..2)
-            .and_then(|pair| std::str::from_utf8(pair).ok());
-        match (
-            first,
-            hex.and_then(|pair| u8::from_str_radix(pair, 16).ok()),
-        ) {
+        let hex = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
+        match (first, hex.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
             (b'%', Some(byte)) => {
                 bytes.push(byte);
                 rest = after.get(2..).unwrap_or_default();
@@ -661,3 +621,6 @@ fn percent_decoded(text: &str) -> String {
     }
     String::from_utf8_lossy(&bytes).into_owned()
 }
+
+#[cfg(test)]
+mod tests;

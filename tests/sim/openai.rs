@@ -75,11 +75,7 @@ impl OpenAi {
             state: Mutex::default(),
         });
         let server = control::start(port, model.clone(), control.clone(), latency).await?;
-        Ok(Self {
-            server,
-            control,
-            model,
-        })
+        Ok(Self { server, control, model })
     }
 
     /// What functions get as `OPENAI_BASE_URL`.
@@ -89,6 +85,11 @@ impl OpenAi {
 
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// The server itself: it can go away and come back.
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     pub fn control(&self) -> &Control {
@@ -102,19 +103,13 @@ impl OpenAi {
 
     /// What the next request without a script of its own is answered.
     pub fn next(&self, script: Script) {
-        self.model.state().scripts.push_back(Queued {
-            subject: None,
-            script,
-        });
+        self.model.state().scripts.push_back(Queued { subject: None, script });
     }
 
     /// What the next request of this model, schema or (`text`) form is answered.
     pub fn next_for(&self, subject: &str, script: Script) {
         let subject = Some(subject.to_owned());
-        self.model
-            .state()
-            .scripts
-            .push_back(Queued { subject, script });
+        self.model.state().scripts.push_back(Queued { subject, script });
     }
 
     /// Every question so far, oldest first.
@@ -159,13 +154,7 @@ impl Model {
             param,
         }) = check::request(&body)
         {
-            return error(
-                status,
-                "invalid_request_error",
-                code,
-                &message,
-                Some(&param),
-            );
+            return error(status, "invalid_request_error", code, &message, Some(&param));
         }
         let reply = match self.script(&subjects(&body)) {
             Some(Script::Raw(answer)) => return Answer::json(200, &answer),
@@ -173,18 +162,12 @@ impl Model {
             None => answer::reply(&body),
         };
         let response = self.envelope(&body, reply);
-        Answer::json(200, &response)
-            .header("x-request-id", format!("req_{}", Uuid::new_v4().simple()))
+        Answer::json(200, &response).header("x-request-id", format!("req_{}", Uuid::new_v4().simple()))
     }
 
     fn script(&self, subjects: &[String]) -> Option<Script> {
         let mut state = self.state();
-        let fits = |queued: &Queued| {
-            queued
-                .subject
-                .as_ref()
-                .is_none_or(|subject| subjects.contains(subject))
-        };
+        let fits = |queued: &Queued| queued.subject.as_ref().is_none_or(|subject| subjects.contains(subject));
         let position = state.scripts.iter().position(fits)?;
         state.scripts.remove(position).map(|queued| queued.script)
     }
@@ -208,10 +191,7 @@ impl Model {
             }
             Reply::Refusal(words) => {
                 written = words.len();
-                output.push(message(
-                    json!({"type": "refusal", "refusal": words}),
-                    "completed",
-                ));
+                output.push(message(json!({"type": "refusal", "refusal": words}), "completed"));
             }
             Reply::Incomplete(words) => {
                 written = words.len();
@@ -223,8 +203,10 @@ impl Model {
                 for (name, arguments) in calls {
                     let arguments = arguments.to_string();
                     written += arguments.len();
-                    output.push(json!({"type": "function_call", "id": id("fc"), "call_id": id("call"), "name": name,
-                                       "arguments": arguments, "status": "completed"}));
+                    output.push(
+                        json!({"type": "function_call", "id": id("fc"), "call_id": id("call"), "name": name,
+                                       "arguments": arguments, "status": "completed"}),
+                    );
                 }
             }
             Reply::Failed => {
@@ -268,13 +250,7 @@ impl Service for Model {
                 "Not allowed to use this method",
                 None,
             ),
-            _ => error(
-                404,
-                "invalid_request_error",
-                "unknown_url",
-                "Unknown request URL",
-                None,
-            ),
+            _ => error(404, "invalid_request_error", "unknown_url", "Unknown request URL", None),
         }
     }
 
@@ -287,13 +263,7 @@ impl Service for Model {
                 "Incorrect API key provided",
                 None,
             ),
-            429 => error(
-                429,
-                "requests",
-                "rate_limit_exceeded",
-                "Rate limit reached",
-                None,
-            ),
+            429 => error(429, "requests", "rate_limit_exceeded", "Rate limit reached", None),
             503 => error(
                 503,
                 "server_error",
@@ -345,3 +315,6 @@ fn error(status: u16, kind: &str, code: &str, message: &str, param: Option<&str>
 fn id(prefix: &str) -> String {
     format!("{prefix}_{}", Uuid::new_v4().simple())
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,16 +73,12 @@ impl Binaries {
                 dir.display()
             )));
         }
-        let debian = ["17", "16", "15"]
-            .map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")));
+        let debian = ["17", "16", "15"].map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin")));
         let from_path = on_path("initdb").and_then(|file| {
             let real = file.canonicalize().ok()?;
             real.parent().map(Path::to_path_buf)
         });
-        let found = debian
-            .into_iter()
-            .chain(from_path)
-            .find(|dir| has_server(dir));
+        let found = debian.into_iter().chain(from_path).find(|dir| has_server(dir));
         match found {
             Some(dir) => Ok(Self { dir, user }),
             None => Ok(Self {
@@ -127,21 +123,14 @@ impl Binaries {
     }
 
     /// Starts a server on a fresh copy of the prepared cluster, see [`Binaries::fresh_copy`]. The copy goes with it.
-    pub async fn start_fresh<F, W>(
-        &self,
-        ingredients: &[u8],
-        port: u16,
-        prepare: F,
-    ) -> Result<Server>
+    pub async fn start_fresh<F, W>(&self, ingredients: &[u8], port: u16, prepare: F) -> Result<Server>
     where
         F: Fn(ServerAddress) -> W,
         W: Future<Output = Result<()>>,
     {
         let copy = self.fresh_copy(ingredients, &prepare).await?;
         if port != 0 {
-            return self
-                .start_once(&copy, port, &copy.join("server.log"), true)
-                .await;
+            return self.start_once(&copy, port, &copy.join("server.log"), true).await;
         }
         match self
             .start_once(&copy, free_port()?, &copy.join("server.log"), true)
@@ -159,12 +148,7 @@ impl Binaries {
     async fn start_once(&self, data: &Path, port: u16, log: &Path, fresh: bool) -> Result<Server> {
         let program = self.dir.join("postgres");
         let mut words = self.user.words(&program);
-        words.extend([
-            "-D".into(),
-            data.into(),
-            "-p".into(),
-            port.to_string().into(),
-        ]);
+        words.extend(["-D".into(), data.into(), "-p".into(), port.to_string().into()]);
         for setting in SERVER_SETTINGS {
             words.extend(["-c".into(), setting.into()]);
         }
@@ -239,11 +223,7 @@ impl Binaries {
         hash.update(INITDB_FLAGS.join(" "));
         hash.update(ingredients);
         let digest = hash.finalize();
-        Ok(digest
-            .iter()
-            .take(10)
-            .map(|byte| format!("{byte:02x}"))
-            .collect())
+        Ok(digest.iter().take(10).map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// A folder to keep a cluster in: `wanted`, or, where the server's user cannot reach that, a stand-in beside other
@@ -253,11 +233,7 @@ impl Binaries {
             return Ok(wanted.to_path_buf());
         }
         let digest = Sha256::digest(wanted.as_os_str().as_encoded_bytes());
-        let name: String = digest
-            .iter()
-            .take(6)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok(self.nursery()?.join(format!("kept-{name}")))
     }
 }
@@ -281,9 +257,7 @@ impl ServerAddress {
     pub async fn create_database(&self, name: &str, template: &str) -> Result<()> {
         let client = self.connect("postgres").await?;
         client
-            .batch_execute(&format!(
-                "create database \"{name}\" template \"{template}\""
-            ))
+            .batch_execute(&format!("create database \"{name}\" template \"{template}\""))
             .await
             .context(format!("cannot copy database {template} to {name}"))
     }
@@ -378,15 +352,11 @@ fn embedded(root: &Path) -> Result<PathBuf> {
         .ok_or_else(nothing)?;
     let list = package.join("native/pg-symlinks.json");
     if let Ok(text) = std::fs::read_to_string(&list) {
-        let links: Vec<Symlink> = serde_json::from_str(&text)
-            .context(format!("{} is not a list of links", list.display()))?;
+        let links: Vec<Symlink> =
+            serde_json::from_str(&text).context(format!("{} is not a list of links", list.display()))?;
         for link in links {
             let target = package.join(&link.target);
-            let name = link
-                .source
-                .file_name()
-                .map(PathBuf::from)
-                .unwrap_or_default();
+            let name = link.source.file_name().map(PathBuf::from).unwrap_or_default();
             if target.symlink_metadata().is_err() {
                 let _ = std::os::unix::fs::symlink(name, &target);
             }
@@ -473,8 +443,7 @@ impl RunAs {
 
     /// Makes `dir` if need be; it ends up owned by this user and closed to others.
     fn own_folder(&self, dir: &Path) -> Result<()> {
-        std::fs::create_dir_all(dir)
-            .context(format!("cannot make the folder {}", dir.display()))?;
+        std::fs::create_dir_all(dir).context(format!("cannot make the folder {}", dir.display()))?;
         if self.switches {
             std::os::unix::fs::chown(dir, Some(self.uid), Some(self.gid)).context(format!(
                 "cannot give {} to user {}",
@@ -482,9 +451,7 @@ impl RunAs {
                 self.uid
             ))?;
         }
-        let metadata = dir
-            .metadata()
-            .context(format!("cannot look at {}", dir.display()))?;
+        let metadata = dir.metadata().context(format!("cannot look at {}", dir.display()))?;
         if metadata.uid() != self.uid {
             return Err(Trouble::new(format!(
                 "{} belongs to user {}, not to {}: remove it or set TMPDIR to a folder of your own",
@@ -509,7 +476,5 @@ impl RunAs {
 
 fn id(args: &[&str]) -> Result<u32> {
     let text = process::run(Command::new("id").args(args), "asking who we are")?;
-    text.trim()
-        .parse()
-        .context("id did not answer with a number")
+    text.trim().parse().context("id did not answer with a number")
 }

@@ -63,12 +63,7 @@ pub fn find(root: &Path) -> Result<PathBuf> {
 
 impl Postgrest {
     /// Serves schema `public` of the database at `database_url` (role `authenticator`) on a free port.
-    pub async fn start(
-        binary: &Path,
-        database_url: &str,
-        jwt_secret: &str,
-        log: &Path,
-    ) -> Result<Self> {
+    pub async fn start(binary: &Path, database_url: &str, jwt_secret: &str, log: &Path) -> Result<Self> {
         let mut last = None;
         for _ in 0..4 {
             match Self::start_once(binary, database_url, jwt_secret, log).await {
@@ -79,12 +74,7 @@ impl Postgrest {
         Err(last.unwrap_or_else(|| Trouble::new("PostgREST did not start")))
     }
 
-    async fn start_once(
-        binary: &Path,
-        database_url: &str,
-        jwt_secret: &str,
-        log: &Path,
-    ) -> Result<Self> {
+    async fn start_once(binary: &Path, database_url: &str, jwt_secret: &str, log: &Path) -> Result<Self> {
         let port = free_port()?;
         let plan = Plan::new("postgrest", binary, log)
             .env("PGRST_DB_URI", database_url)
@@ -125,7 +115,9 @@ impl Postgrest {
                 return Err(self.process.trouble("ended while starting"));
             }
             if since.elapsed() > START_PATIENCE {
-                return Err(self.process.trouble("not ready after 20 s: is role authenticator there, and the database reachable?"));
+                return Err(self
+                    .process
+                    .trouble("not ready after 20 s: is role authenticator there, and the database reachable?"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -162,9 +162,7 @@ impl Supervised {
         while self.is_running() {
             if since.elapsed() > STOP_PATIENCE {
                 let group = format!("-{}", self.group());
-                let _ = Command::new("kill")
-                    .args(["-s", "KILL", "--", &group])
-                    .status();
+                let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).status();
                 let _ = self.shell.wait();
                 return;
             }
@@ -216,9 +214,7 @@ pub fn run(command: &mut Command, what: &str) -> Result<String> {
 pub fn free_port() -> Result<u16> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))
         .context("cannot bind a port on 127.0.0.1: is the loopback interface up?")?;
-    let address = listener
-        .local_addr()
-        .context("cannot read the port just bound")?;
+    let address = listener.local_addr().context("cannot read the port just bound")?;
     Ok(address.port())
 }
 

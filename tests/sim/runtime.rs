@@ -42,9 +42,7 @@ where
     T: Send + 'static,
     F: Future<Output = Result<T>> + Send + 'static,
 {
-    spawn(future)
-        .await
-        .context("a task of the local world ended early")?
+    spawn(future).await.context("a task of the local world ended early")?
 }
 
 /// Runs blocking work (files, child processes) away from the async threads.

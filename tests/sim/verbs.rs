@@ -50,19 +50,14 @@ impl CallSeed {
                 "Gladly. What is your budget, and how many bedrooms do you need?",
             ),
             ("user", "300k RWF a month, two bedrooms."),
-            (
-                "assistant",
-                "Thank you. We will send you matching houses today.",
-            ),
+            ("assistant", "Thank you. We will send you matching houses today."),
         ];
         Self {
             phone: phone.to_owned(),
             to: "+250788000000".to_owned(),
             origin: "mtn_sip".to_owned(),
             locale: Some("en".to_owned()),
-            transcript: said
-                .map(|(role, text)| (role.to_owned(), text.to_owned()))
-                .to_vec(),
+            transcript: said.map(|(role, text)| (role.to_owned(), text.to_owned())).to_vec(),
             started_at: now - TimeDelta::minutes(3),
             ended_at: Some(now),
             has_whatsapp: None,
@@ -136,10 +131,7 @@ pub struct Answered {
 impl Answered {
     /// The correlation id that an accepted request is answered with, in the spelling of the answer.
     pub fn correlation_id(&self) -> Option<&str> {
-        let named = self
-            .body
-            .get("correlation_id")
-            .or(self.body.get("correlationId"));
+        let named = self.body.get("correlation_id").or(self.body.get("correlationId"));
         named.and_then(Value::as_str)
     }
 }
@@ -229,12 +221,8 @@ impl World {
     /// The same with a body of one's own.
     pub async fn post_call_notify_with(&self, body: &Value) -> Result<Answered> {
         let key = format!("Bearer {}", self.secret("SUPABASE_SERVICE_ROLE_KEY")?);
-        let headers = [
-            ("authorization", key.as_str()),
-            ("content-type", "application/json"),
-        ];
-        self.post("post-call-notify", "", &headers, body.to_string())
-            .await
+        let headers = [("authorization", key.as_str()), ("content-type", "application/json")];
+        self.post("post-call-notify", "", &headers, body.to_string()).await
     }
 
     /// What became of a notification, as its endpoint tells.
@@ -244,8 +232,7 @@ impl World {
             self.edge()?.url("post-call-notify")?
         );
         let key = format!("Bearer {}", self.secret("SUPABASE_SERVICE_ROLE_KEY")?);
-        self.send(self.http.get(url).header("authorization", key))
-            .await
+        self.send(self.http.get(url).header("authorization", key)).await
     }
 
     /// POSTs to a function; `path` is appended to its name.
@@ -265,26 +252,18 @@ impl World {
     }
 
     async fn send(&self, request: reqwest::RequestBuilder) -> Result<Answered> {
-        let answer = request
-            .send()
-            .await
-            .context("the function does not answer")?;
+        let answer = request.send().await.context("the function does not answer")?;
         let status = answer.status().as_u16();
-        let show =
-            |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
-                (
-                    name.as_str().to_owned(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                )
-            };
+        let show = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
+            (
+                name.as_str().to_owned(),
+                String::from_utf8_lossy(value.as_bytes()).into_owned(),
+            )
+        };
         let headers = answer.headers().iter().map(show).collect();
         let text = answer.text().await.context("the function broke off")?;
         let body = serde_json::from_str(&text).unwrap_or(Value::String(text));
-        Ok(Answered {
-            status,
-            headers,
-            body,
-        })
+        Ok(Answered { status, headers, body })
     }
 
     /// A text message from a phone, through MTN to our webhook.
@@ -298,11 +277,7 @@ impl World {
     }
 
     /// Runs a query as the owner of the database.
-    pub async fn query(
-        &self,
-        sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Vec<tokio_postgres::Row>> {
+    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<tokio_postgres::Row>> {
         let client = self.db().await?;
         client
             .query(sql, parameters)
@@ -321,22 +296,13 @@ impl World {
 
     /// The rows of a query as JSON objects, column names as keys.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Map<String, Value>>> {
-        let rows = self
-            .query(&format!("select to_jsonb(q) from ({sql}) q"), &[])
-            .await?;
+        let rows = self.query(&format!("select to_jsonb(q) from ({sql}) q"), &[]).await?;
         let objects = rows.iter().map(|row| row.get::<_, Value>(0));
-        Ok(objects
-            .filter_map(|value| value.as_object().cloned())
-            .collect())
+        Ok(objects.filter_map(|value| value.as_object().cloned()).collect())
     }
 
     /// Looks until `look` finds something, and returns it. `what` finishes the sentence "waited for …".
-    pub async fn wait_for<T, F, W>(
-        &self,
-        what: impl Display,
-        deadline: Duration,
-        mut look: F,
-    ) -> Result<T>
+    pub async fn wait_for<T, F, W>(&self, what: impl Display, deadline: Duration, mut look: F) -> Result<T>
     where
         F: FnMut() -> W,
         W: Future<Output = Result<Option<T>>>,
@@ -351,9 +317,9 @@ impl World {
             if since.elapsed() >= deadline {
                 let lines = self.recent_lines();
                 return Err(match last {
-                    Some(trouble) => Trouble::new(format!(
-                        "waited {deadline:?} for {what}; at last: {trouble:?}{lines}"
-                    )),
+                    Some(trouble) => {
+                        Trouble::new(format!("waited {deadline:?} for {what}; at last: {trouble:?}{lines}"))
+                    }
                     None => Trouble::new(format!("waited {deadline:?} for {what}, in vain{lines}")),
                 });
             }
@@ -365,10 +331,7 @@ impl World {
     pub async fn wait_for_sql(&self, sql: &str, deadline: Duration) -> Result<()> {
         let client = self.db().await?;
         self.wait_for(sql, deadline, || async {
-            let row = client
-                .query_opt(sql, &[])
-                .await
-                .context("the query failed")?;
+            let row = client.query_opt(sql, &[]).await.context("the query failed")?;
             Ok(row.and_then(|row| row.get::<_, bool>(0).then_some(())))
         })
         .await
@@ -382,11 +345,7 @@ impl World {
             return String::new();
         }
         let from = lines.len().saturating_sub(SHOWN);
-        let shown: Vec<&str> = lines
-            .iter()
-            .skip(from)
-            .map(|line| line.text.as_str())
-            .collect();
+        let shown: Vec<&str> = lines.iter().skip(from).map(|line| line.text.as_str()).collect();
         format!("\nthe functions' last lines:\n{}", shown.join("\n"))
     }
 }

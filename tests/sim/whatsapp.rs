@@ -160,15 +160,16 @@ impl WhatsApp {
             state: Mutex::new(state),
         });
         let server = control::start(port, meta.clone(), control.clone(), latency).await?;
-        Ok(Self {
-            server,
-            control,
-            meta,
-        })
+        Ok(Self { server, control, meta })
     }
 
     pub fn url(&self) -> String {
         self.server.url()
+    }
+
+    /// The server itself: it can go away and come back.
+    pub fn server(&self) -> &Server {
+        &self.server
     }
 
     pub fn control(&self) -> &Control {
@@ -197,10 +198,7 @@ impl WhatsApp {
 
     /// The person last wrote to us at `at`.
     pub fn open_window_at(&self, phone: &str, at: DateTime<Utc>) {
-        self.meta
-            .state()
-            .windows
-            .insert(phone.to_owned(), at + WINDOW);
+        self.meta.state().windows.insert(phone.to_owned(), at + WINDOW);
     }
 
     pub fn close_window(&self, phone: &str) {
@@ -208,10 +206,7 @@ impl WhatsApp {
     }
 
     pub fn not_on_whatsapp(&self, phone: &str, how: Refused) {
-        self.meta
-            .state()
-            .not_on_whatsapp
-            .insert(phone.to_owned(), how);
+        self.meta.state().not_on_whatsapp.insert(phone.to_owned(), how);
     }
 
     /// Adds a template, or replaces the one of the same name.
@@ -365,16 +360,10 @@ impl Meta {
         let groups: Vec<(Duration, Vec<Value>)> = if plan.batched {
             vec![(last, steps.into_iter().map(|(_, status)| status).collect())]
         } else {
-            steps
-                .into_iter()
-                .map(|(after, status)| (after, vec![status]))
-                .collect()
+            steps.into_iter().map(|(after, status)| (after, vec![status])).collect()
         };
         let mut due = Vec::new();
-        for (after, statuses) in groups
-            .into_iter()
-            .filter(|(_, statuses)| !statuses.is_empty())
-        {
+        for (after, statuses) in groups.into_iter().filter(|(_, statuses)| !statuses.is_empty()) {
             let changes = json!([self.change(json!({ "statuses": statuses }))]);
             if let Ok(callback) = self.callback(&changes) {
                 due.push(Due { after, callback });
@@ -393,7 +382,8 @@ impl Meta {
     }
 
     fn callback(&self, changes: &Value) -> Result<Callback> {
-        let body = json!({"object": "whatsapp_business_account", "entry": [{"id": "207713340985562", "changes": changes}]});
+        let body =
+            json!({"object": "whatsapp_business_account", "entry": [{"id": "207713340985562", "changes": changes}]});
         let body = ascii_json(&body);
         let signature = hmac_hex(&self.account.app_secret, &[body.as_bytes()]);
         Ok(Callback {
@@ -410,11 +400,7 @@ impl Meta {
 impl Service for Meta {
     fn subjects(&self, request: &Request) -> Vec<String> {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
-        let text = |pointer: &str| {
-            body.pointer(pointer)
-                .and_then(Value::as_str)
-                .map(str::to_owned)
-        };
+        let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         [text("/to"), text("/type"), text("/template/name")]
             .into_iter()
             .flatten()
@@ -426,8 +412,7 @@ impl Service for Meta {
         let [version, number, "messages"] = parts.as_slice() else {
             return refusal(100, "Unknown path components");
         };
-        let numeric =
-            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         let known_version = version
             .strip_prefix('v')
             .and_then(|rest| rest.split_once('.'))
@@ -454,11 +439,7 @@ impl Service for Meta {
                 ..refusal(131_016, "Service unavailable")
             },
             // Something in front of the service broke: no code of the service, so nobody can know whether it got through.
-            (status, _) => Answer::text(
-                status,
-                "text/html",
-                "<html><body>Internal Server Error</body></html>",
-            ),
+            (status, _) => Answer::text(status, "text/html", "<html><body>Internal Server Error</body></html>"),
         }
     }
 }
@@ -466,19 +447,13 @@ impl Service for Meta {
 impl Rate {
     fn admit(&mut self, recipient: &str, now: Instant) -> judge::Verdict<()> {
         let fresh = |times: &mut VecDeque<Instant>, span: Duration| {
-            while times
-                .front()
-                .is_some_and(|first| now.duration_since(*first) > span)
-            {
+            while times.front().is_some_and(|first| now.duration_since(*first) > span) {
                 times.pop_front();
             }
         };
         fresh(&mut self.number, Duration::from_secs(1));
         if self.number.len() >= NUMBER_RATE {
-            return Err((
-                130_429,
-                "Cloud API message throughput has been reached.".to_owned(),
-            ));
+            return Err((130_429, "Cloud API message throughput has been reached.".to_owned()));
         }
         let pair = self.pairs.entry(recipient.to_owned()).or_default();
         fresh(pair, PAIR_SPAN);
@@ -504,11 +479,7 @@ fn status(sent: &Sent, name: &str, code: Option<i64>) -> Value {
         fields.insert("biz_opaque_callback_data".to_owned(), json!(data));
     }
     if name == "sent" || name == "delivered" {
-        let category = if sent.template.is_some() {
-            "utility"
-        } else {
-            "service"
-        };
+        let category = if sent.template.is_some() { "utility" } else { "service" };
         let pricing = json!({"billable": true, "pricing_model": "PMP", "type": "regular", "category": category});
         fields.insert("pricing".to_owned(), pricing);
     }
@@ -532,10 +503,7 @@ fn refusal(code: i64, details: &str) -> Answer {
 }
 
 fn wamid() -> String {
-    format!(
-        "wamid.HBgM{}",
-        Uuid::new_v4().simple().to_string().to_uppercase()
-    )
+    format!("wamid.HBgM{}", Uuid::new_v4().simple().to_string().to_uppercase())
 }
 
 /// Meta writes everything outside ASCII as `\uXXXX`, so a body that is parsed and written again has another signature.
@@ -553,3 +521,6 @@ fn ascii_json(value: &Value) -> String {
     }
     ascii
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::{SecondsFormat, Utc};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use crate::database::Database;
 use crate::edge::{Edge, EdgeConfig, LogLine, client};
 use crate::error::{Context, Result, Trouble};
 use crate::gateway::Gateway;
+use crate::http::Server;
 use crate::keys::{ProjectKeys, secret};
 use crate::mtn::{self, Mtn};
 use crate::openai::OpenAi;
@@ -55,6 +57,22 @@ type Listener = Arc<dyn Fn(Progress) + Send + Sync>;
 
 /// Of the ready file; a change that readers must know of raises it.
 const READY_FILE_VERSION: u32 = 1;
+
+/// Of the report.
+const REPORT_VERSION: u32 = 1;
+
+/// The tables whose rows the report holds.
+const REPORTED: [&str; 9] = [
+    "voice_calls",
+    "call_summaries",
+    "call_notifications",
+    "omnichannel_sessions",
+    "conversation_messages",
+    "message_delivery_log",
+    "message_delivery_attempts",
+    "message_status_events",
+    "alerts",
+];
 
 /// What world to build. `WorldConfig::default()` is a fresh one for a test.
 #[derive(Clone)]
@@ -124,11 +142,7 @@ impl WorldConfig {
         self.ports.get(part).copied().unwrap_or(0)
     }
 
-    async fn report<T>(
-        &self,
-        part: &'static str,
-        work: impl Future<Output = Result<(T, String)>>,
-    ) -> Result<T> {
+    async fn report<T>(&self, part: &'static str, work: impl Future<Output = Result<(T, String)>>) -> Result<T> {
         let since = Instant::now();
         let tell = |done, detail: String| {
             if let Some(listener) = &self.progress {
@@ -173,8 +187,7 @@ impl World {
     pub async fn start(config: WorldConfig) -> Result<Self> {
         let logs = Logs::open(config.logs.as_deref())?;
         let keys = ProjectKeys::generate();
-        let gateway =
-            Gateway::start(config.port("gateway"), keys.clone(), config.gateway_latency).await?;
+        let gateway = Gateway::start(config.port("gateway"), keys.clone(), config.gateway_latency).await?;
         let accounts = Accounts::generate();
         let latency = config.provider_latency;
         let (mtn, whatsapp, openai) = tokio::try_join!(
@@ -192,13 +205,8 @@ impl World {
         let data = async {
             let database = config
                 .report("database", async {
-                    let database = Database::start(
-                        &config.root,
-                        &config.data,
-                        config.port("postgres"),
-                        &logs.dir,
-                    )
-                    .await?;
+                    let database =
+                        Database::start(&config.root, &config.data, config.port("postgres"), &logs.dir).await?;
                     let report = database.report.clone();
                     Ok((database, report))
                 })
@@ -207,13 +215,8 @@ impl World {
                 .report("postgrest", async {
                     let binary = postgrest::find(&config.root)?;
                     let url = database.url("authenticator");
-                    let server = Postgrest::start(
-                        &binary,
-                        &url,
-                        &keys.jwt_secret,
-                        &logs.dir.join("postgrest.log"),
-                    )
-                    .await?;
+                    let server =
+                        Postgrest::start(&binary, &url, &keys.jwt_secret, &logs.dir.join("postgrest.log")).await?;
                     let url = server.url();
                     Ok((server, url))
                 })
@@ -285,6 +288,11 @@ impl World {
         self.gateway.control()
     }
 
+    /// The gateway's server: it can go away and come back.
+    pub fn gateway_server(&self) -> &Server {
+        self.gateway.server()
+    }
+
     pub fn mtn(&self) -> &Mtn {
         &self.mtn
     }
@@ -303,9 +311,7 @@ impl World {
 
     pub fn edge(&self) -> Result<&Edge> {
         let edge = self.edge.as_ref();
-        edge.ok_or_else(|| {
-            Trouble::new("this world was started without functions: set WorldConfig::functions")
-        })
+        edge.ok_or_else(|| Trouble::new("this world was started without functions: set WorldConfig::functions"))
     }
 
     /// Folder of everybody's logs.
@@ -315,12 +321,7 @@ impl World {
 
     /// Where everything is and what opens it, as `docs/local-world.schema.json` describes it.
     pub fn ready_file(&self) -> Value {
-        let functions = self
-            .edge
-            .as_ref()
-            .map(Edge::functions)
-            .cloned()
-            .unwrap_or_default();
+        let functions = self.edge.as_ref().map(Edge::functions).cloned().unwrap_or_default();
         let simulator = |url: String| json!({"control_url": format!("{url}/control"), "url": url});
         json!({
             "version": READY_FILE_VERSION,
@@ -337,10 +338,50 @@ impl World {
         })
     }
 
+    /// Everything that happened so far, as `docs/local-world.schema.json` describes it: rows of our tables, column names
+    /// as keys, oldest first, and what the providers were really given.
+    pub async fn report(&self) -> Result<Value> {
+        let mut report = serde_json::Map::new();
+        report.insert("version".to_owned(), json!(REPORT_VERSION));
+        report.insert(
+            "at".to_owned(),
+            json!(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)),
+        );
+        for table in REPORTED {
+            let rows = self
+                .rows(&format!("select * from public.{table} order by created_at, id"))
+                .await?;
+            report.insert(table.to_owned(), json!(rows));
+        }
+        let sms: Vec<Value> = self
+            .mtn
+            .messages()
+            .iter()
+            .map(|sms| {
+                json!({"at": sms.at, "provider": "mtn", "channel": "sms", "recipient": sms.recipient, "sender": sms.sender,
+                       "content": sms.text, "delivery_ref": sms.client_correlator_id})
+            })
+            .collect();
+        let whatsapp: Vec<Value> = self
+            .whatsapp
+            .messages()
+            .iter()
+            .map(|sent| {
+                json!({"at": sent.at, "provider": "whatsapp", "channel": "whatsapp", "recipient": sent.recipient,
+                       "content": sent.shown, "template": sent.template, "language": sent.language,
+                       "provider_message_id": sent.wamid, "delivery_ref": sent.biz_opaque_callback_data})
+            })
+            .collect();
+        let mut outbox = [sms, whatsapp].concat();
+        let at = |entry: &Value| entry.get("at").map(Value::to_string);
+        outbox.sort_by_key(at);
+        report.insert("outbox".to_owned(), Value::Array(outbox));
+        Ok(Value::Object(report))
+    }
+
     /// Writes [`World::ready_file`], readable by its owner only: it holds keys. A reader never finds half of it.
     pub fn write_ready_file(&self, path: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.ready_file())
-            .context("cannot write the ready file as JSON")?;
+        let text = serde_json::to_string_pretty(&self.ready_file()).context("cannot write the ready file as JSON")?;
         let draft = path.with_extension("draft");
         let write = || -> std::io::Result<()> {
             let _ = std::fs::remove_file(&draft);
@@ -410,12 +451,7 @@ struct Urls {
 }
 
 /// The variables of every function: addresses of the world's parts, and secrets that exist only here.
-fn secrets(
-    config: &WorldConfig,
-    keys: &ProjectKeys,
-    accounts: &Accounts,
-    urls: Urls,
-) -> BTreeMap<String, String> {
+fn secrets(config: &WorldConfig, keys: &ProjectKeys, accounts: &Accounts, urls: Urls) -> BTreeMap<String, String> {
     let service_key = match config.service_key {
         ServiceKey::Opaque => &keys.secret,
         ServiceKey::Legacy => &keys.service_role,
@@ -455,9 +491,7 @@ fn secrets(
             ("OPENAI_API_KEY", accounts.openai.clone()),
         ]);
     }
-    let all = all
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value));
+    let all = all.into_iter().map(|(name, value)| (name.to_owned(), value));
     all.chain(config.vars.clone()).collect()
 }
 
@@ -474,8 +508,7 @@ impl Logs {
             Some(dir) => dir.to_path_buf(),
             None => std::env::temp_dir().join(format!("ihuza-world-{}", Uuid::new_v4().simple())),
         };
-        std::fs::create_dir_all(&dir)
-            .context(format!("cannot make the folder {}", dir.display()))?;
+        std::fs::create_dir_all(&dir).context(format!("cannot make the folder {}", dir.display()))?;
         Ok(Self { dir, temporary })
     }
 }

@@ -110,15 +110,12 @@ fn token(rest: &str, before: &str) -> Token {
     }
     match first {
         '\'' => {
-            let escapes = before.ends_with(['e', 'E'])
-                && !before.trim_end_matches(['e', 'E']).ends_with(is_word);
+            let escapes = before.ends_with(['e', 'E']) && !before.trim_end_matches(['e', 'E']).ends_with(is_word);
             Token::Other(quoted(rest, '\'', escapes))
         }
         '"' => Token::Other(quoted(rest, '"', false)),
         '$' if !before.ends_with(is_word) => Token::Other(dollar_quoted(rest).unwrap_or(1)),
-        _ if first.is_alphabetic() || first == '_' => {
-            Token::Word(rest.find(|c| !is_word(c)).unwrap_or(rest.len()))
-        }
+        _ if first.is_alphabetic() || first == '_' => Token::Word(rest.find(|c| !is_word(c)).unwrap_or(rest.len())),
         _ => Token::Other(first.len_utf8()),
     }
 }
@@ -176,8 +173,7 @@ fn dollar_quoted(rest: &str) -> Option<usize> {
     let inner = rest.get(1..)?;
     let tag_length = inner.find('$')?;
     let tag = inner.get(..tag_length)?;
-    let proper = !tag.starts_with(|c: char| c.is_ascii_digit())
-        && tag.chars().all(|c| c.is_alphanumeric() || c == '_');
+    let proper = !tag.starts_with(|c: char| c.is_ascii_digit()) && tag.chars().all(|c| c.is_alphanumeric() || c == '_');
     if !proper {
         return None;
     }
@@ -208,10 +204,7 @@ mod tests {
 
     #[test]
     fn a_comment_belongs_to_the_statement_below_it() {
-        check(
-            "-- why; not\nselect 1;\n-- the end;\n",
-            &[("-- why; not\nselect 1", 1)],
-        );
+        check("-- why; not\nselect 1;\n-- the end;\n", &[("-- why; not\nselect 1", 1)]);
         check(
             "/* a /* nested; */ b; */ select 1",
             &[("/* a /* nested; */ b; */ select 1", 1)],
@@ -229,10 +222,7 @@ mod tests {
             r"select e'it\';s'; select 2",
             &[(r"select e'it\';s'", 1), ("select 2", 1)],
         );
-        check(
-            r"select 'c:\'; select 2",
-            &[(r"select 'c:\'", 1), ("select 2", 1)],
-        );
+        check(r"select 'c:\'; select 2", &[(r"select 'c:\'", 1), ("select 2", 1)]);
     }
 
     #[test]
@@ -247,12 +237,8 @@ mod tests {
 
     #[test]
     fn an_atomic_body_is_one_statement() {
-        let body =
-            "create function f() begin atomic select case when true then 1 end; select 2; end";
+        let body = "create function f() begin atomic select case when true then 1 end; select 2; end";
         check(&format!("{body}; select 3"), &[(body, 1), ("select 3", 1)]);
-        check(
-            "begin; select 1; end",
-            &[("begin", 1), ("select 1", 1), ("end", 1)],
-        );
+        check("begin; select 1; end", &[("begin", 1), ("select 1", 1), ("end", 1)]);
     }
 }

@@ -65,9 +65,9 @@ fn summary(body: &Value) -> Map<String, Value> {
     let language = asked_language(body, &given)
         .or_else(|| Language::detect(&all))
         .unwrap_or(Language::En);
-    let facts = caller.iter().fold(Facts::default(), |facts, text| {
-        facts.then(Facts::of(text, Pick::Last))
-    });
+    let facts = caller
+        .iter()
+        .fold(Facts::default(), |facts, text| facts.then(Facts::of(text, Pick::Last)));
     let facts = if facts.nothing() {
         Facts::of(&all, Pick::Last)
     } else {
@@ -104,12 +104,7 @@ fn summary(body: &Value) -> Map<String, Value> {
     };
     let mut points = facts.points(language);
     if facts.nothing() {
-        points = caller
-            .iter()
-            .skip(1)
-            .take(3)
-            .map(|text| short(text, 60))
-            .collect();
+        points = caller.iter().skip(1).take(3).map(|text| short(text, 60)).collect();
     }
     let next_step = promise(&lines).unwrap_or_else(|| {
         let default = [
@@ -120,13 +115,9 @@ fn summary(body: &Value) -> Map<String, Value> {
         ];
         language.of(default).to_owned()
     });
-    let sms = [
-        vec![headline.clone()],
-        points.clone(),
-        vec![next_step.clone()],
-    ]
-    .concat()
-    .join(". ");
+    let sms = [vec![headline.clone()], points.clone(), vec![next_step.clone()]]
+        .concat()
+        .join(". ");
     let intent = if facts.offers {
         "property_listing"
     } else {
@@ -163,9 +154,7 @@ fn promise(lines: &[Line]) -> Option<String> {
             .iter()
             .any(|promise| lower.starts_with(promise) || lower.contains(&format!(" {promise}")))
     });
-    promised
-        .map(|sentence| short(&sentence, 90))
-        .reduce(|_, later| later)
+    promised.map(|sentence| short(&sentence, 90)).reduce(|_, later| later)
 }
 
 fn sentences(text: &str) -> Vec<String> {
@@ -187,16 +176,10 @@ fn transcript(given: &str) -> Vec<Line> {
     }
     let mut lines = Vec::new();
     for line in given.lines() {
-        let Some((role, text)) = line
-            .trim()
-            .trim_start_matches(['-', '*', '['])
-            .split_once(':')
-        else {
+        let Some((role, text)) = line.trim().trim_start_matches(['-', '*', '[']).split_once(':') else {
             continue;
         };
-        let role = role
-            .trim_matches(|c: char| !c.is_alphanumeric())
-            .to_lowercase();
+        let role = role.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
         let role = role.split_whitespace().next().unwrap_or_default();
         let caller = ["user", "caller", "customer", "client"].contains(&role);
         let agent = ["assistant", "agent", "ai", "ihuza"].contains(&role);
@@ -239,14 +222,8 @@ fn spoken_lines(value: &Value) -> Vec<Line> {
     match value {
         Value::Array(entries) => entries.iter().flat_map(spoken_lines).collect(),
         Value::Object(fields) => {
-            let role = fields
-                .get("role")
-                .or(fields.get("speaker"))
-                .and_then(Value::as_str);
-            let text = fields
-                .get("text")
-                .or(fields.get("content"))
-                .and_then(Value::as_str);
+            let role = fields.get("role").or(fields.get("speaker")).and_then(Value::as_str);
+            let text = fields.get("text").or(fields.get("content")).and_then(Value::as_str);
             match (role, text) {
                 (Some(role), Some(text)) => vec![Line {
                     caller: role == "user" || role == "caller",
@@ -265,14 +242,9 @@ fn asked_language(body: &Value, given: &str) -> Option<Language> {
         .pointer("/text/format/schema/properties/language/enum")
         .and_then(Value::as_array);
     if let Some([only]) = allowed.map(Vec::as_slice) {
-        return Language::ALL
-            .into_iter()
-            .find(|language| only == language.code());
+        return Language::ALL.into_iter().find(|language| only == language.code());
     }
-    let instructions = body
-        .get("instructions")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let instructions = body.get("instructions").and_then(Value::as_str).unwrap_or_default();
     let asked = format!("{instructions}\n{given}")
         .to_lowercase()
         .replace(['"', ' '], "");
@@ -309,9 +281,7 @@ fn items(body: &Value) -> Vec<Item> {
         let text = match entry.get("content").or(entry.get("output")) {
             Some(Value::String(text)) => text.clone(),
             Some(Value::Array(parts)) => {
-                let texts = parts
-                    .iter()
-                    .filter_map(|part| part.get("text").and_then(Value::as_str));
+                let texts = parts.iter().filter_map(|part| part.get("text").and_then(Value::as_str));
                 texts.collect::<Vec<_>>().join("\n")
             }
             _ => String::new(),
@@ -340,9 +310,8 @@ impl Conversation {
     fn of(body: &Value) -> Self {
         let items = items(body);
         let last_answer = items.iter().rposition(|item| item.role == "assistant");
-        let is_question = |(index, item): &(usize, &Item)| {
-            item.role == "user" && last_answer.is_none_or(|last| *index > last)
-        };
+        let is_question =
+            |(index, item): &(usize, &Item)| item.role == "user" && last_answer.is_none_or(|last| *index > last);
         let asked: Vec<&str> = items
             .iter()
             .enumerate()
@@ -350,10 +319,7 @@ impl Conversation {
             .map(|(_, item)| item.text.as_str())
             .collect();
         let question = asked.join("\n");
-        let instructions = body
-            .get("instructions")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let instructions = body.get("instructions").and_then(Value::as_str).unwrap_or_default();
         // Instructions are for every caller; only what follows the word is about this one.
         let about_caller = instructions
             .to_lowercase()
@@ -374,11 +340,7 @@ impl Conversation {
         for (index, item) in items.iter().enumerate() {
             let earlier = last_answer.is_some_and(|last| index <= last);
             if earlier && (item.role == "user" || item.role == "assistant") {
-                let pick = if item.role == "user" {
-                    Pick::Last
-                } else {
-                    Pick::First
-                };
+                let pick = if item.role == "user" { Pick::Last } else { Pick::First };
                 before = before.then(Facts::of(&item.text, pick));
                 turns += 1;
             }
@@ -420,18 +382,16 @@ impl Conversation {
             .price(language)
             .unwrap_or_default();
             return match language {
-                Language::En => format!(
-                    "Done: your budget is now {new} instead of {old}. I keep looking for your {subject}."
-                ),
+                Language::En => {
+                    format!("Done: your budget is now {new} instead of {old}. I keep looking for your {subject}.")
+                }
                 Language::Fr => format!(
                     "C'est fait : votre budget est de {new} au lieu de {old}. Je continue pour votre {subject}."
                 ),
-                Language::Rw => format!(
-                    "Byakozwe: ingengo y'imari ni {new} aho kuba {old}. Ndakomeza gushaka {subject}."
-                ),
-                Language::Sw => format!(
-                    "Tayari: bajeti yako ni {new} badala ya {old}. Naendelea kutafuta {subject}."
-                ),
+                Language::Rw => {
+                    format!("Byakozwe: ingengo y'imari ni {new} aho kuba {old}. Ndakomeza gushaka {subject}.")
+                }
+                Language::Sw => format!("Tayari: bajeti yako ni {new} badala ya {old}. Naendelea kutafuta {subject}."),
             };
         }
         if let (Some(new), Some(old)) = (&self.now.place, &self.before.place)
@@ -459,9 +419,9 @@ impl Conversation {
                 Language::En => {
                     format!("Hello, this is EasyMO. You wrote: \"{said}\". What can I do for you?")
                 }
-                Language::Fr => format!(
-                    "Bonjour, ici EasyMO. Vous avez écrit : \"{said}\". Que puis-je faire pour vous ?"
-                ),
+                Language::Fr => {
+                    format!("Bonjour, ici EasyMO. Vous avez écrit : \"{said}\". Que puis-je faire pour vous ?")
+                }
                 Language::Rw => format!("Muraho, ni EasyMO. Mwanditse: \"{said}\". Nabafasha iki?"),
                 Language::Sw => {
                     format!("Habari, hapa ni EasyMO. Umeandika: \"{said}\". Nikusaidie nini?")
@@ -473,9 +433,7 @@ impl Conversation {
         known.extend(all.points(language));
         let known = known.join(", ");
         match language {
-            Language::En => format!(
-                "Thank you. This is what I have from you: {known}. Shall I change anything?"
-            ),
+            Language::En => format!("Thank you. This is what I have from you: {known}. Shall I change anything?"),
             Language::Fr => {
                 format!("Merci. Voici ce que j'ai noté : {known}. Dois-je changer quelque chose ?")
             }
@@ -486,10 +444,7 @@ impl Conversation {
 
     fn price_answer(&self, price: &str) -> String {
         let language = self.language;
-        let first = self
-            .from_call
-            .price(language)
-            .filter(|first| first != price);
+        let first = self.from_call.price(language).filter(|first| first != price);
         match (language, first) {
             (Language::En, Some(first)) => {
                 format!("Your budget is {price}. On the call it was {first}.")
@@ -512,11 +467,9 @@ impl Conversation {
 
     fn asks_for_price(&self) -> bool {
         const PRICE: [&str; 10] = [
-            "budget", "price", "prix", "combien", "igiciro", "angahe", "bei", "bajeti", "ingapi",
-            "cost",
+            "budget", "price", "prix", "combien", "igiciro", "angahe", "bei", "bajeti", "ingapi", "cost",
         ];
-        self.now.budget.is_none()
-            && words(&self.question).any(|word| PRICE.contains(&word.as_str()))
+        self.now.budget.is_none() && words(&self.question).any(|word| PRICE.contains(&word.as_str()))
     }
 
     fn wants(&self, known: &[&str]) -> bool {
@@ -590,9 +543,7 @@ const CONTEXT: [&str; 4] = ["context", "contexte", "status", "history"];
 
 /// Tools that the question asks for, if the request offers them and none has answered yet.
 fn tool_calls(body: &Value, conversation: &Conversation) -> Option<Vec<(String, Value)>> {
-    if !conversation.tool_outputs.is_empty()
-        || body.get("tool_choice") == Some(&Value::from("none"))
-    {
+    if !conversation.tool_outputs.is_empty() || body.get("tool_choice") == Some(&Value::from("none")) {
         return None;
     }
     let wanted = if conversation.wants(&CLOSING) {
@@ -723,10 +674,7 @@ mod tests {
              user: 300k RWF a month, 2 bedrooms.\nassistant: Thank you. We will send you three houses today.\n</transcript>",
         );
         assert_eq!(made["headline"], "Looking for: house in Kimironko");
-        assert_eq!(
-            made["points"],
-            json!(["Budget: 300k RWF/month", "2 bedrooms"])
-        );
+        assert_eq!(made["points"], json!(["Budget: 300k RWF/month", "2 bedrooms"]));
         assert_eq!(made["next_step"], "We will send you three houses today");
         assert_eq!(made["language"], "en");
     }

@@ -95,10 +95,7 @@ fn limits(fields: &Map<String, Value>) -> Checked {
             );
         }
     }
-    if let Some(effort) = fields
-        .get("reasoning")
-        .and_then(|reasoning| reasoning.get("effort"))
-    {
+    if let Some(effort) = fields.get("reasoning").and_then(|reasoning| reasoning.get("effort")) {
         one_of(
             effort,
             "reasoning.effort",
@@ -109,24 +106,15 @@ fn limits(fields: &Map<String, Value>) -> Checked {
         one_of(verbosity, "text.verbosity", &["low", "medium", "high"])?;
     }
     if let Some(tier) = fields.get("service_tier") {
-        one_of(
-            tier,
-            "service_tier",
-            &["auto", "default", "flex", "priority", "fast"],
-        )?;
+        one_of(tier, "service_tier", &["auto", "default", "flex", "priority", "fast"])?;
     }
     if fields.contains_key("safety_identifier") && text(fields, "safety_identifier")?.len() > 128 {
-        return refuse(
-            "string_above_max_length",
-            "safety_identifier",
-            "at most 128 characters",
-        );
+        return refuse("string_above_max_length", "safety_identifier", "at most 128 characters");
     }
     if let Some(metadata) = fields.get("metadata") {
         let metadata = object(metadata, "metadata")?;
-        let long = |(key, value): (&String, &Value)| {
-            key.len() > 64 || value.as_str().is_none_or(|value| value.len() > 512)
-        };
+        let long =
+            |(key, value): (&String, &Value)| key.len() > 64 || value.as_str().is_none_or(|value| value.len() > 512);
         if metadata.len() > 16 || metadata.iter().any(long) {
             return refuse(
                 "invalid_metadata",
@@ -154,11 +142,7 @@ fn input(input: Option<&Value>) -> Checked {
     for (index, item) in items.iter().enumerate() {
         let at = format!("input[{index}]");
         let fields = object(item, &at)?;
-        match fields
-            .get("type")
-            .and_then(Value::as_str)
-            .unwrap_or("message")
-        {
+        match fields.get("type").and_then(Value::as_str).unwrap_or("message") {
             "message" => message(fields, &at)?,
             "function_call" => {
                 text(fields, "name")?;
@@ -183,11 +167,7 @@ fn input(input: Option<&Value>) -> Checked {
                 text(fields, "id")?;
             }
             other => {
-                return refuse(
-                    "invalid_value",
-                    &at,
-                    format!("Invalid value: '{other}' for type."),
-                );
+                return refuse("invalid_value", &at, format!("Invalid value: '{other}' for type."));
             }
         }
     }
@@ -312,26 +292,15 @@ fn strict_schema(schema: &Value, at: &str) -> Checked {
                 "'required' names a property that is not there",
             );
         }
-    } else if fields.get("type") == Some(&Value::from("object"))
-        && !fields.contains_key("properties")
-    {
-        return refuse(
-            "invalid_json_schema",
-            at,
-            "an object must list its properties",
-        );
+    } else if fields.get("type") == Some(&Value::from("object")) && !fields.contains_key("properties") {
+        return refuse("invalid_json_schema", at, "an object must list its properties");
     }
     for inner in ["items"] {
         if let Some(schema) = fields.get(inner) {
             strict_schema(schema, &format!("{at}.{inner}"))?;
         }
     }
-    for choice in fields
-        .get("anyOf")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for choice in fields.get("anyOf").and_then(Value::as_array).into_iter().flatten() {
         strict_schema(choice, &format!("{at}.anyOf"))?;
     }
     Ok(())
@@ -345,11 +314,7 @@ fn name(name: &str, at: &str) -> Checked {
     if proper {
         Ok(())
     } else {
-        refuse(
-            "invalid_value",
-            at,
-            "expected a name like [A-Za-z0-9_-]{1,64}",
-        )
+        refuse("invalid_value", at, "expected a name like [A-Za-z0-9_-]{1,64}")
     }
 }
 
@@ -359,10 +324,7 @@ fn one_of(value: &Value, at: &str, allowed: &[&str]) -> Checked {
         _ => refuse(
             "invalid_value",
             at,
-            format!(
-                "Invalid value: {value}. Supported values are: {}.",
-                allowed.join(", ")
-            ),
+            format!("Invalid value: {value}. Supported values are: {}.", allowed.join(", ")),
         ),
     }
 }

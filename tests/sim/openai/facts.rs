@@ -38,14 +38,10 @@ impl Facts {
                 .iter()
                 .position(|thing| thing.words.iter().any(|known| has(&words, known))),
             place: place(text),
-            monthly: MONTHLY
-                .iter()
-                .any(|phrase| text.to_lowercase().contains(phrase)),
+            monthly: MONTHLY.iter().any(|phrase| text.to_lowercase().contains(phrase)),
             budget,
             rooms: rooms(&words),
-            day: DAYS
-                .iter()
-                .position(|day| day.iter().any(|name| has(&words, name))),
+            day: DAYS.iter().position(|day| day.iter().any(|name| has(&words, name))),
             offers: OFFERS.iter().any(|known| has(&words, known)),
         }
     }
@@ -254,9 +250,7 @@ fn join_digits(text: &str) -> String {
 /// Whether `phrase`, of one word or more, is in `words`.
 fn has(words: &[String], phrase: &str) -> bool {
     let phrase: Vec<String> = phrase.split(' ').map(str::to_lowercase).collect();
-    words
-        .windows(phrase.len())
-        .any(|window| window == phrase.as_slice())
+    words.windows(phrase.len()).any(|window| window == phrase.as_slice())
 }
 
 /// The last place named, a district rather than the whole city.
@@ -277,9 +271,7 @@ fn rooms(words: &[String]) -> Option<u64> {
     const ROOMS: [&str; 8] = [
         "bedroom", "bedrooms", "rooms", "room", "chambres", "chambre", "ibyumba", "vyumba",
     ];
-    let at = words
-        .iter()
-        .position(|word| ROOMS.contains(&word.as_str()))?;
+    let at = words.iter().position(|word| ROOMS.contains(&word.as_str()))?;
     let before = at.checked_sub(1).and_then(|index| words.get(index));
     let after = words.get(at + 1);
     [before, after]
@@ -308,17 +300,10 @@ fn amounts(words: &[String]) -> impl Iterator<Item = String> {
     const THOUSAND: [&str; 4] = ["thousand", "mille", "ibihumbi", "elfu"];
     const MILLION: [&str; 5] = ["million", "millions", "miliyoni", "milioni", "m"];
     let dollars = words.iter().any(|word| word == "usd" || word == "dollars");
-    let is = |index: usize, names: &[&str]| {
-        words
-            .get(index)
-            .is_some_and(|word| names.contains(&word.as_str()))
-    };
+    let is = |index: usize, names: &[&str]| words.get(index).is_some_and(|word| names.contains(&word.as_str()));
     let mut found = Vec::new();
     for (index, word) in words.iter().enumerate() {
-        let scale = if is(index + 1, &THOUSAND)
-            || index
-                .checked_sub(1)
-                .is_some_and(|before| is(before, &THOUSAND[2..]))
+        let scale = if is(index + 1, &THOUSAND) || index.checked_sub(1).is_some_and(|before| is(before, &THOUSAND[2..]))
         {
             1_000
         } else if is(index + 1, &MILLION) {
@@ -360,20 +345,16 @@ fn written(word: &str) -> Option<u64> {
             let (whole, tenths): (u64, u64) = (whole.parse().ok()?, tenths.parse().ok()?);
             Some(whole * scale + tenths * scale / 10)
         }
-        groups if groups.iter().skip(1).all(|group| group.len() == 3) => groups
-            .concat()
-            .parse::<u64>()
-            .ok()
-            .map(|number| number * scale),
+        groups if groups.iter().skip(1).all(|group| group.len() == 3) => {
+            groups.concat().parse::<u64>().ok().map(|number| number * scale)
+        }
         _ => None,
     }
 }
 
 /// `three hundred thousand`, `two hundred and fifty thousand`, `ibihumbi magana atatu`, `laki tatu` begin at `index`.
 fn spoken(words: &[String], index: usize) -> Option<u64> {
-    const ONES: [&str; 9] = [
-        "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
-    ];
+    const ONES: [&str; 9] = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
     const TENS: [(&str, u64); 5] = [
         ("ten", 10),
         ("twenty", 20),
@@ -454,10 +435,7 @@ mod tests {
             Pick::Last,
         );
         assert_eq!(facts.subject(Language::En), "house in Kimironko");
-        assert_eq!(
-            facts.points(Language::En),
-            ["2 bedrooms", "Visit: Saturday"]
-        );
+        assert_eq!(facts.points(Language::En), ["2 bedrooms", "Visit: Saturday"]);
         assert_eq!(facts.subject(Language::Rw), "inzu i Kimironko");
     }
 

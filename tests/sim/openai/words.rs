@@ -31,12 +31,7 @@ impl Language {
     /// The language whose small words are most in `text`; nothing when there is none of them.
     pub fn detect(text: &str) -> Option<Self> {
         let words: Vec<String> = words(text).collect();
-        let count = |known: &[&str]| {
-            words
-                .iter()
-                .filter(|word| known.contains(&word.as_str()))
-                .count()
-        };
+        let count = |known: &[&str]| words.iter().filter(|word| known.contains(&word.as_str())).count();
         let counts = Self::ALL.map(|language| (count(language.of(COMMON)), language));
         let best = counts.into_iter().rev().max_by_key(|(count, _)| *count)?;
         (best.0 > 0).then_some(best.1)
@@ -46,23 +41,19 @@ impl Language {
 /// Lower case, without punctuation at the ends.
 pub fn words(text: &str) -> impl Iterator<Item = String> {
     text.split(|c: char| c.is_whitespace() || ",;:!?()\"“”«»".contains(c))
-        .map(|word| {
-            word.trim_matches(|c: char| !c.is_alphanumeric())
-                .to_lowercase()
-        })
+        .map(|word| word.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase())
         .filter(|word| !word.is_empty())
 }
 
 const COMMON: [&[&str]; 4] = [
     &[
-        "the", "a", "is", "i", "you", "my", "and", "to", "for", "want", "need", "please", "hello",
-        "yes", "thanks", "thank", "what", "how", "change", "we", "will", "your", "house",
-        "looking", "budget", "of", "it", "me", "can",
+        "the", "a", "is", "i", "you", "my", "and", "to", "for", "want", "need", "please", "hello", "yes", "thanks",
+        "thank", "what", "how", "change", "we", "will", "your", "house", "looking", "budget", "of", "it", "me", "can",
     ],
     &[
-        "je", "vous", "le", "la", "les", "une", "un", "et", "est", "mon", "ma", "pour", "bonjour",
-        "merci", "oui", "cherche", "maison", "combien", "nous", "voudrais", "changer", "à", "au",
-        "du", "des", "votre", "suis", "quel", "mois",
+        "je", "vous", "le", "la", "les", "une", "un", "et", "est", "mon", "ma", "pour", "bonjour", "merci", "oui",
+        "cherche", "maison", "combien", "nous", "voudrais", "changer", "à", "au", "du", "des", "votre", "suis", "quel",
+        "mois",
     ],
     &[
         "ndashaka",
@@ -137,14 +128,8 @@ mod tests {
     #[test]
     fn each_language_is_told_from_the_others() {
         assert_eq!(Language::detect("Change budget to 250k"), Some(En));
-        assert_eq!(
-            Language::detect("Je cherche une maison à Kimironko"),
-            Some(Fr)
-        );
-        assert_eq!(
-            Language::detect("Ndashaka kubona inzu i Kimironko"),
-            Some(Rw)
-        );
+        assert_eq!(Language::detect("Je cherche une maison à Kimironko"), Some(Fr));
+        assert_eq!(Language::detect("Ndashaka kubona inzu i Kimironko"), Some(Rw));
         assert_eq!(Language::detect("Natafuta nyumba ya kupanga"), Some(Sw));
         assert_eq!(Language::detect("250k"), None);
     }

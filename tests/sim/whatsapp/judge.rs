@@ -26,21 +26,12 @@ pub struct Message {
 
 impl Message {
     pub(super) fn parse(bytes: &[u8]) -> Verdict<Self> {
-        let body: Value =
-            serde_json::from_slice(bytes).map_err(|_| (100, "Invalid JSON".to_owned()))?;
-        let fields = body
-            .as_object()
-            .ok_or((100, "Invalid parameter".to_owned()))?;
+        let body: Value = serde_json::from_slice(bytes).map_err(|_| (100, "Invalid JSON".to_owned()))?;
+        let fields = body.as_object().ok_or((100, "Invalid parameter".to_owned()))?;
         if fields.get("messaging_product") != Some(&Value::from("whatsapp")) {
-            return Err((
-                100,
-                "The parameter messaging_product is required.".to_owned(),
-            ));
+            return Err((100, "The parameter messaging_product is required.".to_owned()));
         }
-        if fields
-            .get("recipient_type")
-            .is_some_and(|kind| kind != "individual")
-        {
+        if fields.get("recipient_type").is_some_and(|kind| kind != "individual") {
             return Err((100, "recipient_type must be individual".to_owned()));
         }
         let recipient = recipient(fields)?;
@@ -50,25 +41,19 @@ impl Message {
             Some(_) => {
                 return Err((
                     131_009,
-                    format!(
-                        "biz_opaque_callback_data must be a text of at most {MAX_CALLBACK_DATA}"
-                    ),
+                    format!("biz_opaque_callback_data must be a text of at most {MAX_CALLBACK_DATA}"),
                 ));
             }
         };
         let kind = fields.get("type").and_then(Value::as_str).unwrap_or("text");
         let content = fields.get(kind).and_then(Value::as_object);
-        let content =
-            content.ok_or_else(|| (131_008, format!("The parameter {kind} is required.")))?;
+        let content = content.ok_or_else(|| (131_008, format!("The parameter {kind} is required.")))?;
         let (text, template) = match kind {
             "text" => (Some(text_body(content, MAX_TEXT)?), None),
             "interactive" => (Some(interactive(content)?), None),
             "template" => (None, Some(Call::parse(content)?)),
             _ => {
-                return Err((
-                    131_051,
-                    format!("Message type {kind} is not one that we send"),
-                ));
+                return Err((131_051, format!("Message type {kind} is not one that we send")));
             }
         };
         Ok(Self {
@@ -85,8 +70,7 @@ fn recipient(fields: &Map<String, Value>) -> Verdict<String> {
     let to = fields.get("to").and_then(Value::as_str);
     let to = to.ok_or((131_008, "The parameter to is required.".to_owned()))?;
     let digits = to.strip_prefix('+').unwrap_or_default();
-    let proper =
-        (8..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let proper = (8..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !proper {
         // Without the + Meta may put our own country code in front.
         return Err((131_009, "to must be + and 8 to 15 digits".to_owned()));
@@ -112,10 +96,7 @@ fn interactive(content: &Map<String, Value>) -> Verdict<String> {
         .get("body")
         .and_then(|body| body.get("text"))
         .and_then(Value::as_str);
-    let body = body.ok_or((
-        131_008,
-        "The parameter interactive.body.text is required.".to_owned(),
-    ))?;
+    let body = body.ok_or((131_008, "The parameter interactive.body.text is required.".to_owned()))?;
     if body.trim().is_empty() || units(body) > MAX_BUTTON_BODY {
         return Err(wrong("interactive body must be 1 to 1024 characters"));
     }
@@ -123,10 +104,7 @@ fn interactive(content: &Map<String, Value>) -> Verdict<String> {
         .get("action")
         .and_then(|action| action.get("buttons"))
         .and_then(Value::as_array);
-    let buttons = buttons.ok_or((
-        131_008,
-        "The parameter action.buttons is required.".to_owned(),
-    ))?;
+    let buttons = buttons.ok_or((131_008, "The parameter action.buttons is required.".to_owned()))?;
     if buttons.is_empty() || buttons.len() > MAX_BUTTONS {
         return Err(wrong("1 to 3 buttons"));
     }

@@ -53,9 +53,7 @@ impl Call {
     pub fn parse(content: &Map<String, Value>) -> Verdict<Self> {
         let missing = |what: &str| (131_008, format!("The parameter {what} is required."));
         let name = content.get("name").and_then(Value::as_str);
-        let language = content
-            .get("language")
-            .and_then(|language| language.get("code"));
+        let language = content.get("language").and_then(|language| language.get("code"));
         let mut call = Self {
             name: name.ok_or_else(|| missing("template.name"))?.to_owned(),
             language: language
@@ -84,8 +82,7 @@ impl Call {
                 }
                 Some("button") => {
                     let index = component.get("index").and_then(index);
-                    call.buttons
-                        .push(index.ok_or_else(|| missing("button index"))?);
+                    call.buttons.push(index.ok_or_else(|| missing("button index"))?);
                 }
                 _ => return Err((100, "component type must be body or button".to_owned())),
             }
@@ -98,9 +95,7 @@ impl Call {
 fn index(value: &Value) -> Option<usize> {
     match value {
         Value::String(text) => text.parse().ok(),
-        other => other
-            .as_u64()
-            .and_then(|number| usize::try_from(number).ok()),
+        other => other.as_u64().and_then(|number| usize::try_from(number).ok()),
     }
 }
 
@@ -108,19 +103,12 @@ fn body_parameter(parameter: &Value) -> Verdict<(Option<String>, String)> {
     if parameter.get("type").and_then(Value::as_str) != Some("text") {
         return Err((132_012, "body parameters must be of type text".to_owned()));
     }
-    let text = parameter
-        .get("text")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let text = parameter.get("text").and_then(Value::as_str).unwrap_or_default();
     if text.is_empty() {
-        return Err((
-            131_008,
-            "Parameter of type text is missing text value".to_owned(),
-        ));
+        return Err((131_008, "Parameter of type text is missing text value".to_owned()));
     }
     if text.contains(['\n', '\r', '\t']) || text.contains("     ") {
-        let why =
-            "Param text cannot have new-line/tab characters or more than 4 consecutive spaces";
+        let why = "Param text cannot have new-line/tab characters or more than 4 consecutive spaces";
         return Err((132_018, why.to_owned()));
     }
     let name = parameter
@@ -136,10 +124,7 @@ pub fn fill(templates: &[Template], call: &Call) -> Verdict<String> {
         .iter()
         .find(|template| template.name == call.name && template.languages.contains(&call.language));
     let template = template.ok_or_else(|| {
-        let why = format!(
-            "template name ({}) does not exist in {}",
-            call.name, call.language
-        );
+        let why = format!("template name ({}) does not exist in {}", call.name, call.language);
         (132_001, why)
     })?;
     let wanted = template.parameters();
@@ -151,21 +136,13 @@ pub fn fill(templates: &[Template], call: &Call) -> Verdict<String> {
         );
         return Err((132_000, why));
     }
-    if let Some(index) = call
-        .buttons
-        .iter()
-        .find(|index| **index >= template.buttons)
-    {
+    if let Some(index) = call.buttons.iter().find(|index| **index >= template.buttons) {
         return Err((132_000, format!("there is no button {index}")));
     }
     let mut shown = template.body.clone();
     for name in wanted {
-        let value = call
-            .parameters
-            .iter()
-            .find(|(given, _)| given.as_deref() == Some(name));
-        let (_, value) =
-            value.ok_or_else(|| (132_012, format!("parameter {name} is missing or not named")))?;
+        let value = call.parameters.iter().find(|(given, _)| given.as_deref() == Some(name));
+        let (_, value) = value.ok_or_else(|| (132_012, format!("parameter {name} is missing or not named")))?;
         shown = shown.replace(&format!("{{{{{name}}}}}"), value);
     }
     if units(&shown) > MAX_HYDRATED {

@@ -42,53 +42,33 @@ async fn the_gateway_knows_both_kinds_of_keys() {
     let secret = format!("Bearer {}", keys.secret);
 
     assert_eq!(ask(&world, &[]).await.status, 401, "no key");
-    assert_eq!(
-        ask(&world, &[("apikey", "nonsense")]).await.status,
-        401,
-        "unknown key"
-    );
+    assert_eq!(ask(&world, &[("apikey", "nonsense")]).await.status, 401, "unknown key");
     assert_eq!(
         ask(&world, &[("apikey", &keys.secret)]).await.status,
         200,
         "secret key alone"
     );
     assert_eq!(
-        ask(
-            &world,
-            &[("apikey", &keys.secret), ("authorization", &secret)]
-        )
-        .await
-        .status,
+        ask(&world, &[("apikey", &keys.secret), ("authorization", &secret)])
+            .await
+            .status,
         200
     );
     assert_eq!(
-        ask(
-            &world,
-            &[("apikey", &keys.service_role), ("authorization", &bearer)]
-        )
-        .await
-        .status,
+        ask(&world, &[("apikey", &keys.service_role), ("authorization", &bearer)])
+            .await
+            .status,
         200
     );
     assert_eq!(
-        ask(
-            &world,
-            &[("apikey", &keys.publishable), ("authorization", &secret)]
-        )
-        .await
-        .status,
+        ask(&world, &[("apikey", &keys.publishable), ("authorization", &secret)])
+            .await
+            .status,
         401
     );
 
-    let browser = ask(
-        &world,
-        &[("apikey", &keys.secret), ("user-agent", "Mozilla/5.0")],
-    )
-    .await;
-    assert_eq!(
-        browser.status, 401,
-        "a secret key never comes from a browser"
-    );
+    let browser = ask(&world, &[("apikey", &keys.secret), ("user-agent", "Mozilla/5.0")]).await;
+    assert_eq!(browser.status, 401, "a secret key never comes from a browser");
     for anonymous in [
         vec![("apikey", keys.publishable.as_str())],
         vec![("apikey", &keys.anon), ("authorization", &anon)],
@@ -101,10 +81,7 @@ async fn the_gateway_knows_both_kinds_of_keys() {
         );
     }
     let raw = ask(&world, &[("apikey", &keys.service_role)]).await;
-    assert_eq!(
-        raw.body["code"], "42501",
-        "a legacy key without Bearer is anon"
-    );
+    assert_eq!(raw.body["code"], "42501", "a legacy key without Bearer is anon");
     assert_eq!(world.gateway().calls("/voice_calls"), 10);
     let recorded = world.gateway().requests();
     assert_eq!(recorded[2].headers["apikey"], "***");
@@ -116,17 +93,10 @@ async fn the_gateway_fails_as_ordered() {
     let key = world.keys().secret.clone();
     let ask = async || ask(&world, &[("apikey", &key)]).await;
 
-    world
-        .gateway()
-        .fail_with(Fault::Pgrst002)
-        .on("voice_calls")
-        .times(2);
+    world.gateway().fail_with(Fault::Pgrst002).on("voice_calls").times(2);
     for _ in 0..2 {
         let answer = ask().await;
-        assert_eq!(
-            (answer.status, answer.body["code"].as_str()),
-            (503, Some("PGRST002"))
-        );
+        assert_eq!((answer.status, answer.body["code"].as_str()), (503, Some("PGRST002")));
     }
     assert_eq!(ask().await.status, 200, "two times, then well again");
     world.gateway().fail_with(Fault::Status503).on("elsewhere");
