@@ -218,28 +218,24 @@ pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
         .collect()
 }
 
+/// As text, because a parser that is there anyway costs less wasm than the code that builds the same value.
 fn definition(name: &str) -> Option<Value> {
-    let (description, parameters) = match name {
-        "session_get_context" => (
-            "Reads what is known about this conversation: status, channels, last intent, last call, recent messages.",
-            json!({"type": "object", "additionalProperties": false, "properties": {}, "required": []}),
-        ),
-        "session_update_status" => (
-            "Changes the status of this conversation: follow_up when something is still owed to the person, closed only when \
-             they say that they need nothing more.",
-            json!({
-                "type": "object", "additionalProperties": false, "required": ["status", "note"],
-                "properties": {
-                    "status": {"type": "string", "enum": STATUSES},
-                    "note": {"type": ["string", "null"], "description": "Why, in one sentence"},
-                },
-            }),
-        ),
+    let text = match name {
+        "session_get_context" => {
+            r#"{"type":"function","name":"session_get_context","strict":true,
+                "description":"Reads what is known about this conversation: status, channels, last intent, last call, recent messages.",
+                "parameters":{"type":"object","additionalProperties":false,"properties":{},"required":[]}}"#
+        }
+        "session_update_status" => {
+            r#"{"type":"function","name":"session_update_status","strict":true,
+                "description":"Changes the status of this conversation: follow_up when something is still owed to the person, closed only when they say that they need nothing more.",
+                "parameters":{"type":"object","additionalProperties":false,"required":["status","note"],"properties":{
+                    "status":{"type":"string","enum":["active","follow_up","closed"]},
+                    "note":{"type":["string","null"],"description":"Why, in one sentence"}}}}"#
+        }
         _ => return None,
     };
-    Some(json!({
-        "type": "function", "name": name, "strict": true, "description": description, "parameters": parameters,
-    }))
+    serde_json::from_str(text).ok()
 }
 
 const STATUSES: [&str; 3] = ["active", "follow_up", "closed"];
@@ -447,7 +443,12 @@ mod tests {
             );
             let properties = parameters["properties"].as_object().unwrap();
             assert_eq!(parameters["required"].as_array().unwrap().len(), properties.len());
+            assert!(TOOLS.contains(&definition["name"].as_str().unwrap()));
         }
+        assert_eq!(
+            definitions[1]["parameters"]["properties"]["status"]["enum"],
+            json!(STATUSES)
+        );
         assert_eq!(tools(&["session_get_context", "rm_rf"]).len(), 1);
         assert!(tools::<&str>(&[]).is_empty());
     }

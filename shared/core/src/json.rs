@@ -23,6 +23,16 @@ pub fn object(body: &[u8]) -> Result<Value, Problem> {
     Ok(value)
 }
 
+/// Builds an object. Call by call it costs a fraction of the wasm that `json!` does.
+pub fn record(pairs: Vec<(&str, Value)>) -> Value {
+    Value::Object(
+        pairs
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
+    )
+}
+
 /// Finds a field by its snake_case name, or by the same name in camelCase.
 ///
 /// ```

@@ -5,13 +5,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::channel::Provider;
 use crate::error_class::ErrorClass;
 use crate::form;
 use crate::ids::{content_hash, is_uuid};
-use crate::json::{as_text, clip, field, first_field, integer, text};
+use crate::json::{as_text, clip, field, first_field, integer, record, text};
 use crate::phone::{Address, E164};
 use crate::problem::Problem;
 use crate::send::{Accepted, Outcome, Refused};
@@ -103,14 +103,17 @@ pub fn outbound_body(message: &Outbound) -> Value {
         .service_code
         .filter(|code| !code.is_empty())
         .unwrap_or(message.sender_id);
-    json!({
-        "senderAddress": message.sender_id,
-        "serviceCode": service_code,
-        "receiverAddress": [message.recipient.msisdn()],
-        "message": message.text,
-        "clientCorrelatorId": clip(message.delivery_ref, 36),
-        "requestDeliveryReceipt": true,
-    })
+    record(vec![
+        ("senderAddress", Value::from(message.sender_id)),
+        ("serviceCode", Value::from(service_code)),
+        (
+            "receiverAddress",
+            Value::Array(vec![Value::from(message.recipient.msisdn())]),
+        ),
+        ("message", Value::from(message.text)),
+        ("clientCorrelatorId", Value::from(clip(message.delivery_ref, 36))),
+        ("requestDeliveryReceipt", Value::Bool(true)),
+    ])
 }
 
 /// Reads the answer to the send request. HTTP 200 alone says nothing: `statusCode` must be `0000`.
@@ -421,6 +424,7 @@ fn first_text(value: &Value, names: &[&str]) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
     const REF: &str = "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11";
 

@@ -4,13 +4,13 @@
 //! with a user name have none.
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::channel::Provider;
 use crate::error_class::{Evidence, classify};
 use crate::form;
 use crate::ids::is_uuid;
-use crate::json::{clip, field, text};
+use crate::json::{clip, field, record, text};
 use crate::phone::E164;
 use crate::problem::Problem;
 use crate::send::{Accepted, Outcome, Refused};
@@ -33,40 +33,47 @@ const MAX_UPDATES: usize = 5_000;
 ///
 /// `delivery_ref` comes back as `biz_opaque_callback_data` in every status.
 pub fn text_message(to: &E164, body: &str, delivery_ref: &str) -> Value {
-    json!({
-        "messaging_product": "whatsapp",
-        "recipient_type": "individual",
-        "to": to.as_str(),
-        "type": "text",
-        "biz_opaque_callback_data": clip(delivery_ref, 512),
-        "text": {"preview_url": false, "body": fit_text(body)},
-    })
+    let text = record(vec![
+        ("preview_url", Value::Bool(false)),
+        ("body", Value::from(fit_text(body))),
+    ]);
+    message(to, "text", text, delivery_ref)
 }
 
 /// The body of a template message with named parameters.
-pub fn template_message<N: AsRef<str>>(
+pub fn template_message(
     to: &E164,
     name: &str,
     language: &str,
-    parameters: &[(N, String)],
+    parameters: &[(&'static str, String)],
     delivery_ref: &str,
 ) -> Value {
-    let parameters: Vec<Value> = parameters
-        .iter()
-        .map(|(name, value)| json!({"type": "text", "parameter_name": name.as_ref(), "text": template_value(value)}))
-        .collect();
-    json!({
-        "messaging_product": "whatsapp",
-        "recipient_type": "individual",
-        "to": to.as_str(),
-        "type": "template",
-        "biz_opaque_callback_data": clip(delivery_ref, 512),
-        "template": {
-            "name": name,
-            "language": {"code": language},
-            "components": [{"type": "body", "parameters": parameters}],
-        },
-    })
+    let parameter = |(name, value): &(&'static str, String)| {
+        record(vec![
+            ("type", Value::from("text")),
+            ("parameter_name", Value::from(*name)),
+            ("text", Value::from(template_value(value))),
+        ])
+    };
+    let parameters = Value::Array(parameters.iter().map(parameter).collect());
+    let body = record(vec![("type", Value::from("body")), ("parameters", parameters)]);
+    let template = record(vec![
+        ("name", Value::from(name)),
+        ("language", record(vec![("code", Value::from(language))])),
+        ("components", Value::Array(vec![body])),
+    ]);
+    message(to, "template", template, delivery_ref)
+}
+
+fn message(to: &E164, kind: &str, content: Value, delivery_ref: &str) -> Value {
+    record(vec![
+        ("messaging_product", Value::from("whatsapp")),
+        ("recipient_type", Value::from("individual")),
+        ("to", Value::from(to.as_str())),
+        ("type", Value::from(kind)),
+        ("biz_opaque_callback_data", Value::from(clip(delivery_ref, 512))),
+        (kind, content),
+    ])
 }
 
 /// The path of the send request below the Graph API's base.
@@ -427,6 +434,7 @@ mod tests {
     use super::*;
     use crate::error_class::ErrorClass;
     use proptest::prelude::*;
+    use serde_json::json;
 
     const REF: &str = "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11";
 
