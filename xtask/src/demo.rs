@@ -29,7 +29,7 @@ pub struct Options {
     #[arg(long, value_name = "NUMBER")]
     to: Option<String>,
     #[command(flatten)]
-    world: local_world::Options,
+    world: local_world::WorldOptions,
 }
 
 pub fn run(options: &Options) -> Result<()> {

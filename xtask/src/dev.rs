@@ -13,7 +13,7 @@ Functions on the real edge runtime, a real Postgres with PostgREST, and simulate
 The database is kept in .local/postgres from one run to the next: remove that folder to begin anew.")]
 pub struct Options {
     #[command(flatten)]
-    world: local_world::Options,
+    world: local_world::WorldOptions,
 }
 
 pub fn run(options: &Options) -> Result<()> {

@@ -17,7 +17,7 @@ use crate::vars_file::{self, Vars};
 const CRON_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]
-pub struct Options {
+pub struct WorldOptions {
     /// Where each part is and every secret of it, as JSON (docs/local-world.schema.json); written when all is up.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
@@ -82,7 +82,7 @@ pub fn name_of(provider: Provider) -> &'static str {
 }
 
 /// Run `life` in a world; when it ends, or Ctrl-C or SIGTERM comes, the world is taken down.
-pub fn run<L>(options: &Options, data: Data, life: L) -> Result<()>
+pub fn run<L>(options: &WorldOptions, data: Data, life: L) -> Result<()>
 where
     L: AsyncFnOnce(&World, &Keys) -> Result<()>,
 {
@@ -120,7 +120,7 @@ where
     outcome
 }
 
-async fn start(options: &Options, data: Data, keys: &Keys) -> Result<World> {
+async fn start(options: &WorldOptions, data: Data, keys: &Keys) -> Result<World> {
     progress::headline("Local world");
     keys.tell();
     let config = WorldConfig {

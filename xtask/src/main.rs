@@ -72,3 +72,13 @@ fn main() -> std::process::ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_chore_explains_itself() {
+        super::Arguments::command().debug_assert();
+    }
+}
