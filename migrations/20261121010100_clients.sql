@@ -62,16 +62,22 @@ comment on table public.client_numbers is 'The address a message or call came to
 comment on column public.client_numbers.address is 'E.164 number, short code, sender name, or WhatsApp phone number id.';
 
 create or replace function private.default_client_id() returns uuid
-language sql stable set search_path = '' as $$
-  select id from public.clients where is_default
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select id from public.clients where is_default);
+end
 $$;
 comment on function private.default_client_id is 'The client of everything that names no other.';
 
 create or replace function private.client_of_address(p_channel text, p_address text) returns uuid
-language sql stable set search_path = '' as $$
-  select coalesce(
-    (select client_id from public.client_numbers where channel = p_channel and address = p_address),
-    private.default_client_id())
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(
+      (select client_id from public.client_numbers where channel = p_channel and address = p_address),
+      private.default_client_id()));
+end
 $$;
 comment on function private.client_of_address is 'Whose number this is; the default client''s when it is not listed.';
 

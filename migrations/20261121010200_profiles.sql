@@ -24,6 +24,8 @@ alter table public.profiles add column if not exists created_at timestamptz not 
 alter table public.profiles add column if not exists updated_at timestamptz not null default now();
 
 do $$
+declare
+  v_key name;
 begin
   perform private.require_columns('public.profiles', '{
     "id": "uuid", "user_id": "uuid", "phone_number": "text", "display_name": "text", "whatsapp_jid": "text",
@@ -42,6 +44,27 @@ begin
     raise exception 'profiles.id refers to auth.users, but most people who call have no account'
       using hint = 'Move that reference to profiles.user_id and drop the foreign key of profiles.id, then apply the migration again.';
   end if;
+  -- An older table may have the account as its key. It stays unique, but people without one come in as well.
+  alter table public.profiles alter column phone_number drop not null;
+  if (select attnotnull and (not atthasdef or exists (
+        select from pg_catalog.pg_constraint f
+         where f.conrelid = a.attrelid and f.contype = 'f' and f.conkey = array[a.attnum] and f.confrelid = to_regclass('auth.users')))
+        from pg_catalog.pg_attribute a where a.attrelid = 'public.profiles'::regclass and a.attname = 'user_id') then
+    select c.conname into v_key from pg_catalog.pg_constraint c
+     where c.conrelid = 'public.profiles'::regclass and c.contype = 'p'
+       and (select attnum from pg_catalog.pg_attribute where attrelid = c.conrelid and attname = 'user_id') = any (c.conkey);
+    if v_key is not null then
+      if exists (select from pg_catalog.pg_constraint f where f.contype = 'f' and f.confrelid = 'public.profiles'::regclass) then
+        raise exception 'profiles has user_id as its primary key, other tables refer to it, and most people who call have no account'
+          using hint = 'Let those tables refer to a unique constraint of user_id instead of the primary key, drop the primary key, then apply the migration again.';
+      end if;
+      execute format('alter table public.profiles drop constraint %I', v_key);
+      alter table public.profiles add constraint profiles_pkey primary key (id);
+    end if;
+    alter table public.profiles alter column user_id drop not null;
+  end if;
+  perform private.require_insertable('public.profiles', array['id', 'phone_number']);
+
   if (select atthasdef from pg_catalog.pg_attribute where attrelid = 'public.profiles'::regclass and attname = 'id') is not true then
     alter table public.profiles alter column id set default gen_random_uuid();
   end if;
@@ -108,20 +131,25 @@ comment on function private.my_profile_ids is
   'Profiles of the signed-in user. Security definer: policies use it, and must not run the policies of profiles inside.';
 
 create or replace function private.whatsapp_evidence(p_has boolean, p_source text, p_at timestamptz, p_now timestamptz) returns text
-language sql immutable parallel safe set search_path = '' as $$
-  select case
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return case
     when p_has and (p_at is null or p_at > p_now - interval '180 days') then 'yes'
     when not p_has and p_source is not null and p_at > p_now - interval '30 days' then 'no'
-    else 'unknown' end
+    else 'unknown' end;
+end
 $$;
 comment on function private.whatsapp_evidence is
   'yes, no or unknown. Evidence decays: 180 days for, 30 days against (people install it; a number changes hands).';
 
 create or replace function private.profile_of_phone(p_phone text) returns uuid
-language sql stable set search_path = '' as $$
-  select coalesce(
-    (select id from public.profiles where phone_number = p_phone),
-    (select profile_id from public.profile_identities where kind = 'phone' and value = p_phone))
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(
+      (select id from public.profiles where phone_number = p_phone),
+      (select profile_id from public.profile_identities where kind = 'phone' and value = p_phone)));
+end
 $$;
 comment on function private.profile_of_phone is 'The profile that a number belongs to, or null.';
 

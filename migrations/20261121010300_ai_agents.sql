@@ -33,13 +33,16 @@ values ('call-center', 'Call center', jsonb_build_object(
 on conflict do nothing;
 
 create or replace function private.agent_json(p_client_id uuid, p_last_agent_id uuid, p_slug text default 'call-center') returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object('id', a.id, 'slug', a.slug, 'model', a.model, 'tools', a.tools,
-           'instructions', (select coalesce(jsonb_object_agg(i.key, replace(i.value, '{brand}', c.brand)), '{}') from jsonb_each_text(a.instructions) i))
-    from public.ai_agents a join public.clients c on c.id = p_client_id
-   where a.is_active and (a.client_id is null or a.client_id = p_client_id) and (a.id = p_last_agent_id or a.slug = p_slug)
-   order by (a.id = p_last_agent_id) desc nulls last, a.client_id nulls last
-   limit 1
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object('id', a.id, 'slug', a.slug, 'model', a.model, 'tools', a.tools,
+             'instructions', (select coalesce(jsonb_object_agg(i.key, replace(i.value, '{brand}', c.brand)), '{}') from jsonb_each_text(a.instructions) i))
+      from public.ai_agents a join public.clients c on c.id = p_client_id
+     where a.is_active and (a.client_id is null or a.client_id = p_client_id) and (a.id = p_last_agent_id or a.slug = p_slug)
+     order by (a.id = p_last_agent_id) desc nulls last, a.client_id nulls last
+     limit 1);
+end
 $$;
 comment on function private.agent_json is 'The agent that last spoke in a session, else the one of the slug; the client''s own before the shared one.';
 

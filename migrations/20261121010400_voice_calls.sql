@@ -43,6 +43,7 @@ begin
     "started_at": "timestamp with time zone", "answered_at": "timestamp with time zone", "ended_at": "timestamp with time zone",
     "duration_seconds": "integer", "end_reason": "text", "notify_requested_at": "timestamp with time zone", "notified_at": "timestamp with time zone", "metadata": "jsonb",
     "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+  alter table public.voice_calls alter column mtn_call_sid drop not null;  -- other trunks have none
   if not exists (
     select from pg_catalog.pg_constraint c
      where c.conrelid = 'public.voice_calls'::regclass and c.contype in ('p', 'u')
@@ -90,14 +91,16 @@ comment on column public.voice_calls.notified_at is 'When the notification of th
 comment on column public.voice_calls.notify_requested_at is 'When the sweeper last asked for the notification of this ended call.';
 
 create or replace function private.call_json(p_call public.voice_calls) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
+language plpgsql stable set search_path = '' as $$
+begin
+  return jsonb_build_object(
     'id', p_call.id, 'origin', p_call.origin, 'provider_call_id', p_call.provider_call_id,
     'from_number', p_call.from_number, 'to_number', p_call.to_number, 'direction', p_call.direction,
     'started_at', p_call.started_at, 'ended_at', p_call.ended_at,
     'duration_seconds', coalesce(p_call.duration_seconds,
       extract(epoch from p_call.ended_at - coalesce(p_call.answered_at, p_call.started_at))::integer),
-    'status', p_call.status, 'locale', p_call.locale)
+    'status', p_call.status, 'locale', p_call.locale);
+end
 $$;
 comment on function private.call_json is 'A call as the claims show it.';
 

@@ -43,15 +43,18 @@ comment on column public.call_summaries.source is 'database: written by the voic
 comment on column public.call_summaries.usage is 'Tokens that the model reported.';
 
 create or replace function private.transcript_tail(p_call_id uuid, p_characters integer) returns jsonb
-language sql stable set search_path = '' as $$
-  select coalesce(jsonb_agg(jsonb_build_object(
-           'role', t.role, 'text', left(t.text, p_characters - t.before::integer), 'language', t.language) order by t.seq), '[]')
-    from (
-      select seq, role, text, language, sum(length(text)) over (order by seq desc) - length(text) as before
-        from public.transcripts
-       where call_id = p_call_id and role in ('user', 'assistant')
-    ) t
-   where t.before < p_characters
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(jsonb_agg(jsonb_build_object(
+             'role', t.role, 'text', left(t.text, p_characters - t.before::integer), 'language', t.language) order by t.seq), '[]')
+      from (
+        select seq, role, text, language, sum(length(text)) over (order by seq desc) - length(text) as before
+          from public.transcripts
+         where call_id = p_call_id and role in ('user', 'assistant')
+      ) t
+     where t.before < p_characters);
+end
 $$;
 comment on function private.transcript_tail is 'The newest turns of a call that fit into so many characters, in the order they were spoken.';
 

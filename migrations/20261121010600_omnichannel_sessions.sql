@@ -97,7 +97,8 @@ comment on function private.open_session is
 create or replace function private.touch_session(
   p_session_id uuid, p_status text, p_channels text[], p_now timestamptz,
   p_intent text default null, p_agent_id uuid default null, p_call_id uuid default null
-) returns void language sql set search_path = '' as $$
+) returns void language plpgsql set search_path = '' as $$
+begin
   update public.omnichannel_sessions s
      set status = coalesce(p_status, s.status),
          active_channels = s.active_channels || array(select c from unnest(p_channels) c where c <> all (s.active_channels)),
@@ -105,42 +106,52 @@ create or replace function private.touch_session(
          last_agent_id = coalesce(p_agent_id, s.last_agent_id),
          call_id = coalesce(p_call_id, s.call_id),
          last_activity_at = greatest(s.last_activity_at, p_now)
-   where s.id = p_session_id and s.status in ('active', 'follow_up')
+   where s.id = p_session_id and s.status in ('active', 'follow_up');
+end
 $$;
 comment on function private.touch_session is 'Notes activity in an open session; a closed or expired one is left alone.';
 
 create or replace function private.session_json(p_session_id uuid, p_created boolean) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
-    'id', s.id, 'status', s.status, 'created', coalesce(p_created, false), 'primary_channel', s.primary_channel,
-    'active_channels', s.active_channels, 'last_intent', s.last_intent, 'call_id', s.call_id,
-    'last_activity_at', s.last_activity_at, 'context', s.context)
-    from public.omnichannel_sessions s where s.id = p_session_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', s.id, 'status', s.status, 'created', coalesce(p_created, false), 'primary_channel', s.primary_channel,
+      'active_channels', s.active_channels, 'last_intent', s.last_intent, 'call_id', s.call_id,
+      'last_activity_at', s.last_activity_at, 'context', s.context)
+      from public.omnichannel_sessions s where s.id = p_session_id);
+end
 $$;
 comment on function private.session_json is 'A session as the claims show it.';
 
 create or replace function private.client_json(p_client_id uuid) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
-    'id', c.id, 'slug', c.slug, 'brand', c.brand, 'sms_sender_id', c.sms_sender_id, 'sms_service_code', c.sms_service_code,
-    'contact_number', c.contact_number,
-    'default_locale', c.default_locale, 'default_policy', c.default_policy, 'mirror_replies', c.mirror_replies, 'settings', c.settings)
-    from public.clients c where c.id = p_client_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', c.id, 'slug', c.slug, 'brand', c.brand, 'sms_sender_id', c.sms_sender_id, 'sms_service_code', c.sms_service_code,
+      'contact_number', c.contact_number,
+      'default_locale', c.default_locale, 'default_policy', c.default_policy, 'mirror_replies', c.mirror_replies, 'settings', c.settings)
+      from public.clients c where c.id = p_client_id);
+end
 $$;
 comment on function private.client_json is 'A client as the claims show it.';
 
 create or replace function private.profile_json(p_profile_id uuid, p_phone text, p_now timestamptz) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
-    'id', p.id, 'phone_number', coalesce(p_phone, p.phone_number),
-    'wa_id', coalesce(
-      (select i.value from public.profile_identities i where i.profile_id = p.id and i.kind = 'whatsapp_phone' order by i.created_at desc limit 1),
-      nullif(split_part(p.whatsapp_jid, '@', 1), '')),
-    'display_name', p.display_name,
-    'whatsapp', private.whatsapp_evidence(p.has_whatsapp, p.has_whatsapp_source, p.has_whatsapp_at, p_now),
-    'allows_sms', p.allows_sms, 'locale', p.locale, 'last_whatsapp_inbound_at', p.last_whatsapp_inbound_at,
-    'preferences', p.notification_preferences)
-    from public.profiles p where p.id = p_profile_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', p.id, 'phone_number', coalesce(p_phone, p.phone_number),
+      'wa_id', coalesce(
+        (select i.value from public.profile_identities i where i.profile_id = p.id and i.kind = 'whatsapp_phone' order by i.created_at desc limit 1),
+        nullif(split_part(p.whatsapp_jid, '@', 1), '')),
+      'display_name', p.display_name,
+      'whatsapp', private.whatsapp_evidence(p.has_whatsapp, p.has_whatsapp_source, p.has_whatsapp_at, p_now),
+      'allows_sms', p.allows_sms, 'locale', p.locale, 'last_whatsapp_inbound_at', p.last_whatsapp_inbound_at,
+      'preferences', p.notification_preferences)
+      from public.profiles p where p.id = p_profile_id);
+end
 $$;
 comment on function private.profile_json is 'A person as the claims show them; p_phone is the number this work is for, where it is not the profile''s own.';
 

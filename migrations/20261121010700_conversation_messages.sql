@@ -126,4 +126,5 @@ create policy conversation_messages_select on public.conversation_messages for s
 revoke all on public.conversation_turns, public.conversation_messages from public, anon, authenticated;
 grant select on public.conversation_messages to authenticated;
 grant select, insert, update, delete on public.conversation_turns, public.conversation_messages to service_role;
+revoke all on sequence public.conversation_messages_seq_seq from public, anon, authenticated;
 grant usage, select on sequence public.conversation_messages_seq_seq to service_role;

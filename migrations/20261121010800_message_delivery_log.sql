@@ -2,12 +2,15 @@
 -- One row a message and channel, with append-only attempts and status events beside it; the status is the fold of the events.
 -- Safe to run again. Locks only new tables. Undo: drop the three tables.
 create or replace function private.provider_message_key(p_id text) returns text
-language sql immutable parallel safe set search_path = '' as $$
-  select case
-    when k ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then replace(k, '-', '')
-    when k ~ '^0[0-9a-f]+$' then regexp_replace(k, '^0+(?=.)', '')
-    else k end
-    from (select lower(btrim(p_id)) as k) x
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return (
+    select case
+      when k ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then replace(k, '-', '')
+      when k ~ '^0[0-9a-f]+$' then regexp_replace(k, '^0+(?=.)', '')
+      else k end
+      from (select lower(btrim(p_id)) as k) x);
+end
 $$;
 comment on function private.provider_message_key is
   'Normal form of a provider''s message id: carriers change its case, drop leading zeros, or print a UUID with and without dashes.';
@@ -230,6 +233,7 @@ grant select on public.message_delivery_log, public.message_delivery_attempts, p
 grant select, insert, update, delete on public.message_delivery_log to service_role;
 grant select, insert on public.message_delivery_attempts to service_role;
 grant select, insert, update (delivery_id) on public.message_status_events to service_role;
+revoke all on sequence public.message_delivery_attempts_id_seq, public.message_status_events_id_seq from public, anon, authenticated;
 grant usage, select on sequence public.message_delivery_attempts_id_seq, public.message_status_events_id_seq to service_role;
 revoke execute on function private.provider_message_key(text), private.provider_message_keys(text) from public, anon, authenticated;
 grant execute on function private.provider_message_key(text), private.provider_message_keys(text) to service_role;

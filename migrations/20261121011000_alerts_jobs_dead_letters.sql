@@ -66,11 +66,13 @@ comment on table public.dead_letters is 'Work that was given up, with all that i
 
 create or replace function private.raise_alert(
   p_kind text, p_severity text, p_dedupe_key text, p_message text, p_details jsonb default '{}', p_client_id uuid default null
-) returns void language sql set search_path = '' as $$
+) returns void language plpgsql set search_path = '' as $$
+begin
   insert into public.alerts (kind, severity, dedupe_key, message, details, client_id)
   values (p_kind, p_severity, p_dedupe_key, p_message, coalesce(p_details, '{}'), p_client_id)
   on conflict (dedupe_key) where resolved_at is null
-  do update set occurrences = alerts.occurrences + 1, last_at = now(), details = excluded.details
+  do update set occurrences = alerts.occurrences + 1, last_at = now(), details = excluded.details;
+end
 $$;
 comment on function private.raise_alert is 'Raises an alert, or counts up the open one of the same key.';
 

@@ -104,9 +104,12 @@ comment on function private.provider_gate is
 
 create or replace function private.provider_gates(
   p_wanted text[], p_lease_token uuid, p_now timestamptz
-) returns jsonb language sql set search_path = '' as $$
-  select jsonb_object_agg(h.provider, private.provider_gate(h.provider, h.provider = any (p_wanted), p_lease_token, p_now) order by h.provider)
-    from public.provider_health h
+) returns jsonb language plpgsql set search_path = '' as $$
+begin
+  return (
+    select jsonb_object_agg(h.provider, private.provider_gate(h.provider, h.provider = any (p_wanted), p_lease_token, p_now) order by h.provider)
+      from public.provider_health h);
+end
 $$;
 comment on function private.provider_gates is 'The gate of every provider; a probe is only taken for those that the work may use.';
 
@@ -206,9 +209,11 @@ $$;
 comment on function private.note_provider_calls is 'Stores the outcomes of model calls and moves their breakers.';
 
 create or replace function private.release_probes(p_lease_token uuid) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   update public.provider_health set probe_token = null, probe_until = null
-   where probe_token = p_lease_token
+   where probe_token = p_lease_token;
+end
 $$;
 comment on function private.release_probes is 'Gives back the probes that the work took and did not use.';
 
@@ -228,6 +233,7 @@ drop policy if exists rate_limits_select on public.rate_limits;
 create policy rate_limits_select on public.rate_limits for select to authenticated using (false);
 revoke all on public.provider_health, public.provider_outcomes, public.rate_limits from public, anon, authenticated;
 grant select, insert, update, delete on public.provider_health, public.provider_outcomes, public.rate_limits to service_role;
+revoke all on sequence public.provider_outcomes_id_seq from public, anon, authenticated;
 grant usage, select on sequence public.provider_outcomes_id_seq to service_role;
 revoke execute on function public.take_rate_limit(jsonb) from public, anon, authenticated;
 grant execute on function public.take_rate_limit(jsonb) to service_role;

@@ -3,11 +3,13 @@
 -- Order of locks everywhere: session -> claim -> delivery (first its advisory lock, then its row) -> profile -> provider_health, alerts.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.delivery_status_rank(p_status text) returns smallint
-language sql immutable parallel safe set search_path = '' as $$
-  select case p_status
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return case p_status
     when 'queued' then 0 when 'sending' then 1 when 'unknown' then 2 when 'sent' then 3
     when 'failed' then 4 when 'undeliverable' then 4 when 'expired' then 4 when 'suppressed' then 4
-    when 'delivered' then 5 when 'read' then 6 end::smallint
+    when 'delivered' then 5 when 'read' then 6 end::smallint;
+end
 $$;
 comment on function private.delivery_status_rank is
   'The highest rank wins; within one rank the earliest occurred_at, then the name. The same in any order and under any repetition.';
@@ -79,12 +81,14 @@ comment on function private.refold_delivery is 'Folds the status events of a del
 create or replace function private.add_own_event(
   p_delivery_id uuid, p_status text, p_at timestamptz, p_correlation_id text,
   p_error_code text default null, p_error_class text default null, p_evidence text default null
-) returns void language sql set search_path = '' as $$
+) returns void language plpgsql set search_path = '' as $$
+begin
   insert into public.message_status_events
     (delivery_id, delivery_ref, source, status, occurred_at, error_code, error_class, evidence, correlation_id, dedupe_key)
   values (p_delivery_id, p_delivery_id::text, 'own', p_status, p_at, p_error_code, p_error_class, p_evidence, p_correlation_id,
     'own:' || p_delivery_id || ':' || p_status)
-  on conflict (dedupe_key) do nothing
+  on conflict (dedupe_key) do nothing;
+end
 $$;
 comment on function private.add_own_event is 'A transition that we ourselves know of; each status at most once a delivery.';
 
@@ -102,7 +106,8 @@ comment on function private.lock_refs is
   'Serialises a report that finds no delivery with the transaction that is just writing it, so that no orphan is overlooked. Sorted: no deadlock.';
 
 create or replace function private.join_orphans(p_id uuid) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   update public.message_status_events e set delivery_id = p_id
    where e.delivery_id is null and e.delivery_ref = p_id::text;
   update public.message_status_events e set delivery_id = p_id
@@ -110,6 +115,7 @@ language sql set search_path = '' as $$
    where l.id = p_id and l.provider_message_id is not null and l.direction = 'outbound'
      and e.delivery_id is null and e.provider = l.provider
      and e.provider_message_key = any (private.provider_message_keys(l.provider_message_id));
+end
 $$;
 comment on function private.join_orphans is 'Gives a delivery the reports that came before it.';
 
@@ -237,6 +243,7 @@ declare
   v_row public.message_delivery_log;
   v_profile public.profiles;
   v_rendition jsonb;
+  v_phone text;
   v_other text;
   v_id uuid;
   v_status text;
@@ -264,7 +271,9 @@ begin
   if not found or v_rendition is null or jsonb_typeof(v_rendition) <> 'object' then
     return null;
   end if;
-  if v_other = 'sms' and (not v_profile.allows_sms or v_profile.phone_number is null) then
+  -- The number this work was for, which need not be the profile's first.
+  v_phone := case when private.is_e164(v_row.recipient) then v_row.recipient else v_profile.phone_number end;
+  if v_other = 'sms' and (not v_profile.allows_sms or v_phone is null) then
     return null;
   end if;
   if v_other = 'whatsapp'
@@ -277,7 +286,7 @@ begin
      idempotency_key, queued_at)
   select v_row.client_id, v_row.session_id, v_row.profile_id, v_row.call_id, v_row.message_id, v_row.turn_id, 'outbound', v_other, v_row.purpose,
          'queued', p_now, case v_other when 'sms' then coalesce(c.settings ->> 'sms_provider', 'mtn') else 'whatsapp' end, v_row.correlation_id,
-         coalesce(v_profile.phone_number, v_row.recipient), case v_other when 'sms' then c.sms_sender_id end,
+         coalesce(v_phone, v_row.recipient), case v_other when 'sms' then c.sms_sender_id end,
          coalesce(v_rendition ->> 'text', v_row.content), v_rendition, v_rendition ->> 'encoding', (v_rendition ->> 'segments')::smallint,
          p_now, v_row.deadline_at, v_row.unknown_wait_seconds, p_id, 'fallback:' || p_id, p_now
     from public.clients c where c.id = v_row.client_id
@@ -390,7 +399,10 @@ begin
           content = coalesce(l.content, excluded.content), payload = coalesce(l.payload, excluded.payload),
           encoding = coalesce(l.encoding, excluded.encoding), segments = coalesce(l.segments, excluded.segments),
           deadline_at = coalesce(l.deadline_at, excluded.deadline_at)
-      where l.client_id = excluded.client_id and l.channel = excluded.channel;
+      where l.client_id = excluded.client_id and l.channel = excluded.channel and l.turn_id is not distinct from excluded.turn_id;
+    if not found then
+      raise exception using errcode = 'PT409', message = 'delivery_of_another_claim';
+    end if;
     perform private.add_own_event(v_id, 'queued', coalesce((v_attempt ->> 'started_at')::timestamptz, p_now), p_correlation_id);
     if private.apply_attempt(v_id, v_attempt, p_lease_token, p_correlation_id, p_now, p_possible_duplicate) then
       v_noted := v_noted || jsonb_build_object('id', v_id, 'provider', v_delivery ->> 'provider', 'outcome', v_attempt ->> 'outcome',
@@ -417,14 +429,32 @@ $$;
 comment on function private.store_deliveries is
   'The messages of one finished work: rows, attempts, events, orphans, fallbacks, evidence. `noted` goes to private.after_attempts at the end.';
 
+create or replace function private.prune_orphans(p_before timestamptz, p_limit integer) returns integer
+language plpgsql security definer set search_path = '' as $$
+declare
+  v_count integer;
+begin
+  delete from public.message_status_events
+   where id in (select e.id from public.message_status_events e
+                 where e.delivery_id is null and e.created_at < p_before order by e.created_at limit p_limit);
+  get diagnostics v_count = row_count;
+  return v_count;
+end
+$$;
+comment on function private.prune_orphans is
+  'Removes reports that never found a message: those of other programs on the same account. Security definer: events are append-only for the API roles.';
+
 create or replace function private.sent_channels(p_sms_delivery_id uuid, p_whatsapp_delivery_id uuid) returns text[]
-language sql stable set search_path = '' as $$
-  select array(
-    select case e.delivery_ref when p_sms_delivery_id::text then 'sms' else 'whatsapp' end as channel
-      from public.message_status_events e
-     where e.delivery_id is null and e.delivery_ref in (p_sms_delivery_id::text, p_whatsapp_delivery_id::text)
-       and e.status in ('sent', 'delivered', 'read')
-     group by 1 order by 1)
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select array(
+      select case e.delivery_ref when p_sms_delivery_id::text then 'sms' else 'whatsapp' end as channel
+        from public.message_status_events e
+       where e.delivery_id is null and e.delivery_ref in (p_sms_delivery_id::text, p_whatsapp_delivery_id::text)
+         and e.status in ('sent', 'delivered', 'read')
+       group by 1 order by 1));
+end
 $$;
 comment on function private.sent_channels is 'Channels of a claim that a provider has reported on although nobody recorded a sending: its holder crashed after it.';
 
@@ -466,5 +496,5 @@ grant execute on function private.delivery_status_rank(text), private.refold_del
   private.set_provider_ids(uuid, text, text), private.apply_attempt(uuid, jsonb, uuid, text, timestamptz, boolean),
   private.create_fallback(uuid, timestamptz), private.apply_evidence(uuid), private.after_attempts(jsonb, uuid, timestamptz),
   private.store_deliveries(uuid, uuid, uuid, uuid, uuid, uuid, jsonb, uuid, text, text, boolean, integer, timestamptz),
-  private.sent_channels(uuid, uuid),
+  private.prune_orphans(timestamptz, integer), private.sent_channels(uuid, uuid),
   private.record_carried(uuid, uuid, uuid, uuid, uuid, uuid, uuid, text, text, text, timestamptz) to service_role;

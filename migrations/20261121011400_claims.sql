@@ -4,8 +4,9 @@
 create or replace function private.judge_claim(
   p_status text, p_lease_token uuid, p_lease_until timestamptz, p_next_attempt_at timestamptz, p_attempt integer,
   p_token uuid, p_wait interval, p_now timestamptz
-) returns text language sql immutable parallel safe set search_path = '' as $$
-  select case
+) returns text language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return case
     when p_status not in ('open', 'released') then 'finished'
     when p_status = 'open' and p_lease_token = p_token then 'mine'
     when p_status = 'released' and p_next_attempt_at > p_now then 'later'
@@ -13,15 +14,18 @@ create or replace function private.judge_claim(
     when p_lease_until > p_now then 'live'
     when p_lease_until + p_wait > p_now then 'wait'
     when p_attempt < 2 then 'again'
-    else 'dead' end
+    else 'dead' end;
+end
 $$;
 comment on function private.judge_claim is
   'finished; mine: the same token asks again, its answer was lost; live: another works; free or later: was given back; '
   'wait: the holder is gone and may have sent, a report may still come; again: the one re-claim; dead: crashed twice.';
 
 create or replace function private.seconds_until(p_until timestamptz, p_now timestamptz) returns integer
-language sql immutable parallel safe set search_path = '' as $$
-  select greatest(ceil(extract(epoch from p_until - p_now))::integer, 1)
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  return greatest(ceil(extract(epoch from p_until - p_now))::integer, 1);
+end
 $$;
 comment on function private.seconds_until is 'Whole seconds to wait, at least one.';
 

@@ -2,12 +2,15 @@
 -- The two calls around the notification of an ended call: claim with all context, record all results.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.find_call(p_ref text) returns uuid
-language sql stable set search_path = '' as $$
-  select coalesce(
-    (select s.call_id from public.call_summaries s where s.id = private.uuid_or_null(p_ref)),
-    (select c.id from public.voice_calls c where c.id = private.uuid_or_null(p_ref)),
-    (select c.id from public.voice_calls c where c.provider_call_id = p_ref order by c.created_at desc limit 1),
-    (select c.id from public.voice_calls c where c.mtn_call_sid = p_ref))
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select coalesce(
+      (select s.call_id from public.call_summaries s where s.id = private.uuid_or_null(p_ref)),
+      (select c.id from public.voice_calls c where c.id = private.uuid_or_null(p_ref)),
+      (select c.id from public.voice_calls c where c.provider_call_id = p_ref order by c.created_at desc limit 1),
+      (select c.id from public.voice_calls c where c.mtn_call_sid = p_ref)));
+end
 $$;
 comment on function private.find_call is 'The call that a request names: by summary, by id, by the trunk''s id, by MTN''s id.';
 
@@ -97,7 +100,8 @@ $$;
 comment on function private.notification_answer is 'All context of a claimed notification.';
 
 create or replace function private.note_request(p jsonb, p_call_id uuid, p_notification_id uuid, p_status text, p_now timestamptz) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   insert into public.notification_requests (correlation_id, client_id, call_ref, call_id, notification_id, status, requested_at)
   values (private.required(p, 'correlation_id'), (select c.client_id from public.voice_calls c where c.id = p_call_id),
           p ->> 'call_ref', p_call_id, p_notification_id, p_status, p_now)
@@ -107,7 +111,8 @@ language sql set search_path = '' as $$
         notification_id = coalesce(excluded.notification_id, notification_requests.notification_id),
         status = excluded.status
     where (notification_requests.notification_id, notification_requests.status)
-          is distinct from (coalesce(excluded.notification_id, notification_requests.notification_id), excluded.status)
+          is distinct from (coalesce(excluded.notification_id, notification_requests.notification_id), excluded.status);
+end
 $$;
 comment on function private.note_request is 'What became of a request, for those who ask by correlation id.';
 

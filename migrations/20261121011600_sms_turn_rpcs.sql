@@ -65,10 +65,12 @@ $$;
 comment on function private.turn_answer is 'All context of a claimed turn.';
 
 create or replace function private.close_turn(p_turn_id uuid, p_status text, p_now timestamptz) returns void
-language sql set search_path = '' as $$
+language plpgsql set search_path = '' as $$
+begin
   update public.conversation_turns set status = p_status, finished_at = coalesce(finished_at, p_now), next_attempt_at = null where id = p_turn_id;
   update public.conversation_messages set handled_at = p_now, handled_as = p_status
    where turn_id = p_turn_id and direction = 'inbound' and handled_at is null;
+end
 $$;
 comment on function private.close_turn is 'Finishes a turn and its messages.';
 

@@ -2,24 +2,30 @@
 -- Deliveries after their first attempt: what is due, what came of it, what providers report.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.due_delivery_json(p_id uuid) returns jsonb
-language sql stable set search_path = '' as $$
-  select jsonb_build_object(
-    'id', l.id, 'client_id', l.client_id, 'session_id', l.session_id, 'channel', l.channel, 'provider', l.provider, 'recipient', l.recipient,
-    'sender', l.sender, 'purpose', l.purpose, 'payload', l.payload, 'content', l.content, 'attempt', l.attempts, 'attempts_so_far', l.attempts - 1,
-    'possible_duplicate', l.possible_duplicate, 'deadline_at', l.deadline_at, 'correlation_id', l.correlation_id, 'fallback_of', l.fallback_of,
-    'segments', l.segments)
-    from public.message_delivery_log l where l.id = p_id
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select jsonb_build_object(
+      'id', l.id, 'client_id', l.client_id, 'session_id', l.session_id, 'channel', l.channel, 'provider', l.provider, 'recipient', l.recipient,
+      'sender', l.sender, 'purpose', l.purpose, 'payload', l.payload, 'content', l.content, 'attempt', l.attempts, 'attempts_so_far', l.attempts - 1,
+      'possible_duplicate', l.possible_duplicate, 'deadline_at', l.deadline_at, 'correlation_id', l.correlation_id, 'fallback_of', l.fallback_of,
+      'segments', l.segments)
+      from public.message_delivery_log l where l.id = p_id);
+end
 $$;
 comment on function private.due_delivery_json is 'A claimed delivery as the retrying function sees it.';
 
 create or replace function private.is_carried(p_id uuid, p_message_id uuid) returns boolean
-language sql stable set search_path = '' as $$
-  select exists (
-    select from public.message_delivery_log s
-     where s.message_id = p_message_id and s.id <> p_id
-       and (s.status in ('queued', 'sending', 'sent', 'delivered', 'read')
-         -- Of two unknown ones the first that is looked at leaves it to the other, so that one at most is sent again.
-         or (s.status = 'unknown' and (s.next_attempt_at is not null or s.possible_duplicate))))
+language plpgsql stable set search_path = '' as $$
+begin
+  return (
+    select exists (
+      select from public.message_delivery_log s
+       where s.message_id = p_message_id and s.id <> p_id
+         and (s.status in ('queued', 'sending', 'sent', 'delivered', 'read')
+           -- Of two unknown ones the first that is looked at leaves it to the other, so that one at most is sent again.
+           or (s.status = 'unknown' and (s.next_attempt_at is not null or s.possible_duplicate)))));
+end
 $$;
 comment on function private.is_carried is 'Whether the other channel carries, or will carry, the same message.';
 

@@ -186,7 +186,7 @@ begin
        for no key update skip locked
   loop
     perform private.claim_delivery(v_id, gen_random_uuid(), v_lease, v_wait, 'open', v_now, v_now);
-    v_expired := v_expired + 1;
+    v_expired := v_expired + (select count(*)::integer from public.message_delivery_log l where l.id = v_id and l.status = 'expired');
   end loop;
   if v_expired > 0 then
     perform private.raise_alert('deliveries_expired', 'warning', 'deliveries_expired',
@@ -202,6 +202,7 @@ begin
     v_alerts := v_alerts + 1;
   end if;
 
+  perform private.prune_orphans(v_now - interval '30 days', 1000);
   delete from public.provider_outcomes where created_at < v_now - interval '1 hour';
   delete from public.rate_limits where window_start < v_now - interval '2 days';
   delete from public.jobs where status = 'done' and completed_at < v_now - interval '7 days';

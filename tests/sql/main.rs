@@ -1,0 +1,21 @@
+//! The database by itself: migrations, schema, rights, rules under a lock, and the plans of its queries.
+//!
+//! Every test has a copy of the migrated database on one real server; nothing else of the local world runs. Time is the
+//! RPCs' argument `now`, so nobody sleeps. Environment:
+//!
+//! - `IHUZA_UPDATE=1` rewrites the stored snapshots (`*.snap`) from what is found; look at the difference before you commit.
+//! - `PROPTEST_CASES=n` and `IHUZA_SEED=n` set how many cases the model tests try, and which.
+//! - `IHUZA_SQL_MUTANT=file.sql` runs a file in each fresh database first: break a rule and see which test notices.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on should stop where it is"
+)]
+
+mod support;
+
+mod migrations;
+mod schema;
