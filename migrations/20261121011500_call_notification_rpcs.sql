@@ -165,6 +165,9 @@ begin
       end if;
       perform private.touch_session(v_claim.session_id, 'active', array['voice'], v_now, null, v_call.agent_id, v_call.id);
       update public.conversation_threads set call_id = v_call.id where session_id = v_claim.session_id and call_id is distinct from v_call.id;
+      if v_call.direction = 'inbound' then
+        update public.profiles set last_active_channel = 'voice' where id = v_claim.profile_id and last_active_channel is distinct from 'voice';
+      end if;
       return private.notification_answer(v_claim.id, v_now);
     end if;
     select * into strict v_claim from public.call_notifications where call_id = v_call.id;

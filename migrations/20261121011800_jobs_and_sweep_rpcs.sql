@@ -46,7 +46,7 @@ $$;
 comment on function public.record_dead_letter is 'RPC: work that was given up, with an alert; the same message of a queue once.';
 
 create or replace function public.notification_status(p jsonb) returns jsonb
-language sql set search_path = '' as $$
+language sql stable set search_path = '' as $$
   select jsonb_build_object(
     'correlation_id', r.correlation_id,
     'status', case when r.status in ('working', 'duplicate') and n.id is not null
