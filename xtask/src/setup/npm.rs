@@ -147,6 +147,20 @@ mod tests {
         assert!(matches(&lock(), &json!({ "node_modules/a": { "integrity": "1" } })));
     }
 
+    /// `npm ci` refuses a lock file that leaves one out, and `npm install` leaves out what its registry does not serve.
+    #[test]
+    fn the_lock_file_names_the_packages_of_every_platform() {
+        let lock = packages(&places::project().join("package-lock.json")).unwrap_or_default();
+        let all = lock.as_object().cloned().unwrap_or_default();
+        assert!(!all.is_empty());
+        for package in all.values() {
+            let optional = package.get("optionalDependencies").and_then(Value::as_object);
+            for name in optional.into_iter().flat_map(|names| names.keys()) {
+                assert!(all.contains_key(&format!("node_modules/{name}")), "package-lock.json lacks {name}");
+            }
+        }
+    }
+
     #[test]
     fn another_version_a_missing_or_a_surplus_package_asks_for_an_install() {
         assert!(!matches(&lock(), &json!({ "node_modules/a": { "integrity": "9" } })));
