@@ -98,5 +98,9 @@ end
 $$;
 comment on function private.require_insertable is 'Fails loudly when a table that existed before would refuse the rows that we insert.';
 
-revoke execute on all functions in schema private from public, anon, authenticated;
-grant execute on all functions in schema private to service_role;
+revoke execute on function private.touch_updated_at(), private.refuse_change(), private.required(jsonb, text), private.uuid_or_null(text),
+  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[])
+  from public, anon, authenticated;
+grant execute on function private.touch_updated_at(), private.refuse_change(), private.required(jsonb, text), private.uuid_or_null(text),
+  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[])
+  to service_role;

@@ -20,6 +20,14 @@ create table if not exists public.clients (
   constraint clients_sms_sender_id_has_at_most_11_characters check (length(sms_sender_id) <= 11),
   constraint clients_settings_is_object check (jsonb_typeof(settings) = 'object')
 );
+do $$
+begin
+  perform private.require_columns('public.clients', '{
+    "id": "uuid", "slug": "text", "brand": "text", "sms_sender_id": "text", "sms_service_code": "text", "contact_number": "text",
+    "default_locale": "text", "default_policy": "text", "mirror_replies": "boolean", "is_default": "boolean", "settings": "jsonb",
+    "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists clients_one_default on public.clients (is_default) where is_default;
 comment on table public.clients is 'A client is the tenant: whose numbers, sender names, conversations and costs these are.';
 comment on column public.clients.brand is 'Name that texts are signed with.';
@@ -44,6 +52,13 @@ create table if not exists public.client_members (
   constraint client_members_pkey primary key (client_id, user_id),
   constraint client_members_role_is_known check (role in ('owner', 'admin', 'agent', 'viewer'))
 );
+do $$
+begin
+  perform private.require_columns('public.client_members', '{
+    "client_id": "uuid", "user_id": "uuid", "role": "text", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_client_members_user on public.client_members (user_id);
 comment on table public.client_members is 'Which users (auth.users.id) may see a client''s rows.';
 
@@ -57,6 +72,13 @@ create table if not exists public.client_numbers (
   constraint client_numbers_channel_is_known check (channel in ('voice', 'sms', 'whatsapp')),
   constraint client_numbers_channel_address_key unique (channel, address)
 );
+do $$
+begin
+  perform private.require_columns('public.client_numbers', '{
+    "id": "uuid", "client_id": "uuid", "channel": "text", "address": "text", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_client_numbers_client on public.client_numbers (client_id);
 comment on table public.client_numbers is 'The address a message or call came to determines the client; an address not listed belongs to the default client.';
 comment on column public.client_numbers.address is 'E.164 number, short code, sender name, or WhatsApp phone number id.';

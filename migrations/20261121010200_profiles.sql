@@ -119,6 +119,12 @@ create table if not exists public.profile_identities (
   constraint profile_identities_kind_is_known check (kind in ('phone', 'whatsapp_phone', 'whatsapp_user_id', 'whatsapp_jid')),
   constraint profile_identities_kind_value_key unique (kind, value)
 );
+do $$
+begin
+  perform private.require_columns('public.profile_identities', '{
+    "id": "uuid", "profile_id": "uuid", "kind": "text", "value": "text", "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_profile_identities_profile on public.profile_identities (profile_id);
 comment on table public.profile_identities is 'Every name a channel knows a person by. A WhatsApp sender may have no phone number.';
 comment on column public.profile_identities.value is 'phone: E.164; whatsapp_phone: digits without plus (wa_id); whatsapp_user_id: business-scoped id; whatsapp_jid: as received.';

@@ -16,6 +16,13 @@ create table if not exists public.ai_agents (
   constraint ai_agents_instructions_is_object check (jsonb_typeof(instructions) = 'object'),
   constraint ai_agents_tools_is_array check (jsonb_typeof(tools) = 'array')
 );
+do $$
+begin
+  perform private.require_columns('public.ai_agents', '{
+    "id": "uuid", "client_id": "uuid", "slug": "text", "display_name": "text", "instructions": "jsonb", "model": "text", "tools": "jsonb",
+    "is_active": "boolean", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists ai_agents_slug_per_client on public.ai_agents (coalesce(client_id, '00000000-0000-0000-0000-000000000000'), slug);
 create index if not exists idx_ai_agents_client on public.ai_agents (client_id);
 comment on table public.ai_agents is 'Who answers: instructions a locale, model, tools. A client''s own row wins over the shared one (client_id null) of the same slug.';

@@ -15,6 +15,13 @@ create table if not exists public.transcripts (
   constraint transcripts_call_id_seq_key unique (call_id, seq),
   constraint transcripts_role_is_known check (role in ('user', 'assistant', 'system'))
 );
+do $$
+begin
+  perform private.require_columns('public.transcripts', '{
+    "id": "uuid", "client_id": "uuid", "call_id": "uuid", "seq": "integer", "role": "text", "text": "text", "language": "text",
+    "start_ms": "integer", "end_ms": "integer", "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_transcripts_client on public.transcripts (client_id);
 comment on table public.transcripts is 'One turn of speech a row.';
 comment on column public.transcripts.seq is 'Order within the call.';
@@ -37,6 +44,14 @@ create table if not exists public.call_summaries (
   constraint call_summaries_points_is_array check (jsonb_typeof(points) = 'array'),
   constraint call_summaries_source_is_known check (source in ('database', 'model', 'facts'))
 );
+do $$
+begin
+  perform private.require_columns('public.call_summaries', '{
+    "id": "uuid", "client_id": "uuid", "call_id": "uuid", "language": "text", "headline": "text", "points": "jsonb", "next_step": "text",
+    "intent": "text", "source": "text", "model": "text", "usage": "jsonb", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_call_summaries_client on public.call_summaries (client_id);
 comment on table public.call_summaries is 'The summary of a call, one a call; written by the voice side, or made from the transcript when it is missing.';
 comment on column public.call_summaries.source is 'database: written by the voice side; model: made from the transcript; facts: only what the call record says.';

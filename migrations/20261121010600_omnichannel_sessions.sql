@@ -22,6 +22,15 @@ create table if not exists public.omnichannel_sessions (
   constraint omnichannel_sessions_active_channels_are_known check (active_channels <@ array['voice', 'whatsapp', 'sms']),
   constraint omnichannel_sessions_context_is_object check (jsonb_typeof(context) = 'object')
 );
+do $$
+begin
+  perform private.require_columns('public.omnichannel_sessions', '{
+    "id": "uuid", "client_id": "uuid", "profile_id": "uuid", "primary_channel": "text", "active_channels": "text[]", "status": "text",
+    "last_agent_id": "uuid", "last_intent": "text", "context": "jsonb", "call_id": "uuid", "previous_session_id": "uuid",
+    "last_activity_at": "timestamp with time zone", "ended_at": "timestamp with time zone", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists omnichannel_sessions_one_open
   on public.omnichannel_sessions (client_id, profile_id) where status in ('active', 'follow_up');
 create index if not exists idx_omnichannel_sessions_profile on public.omnichannel_sessions (profile_id, created_at desc);
@@ -47,6 +56,13 @@ create table if not exists public.conversation_threads (
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now()
 );
+do $$
+begin
+  perform private.require_columns('public.conversation_threads', '{
+    "id": "uuid", "client_id": "uuid", "session_id": "uuid", "profile_id": "uuid", "call_id": "uuid",
+    "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_conversation_threads_client on public.conversation_threads (client_id);
 create index if not exists idx_conversation_threads_profile on public.conversation_threads (profile_id);
 create index if not exists idx_conversation_threads_call on public.conversation_threads (call_id) where call_id is not null;

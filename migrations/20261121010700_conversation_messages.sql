@@ -31,6 +31,17 @@ create table if not exists public.conversation_turns (
   constraint conversation_turns_keyword_belongs_to_its_kind check ((kind = 'keyword') = (keyword is not null)),
   constraint conversation_turns_status_is_known check (status in ('open', 'released', 'answered', 'suppressed', 'unknown', 'abandoned'))
 );
+do $$
+begin
+  perform private.require_columns('public.conversation_turns', '{
+    "id": "uuid", "client_id": "uuid", "session_id": "uuid", "profile_id": "uuid", "kind": "text", "keyword": "text", "status": "text",
+    "lease_token": "uuid", "previous_lease_token": "uuid", "lease_until": "timestamp with time zone", "attempt": "smallint",
+    "claims": "integer", "possible_duplicate": "boolean", "session_created": "boolean", "sms_delivery_id": "uuid",
+    "whatsapp_delivery_id": "uuid", "correlation_id": "text", "next_attempt_at": "timestamp with time zone",
+    "unknown_wait_seconds": "integer", "result": "jsonb", "swept_at": "timestamp with time zone",
+    "finished_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists conversation_turns_one_open
   on public.conversation_turns (session_id) where kind = 'conversation' and status in ('open', 'released');
 create index if not exists idx_conversation_turns_open on public.conversation_turns (session_id) where status in ('open', 'released');
@@ -87,6 +98,17 @@ create table if not exists public.conversation_messages (
   constraint conversation_messages_handled_as_is_known check (handled_as in
     ('answered', 'suppressed', 'opted_out', 'rate_limited', 'unknown', 'abandoned'))
 );
+do $$
+begin
+  perform private.require_columns('public.conversation_messages', '{
+    "id": "uuid", "seq": "bigint", "client_id": "uuid", "thread_id": "uuid", "session_id": "uuid", "profile_id": "uuid", "call_id": "uuid",
+    "turn_id": "uuid", "direction": "text", "role": "text", "channel": "text", "kind": "text", "content": "text", "language": "text",
+    "provider": "text", "provider_message_id": "text", "renditions": "jsonb", "routing": "jsonb", "source": "text", "model": "text",
+    "usage": "jsonb", "agent_id": "uuid", "correlation_id": "text", "occurred_at": "timestamp with time zone",
+    "handled_at": "timestamp with time zone", "handled_as": "text", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists conversation_messages_inbound_once
   on public.conversation_messages (provider, provider_message_id) where direction = 'inbound';
 create unique index if not exists conversation_messages_one_answer_per_turn

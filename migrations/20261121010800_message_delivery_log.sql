@@ -91,6 +91,23 @@ create table if not exists public.message_delivery_log (
   constraint message_delivery_log_segments_are_positive check (segments > 0),
   constraint message_delivery_log_cost_has_currency check ((cost is null) = (cost_currency is null))
 );
+do $$
+begin
+  perform private.require_columns('public.message_delivery_log', '{
+    "id": "uuid", "client_id": "uuid", "session_id": "uuid", "profile_id": "uuid", "call_id": "uuid", "message_id": "uuid",
+    "turn_id": "uuid", "direction": "text", "channel": "text", "purpose": "text", "status": "text",
+    "status_at": "timestamp with time zone", "provider": "text", "provider_message_id": "text", "provider_message_key": "text",
+    "provider_request_id": "text", "correlation_id": "text", "recipient": "text", "sender": "text", "content": "text", "payload": "jsonb",
+    "encoding": "text", "segments": "smallint", "cost": "numeric(12,6)", "cost_currency": "character(3)", "pricing": "jsonb",
+    "attempts": "smallint", "last_outcome": "text", "next_attempt_at": "timestamp with time zone",
+    "deadline_at": "timestamp with time zone", "unknown_wait_seconds": "integer", "lease_token": "uuid",
+    "lease_until": "timestamp with time zone", "possible_duplicate": "boolean", "error_code": "text", "error_class": "text",
+    "suppress_reason": "text", "fallback_of": "uuid", "idempotency_key": "text", "queued_at": "timestamp with time zone",
+    "sending_at": "timestamp with time zone", "unknown_at": "timestamp with time zone", "sent_at": "timestamp with time zone",
+    "delivered_at": "timestamp with time zone", "read_at": "timestamp with time zone", "failed_at": "timestamp with time zone",
+    "expired_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists message_delivery_log_provider_message_once
   on public.message_delivery_log (provider, direction, provider_message_id) where provider_message_id is not null;
 create index if not exists idx_message_delivery_log_provider_key
@@ -150,6 +167,16 @@ create table if not exists public.message_delivery_attempts (
   constraint message_delivery_attempts_delivery_id_attempt_key unique (delivery_id, attempt),
   constraint message_delivery_attempts_outcome_is_known check (outcome in ('accepted', 'retryable', 'permanent', 'config', 'bug', 'unknown'))
 );
+do $$
+begin
+  perform private.require_columns('public.message_delivery_attempts', '{
+    "id": "bigint", "delivery_id": "uuid", "attempt": "smallint", "provider": "text", "outcome": "text", "error_class": "text",
+    "error_code": "text", "error_reason": "text", "http_status": "smallint", "provider_message_id": "text", "provider_request_id": "text",
+    "retry_after_s": "integer", "next_attempt_at": "timestamp with time zone", "possible_duplicate": "boolean", "counts": "boolean",
+    "started_at": "timestamp with time zone", "finished_at": "timestamp with time zone", "duration_ms": "integer", "lease_token": "uuid",
+    "correlation_id": "text", "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_message_delivery_attempts_provider on public.message_delivery_attempts (provider, created_at desc);
 comment on table public.message_delivery_attempts is 'Every sending, append-only.';
 comment on column public.message_delivery_attempts.error_reason is 'Short code-like reason; never text of a message.';
@@ -177,6 +204,15 @@ create table if not exists public.message_status_events (
   constraint message_status_events_status_is_known check (status in
     ('queued', 'sending', 'sent', 'delivered', 'read', 'failed', 'undeliverable', 'expired', 'suppressed', 'unknown'))
 );
+do $$
+begin
+  perform private.require_columns('public.message_status_events', '{
+    "id": "bigint", "delivery_id": "uuid", "delivery_ref": "text", "source": "text", "provider": "text", "provider_message_id": "text",
+    "provider_message_key": "text", "status": "text", "raw_status": "text", "occurred_at": "timestamp with time zone",
+    "error_code": "text", "error_class": "text", "evidence": "text", "pricing": "jsonb", "correlation_id": "text", "dedupe_key": "text",
+    "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_message_status_events_delivery on public.message_status_events (delivery_id) where delivery_id is not null;
 create index if not exists idx_message_status_events_orphan_ref
   on public.message_status_events (delivery_ref) where delivery_id is null and delivery_ref is not null;
@@ -235,5 +271,6 @@ grant select, insert on public.message_delivery_attempts to service_role;
 grant select, insert, update (delivery_id) on public.message_status_events to service_role;
 revoke all on sequence public.message_delivery_attempts_id_seq, public.message_status_events_id_seq from public, anon, authenticated;
 grant usage, select on sequence public.message_delivery_attempts_id_seq, public.message_status_events_id_seq to service_role;
-revoke execute on function private.provider_message_key(text), private.provider_message_keys(text) from public, anon, authenticated;
-grant execute on function private.provider_message_key(text), private.provider_message_keys(text) to service_role;
+revoke execute on function private.provider_message_key(text), private.provider_message_keys(text), private.only_join_orphan()
+  from public, anon, authenticated;
+grant execute on function private.provider_message_key(text), private.provider_message_keys(text), private.only_join_orphan() to service_role;

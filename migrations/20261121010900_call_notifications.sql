@@ -30,6 +30,18 @@ create table if not exists public.call_notifications (
   constraint call_notifications_status_is_known check (status in ('open', 'released', 'done', 'no_recipient', 'unknown', 'abandoned')),
   constraint call_notifications_has_recipient check (status = 'no_recipient' or (profile_id is not null and session_id is not null))
 );
+do $$
+begin
+  perform private.require_columns('public.call_notifications', '{
+    "id": "uuid", "client_id": "uuid", "call_id": "uuid", "profile_id": "uuid", "session_id": "uuid", "message_id": "uuid",
+    "phone_number": "text", "status": "text", "lease_token": "uuid", "previous_lease_token": "uuid",
+    "lease_until": "timestamp with time zone", "attempt": "smallint", "claims": "integer", "possible_duplicate": "boolean",
+    "session_created": "boolean", "sms_delivery_id": "uuid", "whatsapp_delivery_id": "uuid", "correlation_id": "text",
+    "next_attempt_at": "timestamp with time zone", "unknown_wait_seconds": "integer", "result": "jsonb",
+    "swept_at": "timestamp with time zone", "finished_at": "timestamp with time zone", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_call_notifications_lease on public.call_notifications (lease_until) where status = 'open';
 create index if not exists idx_call_notifications_released on public.call_notifications (next_attempt_at) where status = 'released';
 create index if not exists idx_call_notifications_client on public.call_notifications (client_id, created_at desc);
@@ -61,6 +73,14 @@ create table if not exists public.notification_requests (
   updated_at timestamptz not null default now(),
   constraint notification_requests_status_is_known check (status in ('call_not_found', 'working', 'duplicate', 'failed'))
 );
+do $$
+begin
+  perform private.require_columns('public.notification_requests', '{
+    "correlation_id": "text", "client_id": "uuid", "call_ref": "text", "call_id": "uuid", "notification_id": "uuid", "status": "text",
+    "error": "text", "requested_at": "timestamp with time zone", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_notification_requests_call on public.notification_requests (call_id) where call_id is not null;
 create index if not exists idx_notification_requests_notification on public.notification_requests (notification_id) where notification_id is not null;
 create index if not exists idx_notification_requests_client on public.notification_requests (client_id) where client_id is not null;

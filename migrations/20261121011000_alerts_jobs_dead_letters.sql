@@ -17,6 +17,14 @@ create table if not exists public.alerts (
   updated_at timestamptz not null default now(),
   constraint alerts_severity_is_known check (severity in ('warning', 'critical'))
 );
+do $$
+begin
+  perform private.require_columns('public.alerts', '{
+    "id": "uuid", "client_id": "uuid", "kind": "text", "severity": "text", "dedupe_key": "text", "message": "text", "details": "jsonb",
+    "occurrences": "integer", "first_at": "timestamp with time zone", "last_at": "timestamp with time zone",
+    "resolved_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists alerts_one_open on public.alerts (dedupe_key) where resolved_at is null;
 create index if not exists idx_alerts_client on public.alerts (client_id) where client_id is not null;
 create index if not exists idx_alerts_last on public.alerts (last_at desc);
@@ -39,6 +47,14 @@ create table if not exists public.jobs (
   updated_at timestamptz not null default now(),
   constraint jobs_status_is_known check (status in ('pending', 'done'))
 );
+do $$
+begin
+  perform private.require_columns('public.jobs', '{
+    "id": "uuid", "queue": "text", "payload": "jsonb", "reason": "text", "correlation_id": "text", "status": "text", "dedupe_key": "text",
+    "leases": "integer", "lease_until": "timestamp with time zone", "completed_at": "timestamp with time zone",
+    "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 create unique index if not exists jobs_once_pending on public.jobs (dedupe_key) where status = 'pending';
 create index if not exists idx_jobs_pending on public.jobs (created_at) where status = 'pending';
 create index if not exists idx_jobs_done on public.jobs (completed_at) where status = 'done';
@@ -60,6 +76,14 @@ create table if not exists public.dead_letters (
   updated_at timestamptz not null default now(),
   constraint dead_letters_queue_message_id_key unique (queue, message_id)
 );
+do $$
+begin
+  perform private.require_columns('public.dead_letters', '{
+    "id": "uuid", "client_id": "uuid", "queue": "text", "message_id": "text", "payload": "jsonb", "attempts": "integer", "reason": "text",
+    "correlation_id": "text", "replayed_at": "timestamp with time zone", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_dead_letters_client on public.dead_letters (client_id) where client_id is not null;
 create index if not exists idx_dead_letters_created on public.dead_letters (created_at desc);
 comment on table public.dead_letters is 'Work that was given up, with all that is needed to do it again.';

@@ -15,6 +15,14 @@ create table if not exists public.provider_health (
   constraint provider_health_state_is_known check (state in ('closed', 'open', 'half_open')),
   constraint provider_health_open_has_an_end check (state = 'closed' or open_until is not null)
 );
+do $$
+begin
+  perform private.require_columns('public.provider_health', '{
+    "provider": "text", "state": "text", "reason": "text", "open_seconds": "integer", "open_until": "timestamp with time zone",
+    "probe_token": "uuid", "probe_until": "timestamp with time zone", "changed_at": "timestamp with time zone",
+    "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+end
+$$;
 comment on table public.provider_health is 'Circuit breaker a provider. Written on transitions only; between them it is computed from the attempts.';
 comment on column public.provider_health.open_seconds is 'Length of the current opening: 30, doubled by each failed probe up to 300; 900 after a configuration error.';
 comment on column public.provider_health.probe_token is 'Lease of the one that may try while half open.';
@@ -28,6 +36,12 @@ create table if not exists public.provider_outcomes (
   error_class text,
   created_at timestamptz not null default now()
 );
+do $$
+begin
+  perform private.require_columns('public.provider_outcomes', '{
+    "id": "bigint", "provider": "text", "outcome": "text", "error_class": "text", "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_provider_outcomes_provider on public.provider_outcomes (provider, created_at desc);
 comment on table public.provider_outcomes is 'Outcomes of calls that are no delivery (models), for the circuit breaker; kept for an hour.';
 
@@ -39,6 +53,13 @@ create table if not exists public.rate_limits (
   updated_at timestamptz not null default now(),
   constraint rate_limits_pkey primary key (bucket, window_start)
 );
+do $$
+begin
+  perform private.require_columns('public.rate_limits', '{
+    "bucket": "text", "window_start": "timestamp with time zone", "taken": "integer", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_rate_limits_window on public.rate_limits (window_start);
 comment on table public.rate_limits is 'Counters of fixed windows; old windows are swept.';
 comment on column public.rate_limits.bucket is 'What is limited, such as sms_inbound:<profile id>.';

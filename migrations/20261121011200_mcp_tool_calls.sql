@@ -14,6 +14,13 @@ create table if not exists public.mcp_tool_calls (
   correlation_id text,
   created_at timestamptz not null default now()
 );
+do $$
+begin
+  perform private.require_columns('public.mcp_tool_calls', '{
+    "id": "uuid", "client_id": "uuid", "session_id": "uuid", "turn_id": "uuid", "call_id": "uuid", "name": "text", "arguments": "jsonb",
+    "result": "jsonb", "idempotency_key": "text", "correlation_id": "text", "created_at": "timestamp with time zone"}');
+end
+$$;
 create index if not exists idx_mcp_tool_calls_client on public.mcp_tool_calls (client_id, created_at desc);
 create index if not exists idx_mcp_tool_calls_session on public.mcp_tool_calls (session_id) where session_id is not null;
 create index if not exists idx_mcp_tool_calls_turn on public.mcp_tool_calls (turn_id) where turn_id is not null;
