@@ -45,32 +45,31 @@ pub struct Refusal {
 impl Db {
     /// A copy of the migrated database.
     pub async fn new() -> Self {
-        let (url, _) = migrated().await;
+        server().await;
+        let url = start().await.superuser_url();
         if let Some(mutant) = std::env::var_os("IHUZA_SQL_MUTANT") {
             let sql = std::fs::read_to_string(&mutant).unwrap();
             let client = postgres::connect(&url).await.unwrap();
             client.batch_execute(&sql).await.unwrap();
         }
-        Self::at(url).await
+        Self {
+            admin: postgres::connect(&url).await.unwrap(),
+            service: as_service(&url).await,
+            url,
+        }
     }
 
     /// A database as a new Supabase project has it: none of our migrations.
     pub async fn empty() -> Client {
-        let (url, _) = migrated().await;
+        let url = server().await;
         let name = format!("empty_{}", Uuid::new_v4().simple());
         let owner = postgres::connect(&url).await.unwrap();
         let create = format!("create database {name} template template0");
         owner.batch_execute(&create).await.unwrap();
-        let (server, _) = url.rsplit_once('/').unwrap();
-        let mut client = postgres::connect(&format!("{server}/{name}")).await.unwrap();
+        let (address, _) = url.rsplit_once('/').unwrap();
+        let mut client = postgres::connect(&format!("{address}/{name}")).await.unwrap();
         migrate::run_file(&mut client, &beside("bootstrap.sql")).await.unwrap();
         client
-    }
-
-    async fn at(url: String) -> Self {
-        let admin = postgres::connect(&url).await.unwrap();
-        let service = as_service(&url).await;
-        Self { url, admin, service }
     }
 
     pub fn url(&self) -> &str {
@@ -114,13 +113,14 @@ async fn as_service(url: &str) -> Client {
     client
 }
 
-/// A fresh database's address. The first one stays until the process ends, and the server with it.
-async fn migrated() -> (String, Option<Database>) {
+async fn start() -> Database {
+    Database::start(&root(), &Data::Fresh, 0, &std::env::temp_dir()).await.unwrap()
+}
+
+/// Address of a database that stays until the process ends, and keeps the server for all tests.
+async fn server() -> String {
     static FIRST: OnceCell<Database> = OnceCell::const_new();
-    let start = async || Database::start(&root(), &Data::Fresh, 0, &std::env::temp_dir()).await.unwrap();
-    FIRST.get_or_init(start).await;
-    let database = start().await;
-    (database.superuser_url(), Some(database))
+    FIRST.get_or_init(start).await.superuser_url()
 }
 
 pub async fn rpc(client: &Client, name: &str, p: Value) -> Value {
