@@ -19,3 +19,5 @@ mod support;
 
 mod migrations;
 mod schema;
+mod seeds;
+mod smoke;

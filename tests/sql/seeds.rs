@@ -1,0 +1,132 @@
+//! The SQL that the project's first documents print, word for word: it runs, and finds what it promises.
+
+use serde_json::{Value, json};
+
+use crate::support::{Db, beside, refusal};
+
+/// The statement of `seed_statements.sql` under this name.
+fn statement(name: &str) -> String {
+    let file = std::fs::read_to_string(beside("seed_statements.sql")).unwrap();
+    let mut pieces = file.split("-- statement: ").skip(1);
+    let piece = pieces.find(|piece| piece.lines().next() == Some(name));
+    let (_, sql) = piece.and_then(|piece| piece.split_once('\n')).unwrap_or_else(|| panic!("no statement {name}"));
+    sql.trim().trim_end_matches(';').to_owned()
+}
+
+/// Its rows, as an operator with the owner's rights sees them.
+async fn rows(db: &Db, name: &str) -> Vec<Value> {
+    let sql = format!("select to_jsonb(r) from ({}) r", statement(name));
+    match db.admin.query(&sql, &[]).await {
+        Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
+        Err(error) => panic!("{name}: {}", refusal(&error).message),
+    }
+}
+
+fn sorted(rows: &[Value], column: &str) -> Vec<String> {
+    let mut all: Vec<String> = rows.iter().map(|row| row[column].as_str().unwrap().to_owned()).collect();
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn the_verification_queries_find_tables_columns_and_functions() {
+    let db = Db::new().await;
+    let tables = rows(&db, "the tables exist").await;
+    assert_eq!(sorted(&tables, "tablename"), ["conversation_threads", "message_delivery_log", "omnichannel_sessions"]);
+
+    let columns = rows(&db, "profiles is extended").await;
+    let mut columns: Vec<(&str, &str)> =
+        columns.iter().map(|row| (row["column_name"].as_str().unwrap(), row["data_type"].as_str().unwrap())).collect();
+    columns.sort();
+    assert_eq!(
+        columns,
+        [
+            ("allows_sms", "boolean"),
+            ("has_whatsapp", "boolean"),
+            ("last_active_channel", "text"),
+            ("notification_preferences", "jsonb"),
+            ("whatsapp_jid", "text")
+        ]
+    );
+
+    let functions = rows(&db, "the functions exist").await;
+    assert_eq!(
+        sorted(&functions, "routine_name"),
+        [
+            "check_whatsapp_available",
+            "get_or_create_omnichannel_session",
+            "log_message_delivery",
+            "update_omnichannel_session_status"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_defaults_are_the_promised_ones() {
+    let db = Db::new().await;
+    db.run("insert into public.profiles (phone_number) values ('+250788123456')").await;
+    let row = db.value("select to_jsonb(p) from public.profiles p").await;
+    assert_eq!((&row["has_whatsapp"], &row["allows_sms"]), (&json!(false), &json!(true)));
+    assert_eq!(row["notification_preferences"], json!({}));
+}
+
+#[tokio::test]
+async fn the_monitoring_queries_count_what_happened() {
+    let db = Db::new().await;
+    assert_eq!(rows(&db, "delivery rates of the last 24 hours").await, Vec::<Value>::new());
+    assert_eq!(rows(&db, "active sessions").await, [json!({"active_sessions": 0})]);
+    assert_eq!(rows(&db, "the newest session of a number").await, Vec::<Value>::new());
+
+    db.run(
+        "insert into public.profiles (phone_number) values ('+250788123456'), ('+250788123457');
+         select public.get_or_create_session(id) from public.profiles;
+         select public.update_session_status(id, 'follow_up') from public.omnichannel_sessions;
+         select public.update_status(s.id, 'closed') from public.omnichannel_sessions s join public.profiles p on p.id = s.profile_id
+          where p.phone_number = '+250788123456';",
+    )
+    .await;
+    // A transaction of its own: the newest session is the one created last.
+    db.run(
+        "select public.get_or_create_session(id, 'voice', p_intent => 'rent') from public.profiles where phone_number = '+250788123456';
+         select public.log_delivery('sms', p_status => s) from unnest(array['sent', 'sent', 'failed']) s;
+         select public.log_message_delivery('whatsapp', p_status => 'delivered');
+         update public.message_delivery_log set created_at = now() - interval '2 days' where channel = 'whatsapp';",
+    )
+    .await;
+
+    let mut rates = rows(&db, "delivery rates of the last 24 hours").await;
+    rates.sort_by_key(Value::to_string);
+    assert_eq!(
+        rates,
+        [
+            json!({"channel": "sms", "status": "failed", "count": 1, "success_rate": 0.0}),
+            json!({"channel": "sms", "status": "sent", "count": 2, "success_rate": 100.0})
+        ]
+    );
+    assert_eq!(rows(&db, "active sessions").await, [json!({"active_sessions": 2})], "the closed one no longer counts");
+    let newest = rows(&db, "the newest session of a number").await;
+    assert_eq!(newest.len(), 1);
+    assert_eq!((&newest[0]["status"], &newest[0]["primary_channel"]), (&json!("active"), &json!("voice")));
+    assert_eq!(newest[0]["last_intent"], "rent");
+    assert!(newest[0]["previous_session_id"].is_string());
+}
+
+#[tokio::test]
+async fn the_helper_functions_take_what_the_documents_pass() {
+    let db = Db::new().await;
+    db.run("insert into public.profiles (phone_number, has_whatsapp, has_whatsapp_source, has_whatsapp_at) values ('+250788123456', true, 'inbound', now())")
+        .await;
+    assert_eq!(db.value("select public.check_whatsapp_available(id) from public.profiles").await, true);
+    assert_eq!(db.value("select public.check_whatsapp_available(p_phone_number => '+250788123456')").await, true);
+    assert_eq!(db.value("select public.check_whatsapp_available(p_phone_number => '+250788999999')").await, false);
+    let session = db.value("select public.get_or_create_omnichannel_session(id, 'sms') from public.profiles").await;
+    let again = db.value("select public.get_or_create_omnichannel_session(id, 'whatsapp') from public.profiles").await;
+    assert_eq!(session, again);
+    let context = db.value("select public.get_session_context(id) from public.omnichannel_sessions").await;
+    assert_eq!(context["session"]["active_channels"], json!(["sms", "whatsapp"]));
+    assert_eq!(context["profile"]["whatsapp"], "yes");
+    let closed = db.value("select public.update_omnichannel_session_status(id, 'closed', 'done') from public.omnichannel_sessions").await;
+    assert_eq!(closed, "closed");
+    let reopened = db.value("select public.update_omnichannel_session_status(id, 'active') from public.omnichannel_sessions").await;
+    assert_eq!(reopened, "closed", "a closed session stays closed");
+}
