@@ -23,35 +23,30 @@ use worker::{
     Context, Env, MessageBatch, Result, ScheduleContext, ScheduledEvent, event, wasm_bindgen::JsValue, web_sys,
 };
 
-const ENDPOINT: Endpoint = Endpoint {
-    name: "delivery-retry",
-    queue: "delivery-retry",
-};
+const ENDPOINT: Endpoint = Endpoint { name: "delivery-retry", queue: "delivery-retry" };
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| {
-        match (call.request.method.as_str(), call.rest.as_str()) {
-            ("POST", "sweep") => {
-                endpoint::require_service_key(&call.cx, &call.request)?;
-                sweep::sweep(&call.cx)
-                    .await
-                    .map(|found| Reply::json(200, &found))
-                    .map_err(|_| Problem::unavailable(30))
-            }
-            (_, "sweep") => Err(Problem::method_not_allowed("POST")),
-            _ => Err(Problem::not_found(
-                "this function works from its queue and its cron; POST /sweep starts a sweep",
-            )),
+    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", "sweep") => {
+            endpoint::require_service_key(&call.cx, &call.request)?;
+            sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
         }
+        (_, "sweep") => Err(Problem::method_not_allowed("POST")),
+        _ => Err(Problem::not_found("this function works from its queue and its cron; POST /sweep starts a sweep")),
     })
     .await
 }
 
 #[event(queue)]
 async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
-    match batch.queue().strip_suffix("-dlq") {
-        Some(origin) => consume::bury(batch, env, ENDPOINT.name, origin).await,
+    let queue = batch.queue();
+    // Staging's queues carry its name; a dead letter is replayed to the queue, whatever its stage calls it.
+    match queue.strip_suffix("-dlq") {
+        Some(origin) => {
+            let origin = origin.strip_suffix("-staging").unwrap_or(origin);
+            consume::bury(batch, env, ENDPOINT.name, origin).await;
+        }
         None => consume::consume(batch, env, ENDPOINT.name, due::one).await,
     }
     Ok(())

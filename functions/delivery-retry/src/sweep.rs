@@ -1,14 +1,16 @@
 //! The sweep: whatever a crash, a lost queue message or an outage left behind is found in the database and put back to work.
 
-use ihuza_core::log::{Event, Level};
+use ihuza_core::{
+    json::{Part, items_at, obj, str_at, string_at},
+    log::{Event, Level},
+};
 use ihuza_edge::{
     context::Cx,
     database::{self, DatabaseError},
     host,
     queue::{self, Envelope},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::due;
 
@@ -21,79 +23,40 @@ const ROUNDS: u32 = 10;
 /// How long after its end a call may still be without a notification: its handler may yet ask for one.
 const CALL_GRACE_SECONDS: u32 = 120;
 
-#[derive(Debug, Deserialize)]
-struct Found {
-    #[serde(default)]
-    jobs: Vec<Job>,
-    #[serde(default)]
-    notify: Vec<Notify>,
-    #[serde(default)]
-    turns: Vec<Turn>,
-    #[serde(default)]
-    expired_deliveries: u64,
-    #[serde(default)]
-    closed_sessions: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct Job {
-    id: Value,
-    queue: String,
-    payload: Envelope,
-}
-
-#[derive(Debug, Deserialize)]
-struct Notify {
-    correlation_id: Option<String>,
-    call_id: String,
-    phone_number: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Turn {
-    session_id: String,
-    correlation_id: Option<String>,
-}
-
 /// One sweep; its counts.
 pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
     let config = &cx.config;
-    let p = json!({
-        "limit": LIMIT,
-        "lease_seconds": config.number("LEASE_SECONDS"),
-        "unknown_wait_seconds": config.number("UNKNOWN_WAIT_SECONDS"),
-        "session_idle_hours": config.number("SESSION_IDLE_HOURS"),
-        "call_grace_seconds": CALL_GRACE_SECONDS,
-    });
-    let found = database::rpc(cx, "sweep", &p)
-        .await
-        .and_then(|answer| serde_json::from_value::<Found>(answer).map_err(|_| DatabaseError::Garbled));
-    let found = match found {
+    let p = obj(&mut [
+        ("limit", LIMIT.into()),
+        ("lease_seconds", config.number("LEASE_SECONDS").into()),
+        ("unknown_wait_seconds", config.number("UNKNOWN_WAIT_SECONDS").into()),
+        ("session_idle_hours", config.number("SESSION_IDLE_HOURS").into()),
+        ("call_grace_seconds", CALL_GRACE_SECONDS.into()),
+    ]);
+    let found = match database::rpc(cx, "sweep", &p).await {
         Ok(found) => found,
         Err(error) => {
             cx.log(
                 Level::Error,
                 Event::DatabaseFailed,
-                &format!("the sweep found nothing out: {error}"),
+                &["the sweep found nothing out: ", &error.to_string()].concat(),
                 &[],
             );
             return Err(error);
         }
     };
-    let jobs = requeue_jobs(cx, &found.jobs).await;
-    for notify in &found.notify {
-        let id = notify.correlation_id.clone().unwrap_or_else(host::new_uuid);
-        let body = json!({ "call_ref": notify.call_id, "profile_ref": null, "phone_number": notify.phone_number });
-        requeue(cx, "post-call-notify", &Envelope::new(&id, body)).await;
+    let (notify, turns) = (items_at(&found, "notify"), items_at(&found, "turns"));
+    let jobs = requeue_jobs(cx, items_at(&found, "jobs")).await;
+    for row in notify {
+        let body = obj(&mut [
+            ("call_ref", row.get("call_id").into()),
+            ("profile_ref", Part::Null),
+            ("phone_number", row.get("phone_number").into()),
+        ]);
+        requeue(cx, "post-call-notify", row, body).await;
     }
-    for turn in &found.turns {
-        let id = turn.correlation_id.clone().unwrap_or_else(host::new_uuid);
-        requeue(
-            cx,
-            "sms-inbound",
-            &Envelope::new(&id, json!({ "session_id": turn.session_id })),
-        )
-        .await;
+    for row in turns {
+        requeue(cx, "sms-inbound", row, obj(&mut [("session_id", row.get("session_id").into())])).await;
     }
     let mut sent = 0;
     for _ in 0..ROUNDS {
@@ -103,77 +66,69 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
             break;
         }
     }
-    let counts = json!({
-        "jobs": jobs, "notifications": found.notify.len(), "turns": found.turns.len(), "deliveries": sent,
-        "expired_deliveries": found.expired_deliveries, "closed_sessions": found.closed_sessions,
-    });
-    cx.log(
-        Level::Info,
-        Event::SweepDone,
-        "the sweep is done",
-        &[("counts", counts.clone())],
-    );
+    let counts = obj(&mut [
+        ("jobs", jobs.into()),
+        ("notifications", notify.len().into()),
+        ("turns", turns.len().into()),
+        ("deliveries", sent.into()),
+        ("expired_deliveries", found.get("expired_deliveries").into()),
+        ("closed_sessions", found.get("closed_sessions").into()),
+    ]);
+    cx.log(Level::Info, Event::SweepDone, "the sweep is done", &[("counts", (&counts).into())]);
     Ok(counts)
 }
 
 /// Puts job rows onto their queues; those that the queue takes are completed, the others stay for the next sweep.
-async fn requeue_jobs(cx: &Cx, jobs: &[Job]) -> usize {
-    let mut done = Vec::new();
+async fn requeue_jobs(cx: &Cx, jobs: &[Value]) -> usize {
+    let mut done: Vec<&Value> = Vec::new();
     for job in jobs {
-        let Ok(text) = serde_json::to_string(&job.payload) else {
+        let (Some(id), Some(name), Some(payload)) = (job.get("id"), str_at(job, "queue"), job.get("payload")) else {
             continue;
         };
-        if text.len() > queue::MESSAGE_LIMIT_BYTES {
+        let text = payload.to_string();
+        let said = if text.len() > queue::MESSAGE_LIMIT_BYTES {
             // Only statuses of one huge webhook come near this, and they are sliced; an operator must look.
-            cx.log(
-                Level::Error,
-                Event::JobStored,
-                "a job row is too large for its queue",
-                &[("job_id", job.id.clone())],
-            );
-            continue;
-        }
-        match queue::send(cx, &job.queue, &text, 0).await {
-            Ok(()) => done.push(job.id.clone()),
-            Err(error) => cx.log(
-                Level::Warn,
-                Event::JobStored,
-                &format!("{} still refuses: {error}", job.queue),
-                &[("job_id", job.id.clone())],
-            ),
+            Err("the row is too large for its queue".to_owned())
+        } else {
+            queue::send(cx, name, &text, 0).await
+        };
+        match said {
+            Ok(()) => done.push(id),
+            Err(error) => {
+                cx.log(
+                    Level::Warn,
+                    Event::JobStored,
+                    &[name, " still refuses a job row: ", &error].concat(),
+                    &[("job_id", id.into())],
+                );
+            }
         }
     }
-    if !done.is_empty()
-        && let Err(error) = database::rpc(cx, "complete_jobs", &json!({ "ids": done })).await
+    let count = done.len();
+    if count > 0
+        && let Err(error) = database::rpc(cx, "complete_jobs", &obj(&mut [("ids", done.into())])).await
     {
         // They will be queued again; every consumer takes a repeat.
         cx.log(
             Level::Warn,
             Event::DatabaseFailed,
-            &format!("requeued job rows stay open: {error}"),
+            &["requeued job rows stay open: ", &error.to_string()].concat(),
             &[],
         );
     }
-    done.len()
+    count
 }
 
-async fn requeue(cx: &Cx, queue: &'static str, envelope: &Envelope) {
-    match serde_json::to_string(envelope) {
-        Ok(text) => {
-            if let Err(error) = queue::send(cx, queue, &text, 0).await {
-                cx.log(
-                    Level::Warn,
-                    Event::WorkRetried,
-                    &format!("{queue} refuses: {error}; the next sweep tries again"),
-                    &[],
-                );
-            }
-        }
-        Err(_) => cx.log(
-            Level::Error,
-            Event::InternalError,
-            "work that cannot be written as JSON",
+/// Puts found work back onto its queue, under its own correlation id.
+async fn requeue(cx: &Cx, queue: &'static str, row: &Value, body: Value) {
+    let correlation_id = string_at(row, "correlation_id").unwrap_or_else(host::new_uuid);
+    let text = Envelope::new(&correlation_id, body).to_value().to_string();
+    if let Err(error) = queue::send(cx, queue, &text, 0).await {
+        cx.log(
+            Level::Warn,
+            Event::WorkRetried,
+            &[queue, " refuses: ", &error, "; the next sweep tries again"].concat(),
             &[],
-        ),
+        );
     }
 }

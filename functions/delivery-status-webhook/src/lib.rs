@@ -5,6 +5,7 @@
 //! | `POST /` or `/mtn/<token>`: a delivery report, or a list of them | 200 once all are durable |
 //! | `GET /health` | each dependency, each missing setting |
 
+use ihuza_core::json::obj;
 use ihuza_core::{
     log::{Event, Level},
     mtn,
@@ -18,21 +19,15 @@ use ihuza_edge::{
     reply::Reply,
     status,
 };
-use serde_json::json;
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint {
-    name: "delivery-status-webhook",
-    queue: "delivery-status",
-};
+const ENDPOINT: Endpoint = Endpoint { name: "delivery-status-webhook", queue: "delivery-status" };
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| {
-        match call.request.method.as_str() {
-            "POST" => reports(call).await,
-            _ => Err(Problem::method_not_allowed("POST")),
-        }
+    endpoint::serve(ENDPOINT, request, env, async |call| match call.request.method.as_str() {
+        "POST" => reports(call).await,
+        _ => Err(Problem::method_not_allowed("POST")),
     })
     .await
 }
@@ -53,7 +48,7 @@ async fn reports(call: Call) -> std::result::Result<Reply, Problem> {
             Level::Warn,
             Event::DeliveryStatusUnreadable,
             "no report could be read",
-            &[("unreadable", json!(reports.unreadable))],
+            &[("unreadable", reports.unreadable.into())],
         );
         return Err(Problem::bad_body(
             "no delivery report in this body: each needs clientCorrelatorId and deliveryStatus",
@@ -64,10 +59,14 @@ async fn reports(call: Call) -> std::result::Result<Reply, Problem> {
         Level::Info,
         Event::DeliveryStatusReceived,
         &format!("{} delivery report(s)", reports.events.len()),
-        &[("provider", json!("mtn")), ("unreadable", json!(reports.unreadable))],
+        &[("provider", "mtn".into()), ("unreadable", reports.unreadable.into())],
     );
     Ok(Reply::json(
         200,
-        &json!({ "status": "accepted", "reports": reports.events.len(), "unreadable": reports.unreadable }),
+        &obj(&mut [
+            ("status", "accepted".into()),
+            ("reports", reports.events.len().into()),
+            ("unreadable", reports.unreadable.into()),
+        ]),
     ))
 }

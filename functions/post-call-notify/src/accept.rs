@@ -1,5 +1,6 @@
 //! Takes a notification request and puts it where it is safe; says later what became of it.
 
+use ihuza_core::json::obj;
 use ihuza_core::{
     ids::CorrelationId,
     json,
@@ -14,7 +15,6 @@ use ihuza_edge::{
     queue::{self, Envelope, Placed},
     reply::Reply,
 };
-use serde_json::json;
 
 use crate::ENDPOINT;
 
@@ -62,8 +62,11 @@ pub async fn notification(call: Call) -> Result<Reply, Problem> {
         None => call.cx,
     };
 
-    let work =
-        json!({ "call_ref": call_ref, "profile_ref": profile_ref, "phone_number": phone.as_ref().map(E164::as_str) });
+    let work = obj(&mut [
+        ("call_ref", (&call_ref).into()),
+        ("profile_ref", profile_ref.into()),
+        ("phone_number", phone.as_ref().map(E164::as_str).into()),
+    ]);
     let placed = queue::place(&cx, ENDPOINT.queue, &Envelope::new(&cx.correlation_id, work), 0).await?;
     let recipient = phone.as_ref().map(|phone| phone.masked());
     cx.log(
@@ -71,40 +74,29 @@ pub async fn notification(call: Call) -> Result<Reply, Problem> {
         Event::PostCallNotifyStart,
         "a call's notification was accepted",
         &[
-            ("call_ref", json!(call_ref)),
-            ("recipient", json!(recipient)),
-            (
-                "placed",
-                json!(if placed == Placed::Queue { "queue" } else { "job_row" }),
-            ),
+            ("call_ref", (&call_ref).into()),
+            ("recipient", recipient.into()),
+            ("placed", (if placed == Placed::Queue { "queue" } else { "job_row" }).into()),
         ],
     );
-    Ok(Reply::json(
-        202,
-        &json!({
-            "status": "accepted",
-            "correlation_id": cx.correlation_id,
-            "status_url": format!("/{}/{}", ENDPOINT.name, cx.correlation_id),
-        }),
-    ))
+    let answer = obj(&mut [
+        ("status", "accepted".into()),
+        ("correlation_id", (&cx.correlation_id).into()),
+        ("status_url", ["/", ENDPOINT.name, "/", &cx.correlation_id].concat().into()),
+    ]);
+    Ok(Reply::json(202, &answer).with_header(endpoint::CORRELATION_HEADER, cx.correlation_id))
 }
 
 /// What became of the notification with this correlation id.
 pub async fn status(call: Call) -> Result<Reply, Problem> {
     endpoint::require_service_key(&call.cx, &call.request)?;
     let id = CorrelationId::parse(&call.rest).ok_or_else(|| Problem::not_found("there is no such path here"))?;
-    let found = database::rpc(
-        &call.cx,
-        "notification_status",
-        &json!({ "correlation_id": id.as_str() }),
-    )
-    .await
-    .map_err(|_| Problem::unavailable(5))?;
+    let found = database::rpc(&call.cx, "notification_status", &obj(&mut [("correlation_id", id.as_str().into())]))
+        .await
+        .map_err(|_| Problem::unavailable(5))?;
     if found.is_null() {
-        return Err(
-            Problem::not_found("no notification with this correlation id has been worked on yet")
-                .hint("ask again in a few seconds; an id that stays unknown was never accepted"),
-        );
+        return Err(Problem::not_found("no notification with this correlation id has been worked on yet")
+            .hint("ask again in a few seconds; an id that stays unknown was never accepted"));
     }
     Ok(Reply::json(200, &found))
 }

@@ -17,20 +17,15 @@ use ihuza_edge::{
 };
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint {
-    name: "post-call-notify",
-    queue: "post-call-notify",
-};
+const ENDPOINT: Endpoint = Endpoint { name: "post-call-notify", queue: "post-call-notify" };
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| {
-        match (call.request.method.as_str(), call.rest.as_str()) {
-            ("POST", "") => accept::notification(call).await,
-            (_, "") => Err(Problem::method_not_allowed("POST")),
-            ("GET" | "HEAD", _) => accept::status(call).await,
-            _ => Err(Problem::method_not_allowed("GET")),
-        }
+    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", "") => accept::notification(call).await,
+        (_, "") => Err(Problem::method_not_allowed("POST")),
+        ("GET" | "HEAD", _) => accept::status(call).await,
+        _ => Err(Problem::method_not_allowed("GET")),
     })
     .await
 }

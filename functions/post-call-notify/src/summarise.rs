@@ -1,16 +1,17 @@
 //! Where the summary comes from: the database, else the model and the transcript, else the bare facts of the call.
 
 use ihuza_core::{
+    json::{obj, str_at, u32_at},
     locale::Locale,
     log::{Event, Level},
-    openai::{self, SummaryRequest, TranscriptTurn},
+    openai::{self, SummaryRequest},
     summary::{self, CallFacts, CallSummary},
     timestamp,
 };
 use ihuza_edge::{context::Cx, model};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::work::Claim;
+use crate::work::Notification;
 
 /// A summary and how it was come by.
 pub struct Found {
@@ -25,98 +26,76 @@ pub struct Found {
 
 impl Found {
     fn plain(summary: CallSummary, source: &'static str) -> Found {
-        Found {
-            summary,
-            source,
-            model: None,
-            usage: Value::Null,
-            providers: Vec::new(),
-        }
+        Found { summary, source, model: None, usage: Value::Null, providers: Vec::new() }
     }
 
     /// The `summary` of `finish_call_notification`.
     pub fn row(&self) -> Value {
-        json!({
-            "language": self.summary.language,
-            "headline": self.summary.headline,
-            "points": self.summary.points,
-            "next_step": self.summary.next_step,
-            "intent": self.summary.intent,
-            "source": self.source,
-            "model": self.model,
-            "usage": self.usage,
-        })
+        obj(&mut [
+            ("language", self.summary.language.into()),
+            ("headline", (&self.summary.headline).into()),
+            ("points", self.summary.points.clone().into()),
+            ("next_step", (&self.summary.next_step).into()),
+            ("intent", (&self.summary.intent).into()),
+            ("source", self.source.into()),
+            ("model", (&self.model).into()),
+            ("usage", (&self.usage).into()),
+        ])
     }
 }
 
-pub async fn summarise(cx: &Cx, claim: &Claim, locale: Locale) -> Found {
-    if let Some(stored) = claim.summary.as_ref().and_then(|row| summary::from_value(row, locale)) {
+pub async fn summarise(cx: &Cx, work: &Notification, locale: Locale) -> Found {
+    if let Some(stored) = summary::from_value(&work.summary, locale) {
         return Found::plain(stored, "database");
     }
-    let transcript: Vec<TranscriptTurn> = claim
-        .transcript
-        .iter()
-        .filter_map(|turn| serde_json::from_value(turn.clone()).ok())
-        .collect();
-    let why = if transcript.is_empty() {
+    let why = if work.transcript.is_empty() {
         "the call has no transcript"
-    } else if claim.providers.is_open("openai") {
+    } else if work.claim.gates.is_open("openai") {
         "the breaker of the model is open"
     } else if cx.config.find("OPENAI_API_KEY").is_none() {
         "OPENAI_API_KEY is not set"
     } else {
-        return from_model(cx, claim, locale, &transcript).await;
+        return from_model(cx, work, locale).await;
     };
-    cx.log(
-        Level::Info,
-        Event::SummaryFallback,
-        &format!("the summary is written from the facts: {why}"),
-        &[],
-    );
-    Found::plain(facts(claim, locale), "facts")
+    cx.log(Level::Info, Event::SummaryFallback, &format!("the summary is written from the facts: {why}"), &[]);
+    Found::plain(facts(work, locale), "facts")
 }
 
-async fn from_model(cx: &Cx, claim: &Claim, locale: Locale, transcript: &[TranscriptTurn]) -> Found {
+async fn from_model(cx: &Cx, work: &Notification, locale: Locale) -> Found {
     let name = cx.config.text("OPENAI_SUMMARY_MODEL");
-    let safety_identifier = model::safety_identifier(&claim.profile.id);
+    let safety_identifier = model::safety_identifier(&work.claim.profile.id);
     let request = openai::summary_request(&SummaryRequest {
         model: name,
-        brand: &claim.client.brand,
+        brand: &work.claim.client.brand,
         locale: Some(locale),
-        transcript,
+        transcript: &work.transcript,
         safety_identifier: &safety_identifier,
     });
     match model::respond(cx, &request, cx.config.number("SUMMARY_TIMEOUT_MS")).await {
         Ok(reply) => {
-            let parsed = reply
-                .answer()
-                .ok_or(summary::SummaryError::Empty)
-                .and_then(|text| summary::parse_answer(text, locale));
+            let parsed =
+                reply.answer().ok_or(summary::SummaryError::Empty).and_then(|text| summary::parse_answer(text, locale));
             let (summary, source) = match parsed {
                 Ok(summary) => {
                     cx.log(
                         Level::Info,
                         Event::SummaryCreated,
                         "the model wrote the summary",
-                        &[("points", json!(summary.points.len()))],
+                        &[("points", summary.points.len().into())],
                     );
                     (summary, "model")
                 }
                 Err(error) => {
-                    let refused = if reply.refused {
-                        "the model refused"
-                    } else {
-                        "the model's answer was not whole"
-                    };
+                    let refused = if reply.refused { "the model refused" } else { "the model's answer was not whole" };
                     cx.log(Level::Warn, Event::SummaryFallback, &format!("{refused}: {error}"), &[]);
-                    (facts(claim, locale), "facts")
+                    (facts(work, locale), "facts")
                 }
             };
             Found {
                 summary,
                 source,
                 model: reply.model.or_else(|| Some(name.to_owned())),
-                usage: json!(reply.usage),
+                usage: reply.usage.to_value(),
                 providers: vec![model::outcome(Ok(()))],
             }
         }
@@ -127,20 +106,17 @@ async fn from_model(cx: &Cx, claim: &Claim, locale: Locale, transcript: &[Transc
                 &format!("the summary is written from the facts: {}", down.reason),
                 &[],
             );
-            Found {
-                providers: vec![model::outcome(Err(&down))],
-                ..Found::plain(facts(claim, locale), "facts")
-            }
+            Found { providers: vec![model::outcome(Err(&down))], ..Found::plain(facts(work, locale), "facts") }
         }
     }
 }
 
-fn facts(claim: &Claim, locale: Locale) -> CallSummary {
+fn facts(work: &Notification, locale: Locale) -> CallSummary {
     summary::from_facts(&CallFacts {
         language: locale,
-        brand: &claim.client.brand,
-        started_at: claim.call.started_at.as_deref().and_then(timestamp::parse_rfc3339),
-        duration_seconds: claim.call.duration_seconds.and_then(|s| u32::try_from(s).ok()),
+        brand: &work.claim.client.brand,
+        started_at: str_at(&work.call, "started_at").and_then(timestamp::parse_rfc3339),
+        duration_seconds: u32_at(&work.call, "duration_seconds"),
         intent: None,
     })
 }

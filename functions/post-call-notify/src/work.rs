@@ -2,48 +2,50 @@
 
 use ihuza_core::{
     channel::Channel,
+    json::{items_at, obj, str_at, string_at, u32_at},
     locale::Locale,
     log::{Event, Level},
+    openai::TranscriptTurn,
     retry::Purpose,
     summary,
 };
 use ihuza_edge::{
-    claim::{Client, DeliveryIds, Gates, Profile, Session},
+    claim::{self, Claim},
     consume::{self, Verdict},
     context::Cx,
     database, delivery, host,
     outbox::{self, Content, Outbox},
     queue::Envelope,
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{ENDPOINT, summarise};
 
 /// What `begin_call_notification` returns when there is something to do.
-#[derive(Debug, Deserialize)]
-pub struct Claim {
-    pub notification_id: String,
-    pub attempt: u32,
-    #[serde(default)]
-    pub already_sent: Vec<String>,
-    pub call: Call,
-    pub profile: Profile,
-    pub client: Client,
-    pub session: Session,
-    pub summary: Option<Value>,
-    #[serde(default)]
-    pub transcript: Vec<Value>,
-    pub delivery_ids: DeliveryIds,
-    #[serde(default)]
-    pub providers: Gates,
+pub struct Notification {
+    pub id: String,
+    pub claim: Claim,
+    /// The row of the call, as far as the summary needs it.
+    pub call: Value,
+    pub summary: Value,
+    pub transcript: Vec<TranscriptTurn>,
 }
 
-#[derive(Debug, Deserialize)]
-pub struct Call {
-    pub started_at: Option<String>,
-    pub duration_seconds: Option<i64>,
-    pub locale: Option<String>,
+impl Notification {
+    fn read(claimed: &Value) -> Option<Notification> {
+        Some(Notification {
+            id: string_at(claimed, "notification_id")?,
+            claim: Claim::read(claimed)?,
+            call: claimed.get("call")?.clone(),
+            summary: claimed.get("summary").cloned().unwrap_or_default(),
+            transcript: items_at(claimed, "transcript")
+                .iter()
+                .filter_map(|turn| {
+                    Some(TranscriptTurn { role: string_at(turn, "role")?, text: string_at(turn, "text")? })
+                })
+                .collect(),
+        })
+    }
 }
 
 /// How often a call that is not there yet is looked for.
@@ -51,47 +53,20 @@ const LATE_CALL_EVERY_S: u32 = 5;
 
 pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
     let lease_token = host::new_uuid();
-    let mut p = envelope.body.clone();
-    if let Some(p) = p.as_object_mut() {
-        p.insert("correlation_id".to_owned(), json!(cx.correlation_id));
-        p.insert("lease_token".to_owned(), json!(lease_token));
-        p.insert("lease_seconds".to_owned(), json!(cx.config.number("LEASE_SECONDS")));
-        p.insert(
-            "unknown_wait_seconds".to_owned(),
-            json!(cx.config.number("UNKNOWN_WAIT_SECONDS")),
-        );
-    }
+    let p = claim::request(&cx, &envelope.body, &lease_token);
     let claimed = match database::rpc(&cx, "begin_call_notification", &p).await {
         Ok(claimed) => claimed,
         Err(error) => return Verdict::after(&error, &envelope),
     };
-    let again = |why: &str| Verdict::Again {
-        in_s: claimed
-            .get("retry_after_s")
-            .and_then(Value::as_u64)
-            .and_then(|s| u32::try_from(s).ok())
-            .unwrap_or(5)
-            .max(1),
-        why: why.to_owned(),
-    };
-    match claimed.get("decision").and_then(Value::as_str).unwrap_or_default() {
-        "go" => match serde_json::from_value::<Claim>(claimed) {
-            Ok(claim) => {
-                send_and_record(&cx, &claim, &lease_token).await;
+    let again =
+        |why: &str| Verdict::Again { in_s: u32_at(&claimed, "retry_after_s").unwrap_or(5).max(1), why: why.to_owned() };
+    match str_at(&claimed, "decision").unwrap_or_default() {
+        "go" => match Notification::read(&claimed) {
+            Some(work) => {
+                send_and_record(&cx, &work, &lease_token).await;
                 Verdict::Done
             }
-            Err(error) => {
-                cx.log(
-                    Level::Error,
-                    Event::InternalError,
-                    &format!("the claim cannot be read: {error}"),
-                    &[],
-                );
-                Verdict::Again {
-                    in_s: 60,
-                    why: "the claim cannot be read".to_owned(),
-                }
-            }
+            None => consume::unreadable_claim(&cx),
         },
         "busy" => again("another consumer holds the claim"),
         "wait_unknown" => again("an earlier consumer ended without saying what it had sent; waiting for word"),
@@ -101,7 +76,7 @@ pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
                 Level::Info,
                 Event::PostCallNotifySkipped,
                 &format!("nothing to do: {decision}"),
-                &[("decision", json!(decision))],
+                &[("decision", decision.into())],
             );
             Verdict::Done
         }
@@ -115,21 +90,19 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
     if waited_s < limit_s {
         let why = format!("the call is not in the database yet, looked for since {waited_s} s");
         return Verdict::Again {
-            in_s: LATE_CALL_EVERY_S
-                .min(u32::try_from(limit_s - waited_s).unwrap_or(1))
-                .max(1),
+            in_s: LATE_CALL_EVERY_S.min(u32::try_from(limit_s - waited_s).unwrap_or(1)).max(1),
             why,
         };
     }
-    let row = json!({
-        "queue": ENDPOINT.queue,
-        // The same request is the same dead letter, however often the queue brings it.
-        "message_id": cx.correlation_id,
-        "payload": envelope,
-        "attempts": 0,
-        "reason": "call_not_found",
-        "correlation_id": cx.correlation_id,
-    });
+    // The same request is the same dead letter, however often the queue brings it.
+    let row = obj(&mut [
+        ("queue", ENDPOINT.queue.into()),
+        ("message_id", (&cx.correlation_id).into()),
+        ("payload", envelope.to_value().into()),
+        ("attempts", 0.into()),
+        ("reason", "call_not_found".into()),
+        ("correlation_id", (&cx.correlation_id).into()),
+    ]);
     match database::rpc(cx, "record_dead_letter", &row).await {
         Ok(_) => {
             let tried = claimed.get("tried").cloned().unwrap_or_default();
@@ -137,7 +110,7 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
                 Level::Error,
                 Event::CallNotFound,
                 &format!("no such call after {waited_s} s; kept as a dead letter"),
-                &[("tried", tried)],
+                &[("tried", tried.into())],
             );
             Verdict::Done
         }
@@ -145,55 +118,43 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
     }
 }
 
-async fn send_and_record(cx: &Cx, claim: &Claim, lease_token: &str) {
-    if claim.session.created {
+async fn send_and_record(cx: &Cx, work: &Notification, lease_token: &str) {
+    let claim = &work.claim;
+    if claim.session_created {
         cx.log(
             Level::Info,
             Event::SessionCreated,
             "a conversation began with this call",
-            &[("session_id", json!(claim.session.id))],
+            &[("session_id", (&claim.session_id).into())],
         );
     }
-    let found = summarise::summarise(cx, claim, locale_of(claim)).await;
+    let found = summarise::summarise(cx, work, locale_of(work)).await;
     let brand = claim.client.brand.as_str();
+    let reply = outbox::reply_path(&claim.client, &cx.config);
     let content = Content {
-        sms: summary::sms_text(
-            &found.summary,
-            brand,
-            &outbox::reply_path(&claim.client, &cx.config),
-            summary::SMS_MAX_SEGMENTS,
-        ),
+        sms: summary::sms_text(&found.summary, brand, &reply, summary::SMS_MAX_SEGMENTS),
         whatsapp: summary::whatsapp_text(&found.summary, brand),
         template: summary::template_params(&found.summary),
     };
-    let outbox = Outbox {
-        cx,
-        profile: &claim.profile,
-        client: &claim.client,
-        gates: &claim.providers,
-        delivery_ids: &claim.delivery_ids,
-        already_sent: &claim.already_sent,
-        attempt: claim.attempt,
-        purpose: Purpose::CallSummary,
-        inbound: Channel::Voice,
-        locale: found.summary.language,
-    };
+    let language = found.summary.language;
+    let outbox = Outbox { cx, claim, purpose: Purpose::CallSummary, inbound: Channel::Voice, locale: language };
     let sent = outbox.send(&content, host::now()).await;
-    let p = json!({
-        "notification_id": claim.notification_id,
-        "lease_token": lease_token,
-        "correlation_id": cx.correlation_id,
-        "outcome": "done",
-        "summary": found.row(),
-        "message": {
-            "content": content.whatsapp,
-            "language": found.summary.language,
-            "routing": sent.routing,
-            "renditions": sent.renditions,
-        },
-        "deliveries": sent.deliveries,
-        "providers": found.providers,
-    });
+    let message = obj(&mut [
+        ("content", (&content.whatsapp).into()),
+        ("language", language.into()),
+        ("routing", sent.routing.to_value().into()),
+        ("renditions", sent.renditions.into()),
+    ]);
+    let p = obj(&mut [
+        ("notification_id", (&work.id).into()),
+        ("lease_token", lease_token.into()),
+        ("correlation_id", (&cx.correlation_id).into()),
+        ("outcome", "done".into()),
+        ("summary", found.row().into()),
+        ("message", message.into()),
+        ("deliveries", sent.deliveries.into()),
+        ("providers", found.providers.into()),
+    ]);
     let Some(answer) = delivery::record(cx, "finish_call_notification", &p).await else {
         return;
     };
@@ -203,17 +164,17 @@ async fn send_and_record(cx: &Cx, claim: &Claim, lease_token: &str) {
         Event::PostCallNotifyDone,
         "the summary is out and recorded",
         &[
-            ("session_id", json!(claim.session.id)),
-            ("summary_source", json!(found.source)),
-            ("channels", json!(sent.routing.channels)),
+            ("session_id", (&claim.session_id).into()),
+            ("summary_source", found.source.into()),
+            ("channels", sent.routing.channels.into()),
         ],
     );
 }
 
 /// The person's stored choice, else the call's language, else the client's, else English.
-fn locale_of(claim: &Claim) -> Locale {
-    [&claim.profile.locale, &claim.call.locale, &claim.client.default_locale]
+fn locale_of(work: &Notification) -> Locale {
+    [work.claim.profile.locale.as_deref(), str_at(&work.call, "locale"), work.claim.client.default_locale.as_deref()]
         .into_iter()
-        .find_map(|tag| Locale::from_tag(tag.as_deref()?))
+        .find_map(|tag| Locale::from_tag(tag?))
         .unwrap_or(Locale::En)
 }

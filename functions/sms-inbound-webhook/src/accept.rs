@@ -1,11 +1,13 @@
 //! Takes inbound SMS and puts each where it is safe; answers only then.
 
+use ihuza_core::json::obj;
 use ihuza_core::{
     keyword::{self, Dialogue},
     locale,
     log::{Event, Level},
     mtn::{self, InboundSms},
     problem::Problem,
+    timestamp,
 };
 use ihuza_edge::{
     carrier,
@@ -16,7 +18,6 @@ use ihuza_edge::{
     queue::{self, Envelope},
     reply::Reply,
 };
-use serde_json::json;
 
 use crate::ENDPOINT;
 
@@ -30,17 +31,13 @@ pub async fn inbound(call: Call) -> Result<Reply, Problem> {
             Level::Info,
             Event::SmsInboundRefused,
             &format!("an inbound SMS is left alone: {reason}"),
-            &[("reason", json!(reason))],
+            &[("reason", (*reason).into())],
         );
     }
     let mut accepted = Vec::with_capacity(inbound.messages.len());
     for message in &inbound.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
-        let cx = if inbound.messages.len() == 1 {
-            call.cx.clone()
-        } else {
-            call.cx.for_work(&host::new_uuid())
-        };
+        let cx = if inbound.messages.len() == 1 { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
         place(&cx, message).await?;
         accepted.push(cx.correlation_id);
     }
@@ -53,12 +50,17 @@ pub async fn inbound(call: Call) -> Result<Reply, Problem> {
                     Level::Warn,
                     Event::SmsInboundRefused,
                     problem.title,
-                    &[("type", json!(problem.type_slug))],
+                    &[("type", problem.type_slug.into())],
                 );
             }
             Ok(Reply::json(
                 200,
-                &json!({ "status": "accepted", "messages": accepted.len(), "ignored": inbound.ignored.len(), "correlation_ids": accepted }),
+                &obj(&mut [
+                    ("status", "accepted".into()),
+                    ("messages", accepted.len().into()),
+                    ("ignored", inbound.ignored.len().into()),
+                    ("correlation_ids", accepted.into()),
+                ]),
             ))
         }
     }
@@ -66,29 +68,26 @@ pub async fn inbound(call: Call) -> Result<Reply, Problem> {
 
 async fn place(cx: &Cx, message: &InboundSms) -> Result<(), Problem> {
     let found = keyword::detect(&message.text, Dialogue::default());
-    let language = found
-        .as_ref()
-        .and_then(|found| found.locale)
-        .or_else(|| locale::detect(&message.text));
-    let work = json!({
-        "provider": message.provider,
-        "provider_message_id": message.provider_message_id,
-        "from": message.from,
-        "to": message.to,
-        "text": message.text,
-        "received_at": message.received_at,
-        "keyword": found.map(|found| found.keyword.as_str()),
-        "language_hint": language,
-    });
+    let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
+    let work = obj(&mut [
+        ("provider", message.provider.into()),
+        ("provider_message_id", (&message.provider_message_id).into()),
+        ("from", message.from.as_str().into()),
+        ("to", (&message.to).into()),
+        ("text", (&message.text).into()),
+        ("received_at", timestamp::to_rfc3339(message.received_at).into()),
+        ("keyword", (found.map(|found| found.keyword.as_str())).into()),
+        ("language_hint", language.into()),
+    ]);
     queue::place(cx, ENDPOINT.queue, &Envelope::new(&cx.correlation_id, work), 0).await?;
     cx.log(
         Level::Info,
         Event::SmsInboundReceived,
         "an SMS was accepted",
         &[
-            ("sender", json!(message.from.masked())),
-            ("provider", json!(message.provider)),
-            ("characters", json!(message.text.chars().count())),
+            ("sender", message.from.masked().into()),
+            ("provider", message.provider.into()),
+            ("characters", message.text.chars().count().into()),
         ],
     );
     Ok(())

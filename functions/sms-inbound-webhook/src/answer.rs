@@ -2,25 +2,26 @@
 
 use chrono::TimeDelta;
 use ihuza_core::{
-    agent::{self, HistoryTurn, Pending, Turn},
+    agent,
     channel::Channel,
     error_class::Classified,
-    keyword::{self, Keyword},
+    json::{obj, str_at},
+    keyword,
     locale::{self, Locale},
     log::{Event, Level},
     openai::{AgentRequest, Step, ToolCall, ToolLoop, Usage},
     retry::Purpose,
-    summary::{self, CallSummary},
-    timestamp,
+    summary, timestamp,
 };
 use ihuza_edge::{
+    claim,
     context::Cx,
     database, host, model,
     outbox::{Content, Outbox},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::work::Claim;
+use crate::work::Turn;
 
 /// The parts of `finish_sms_turn` that come from answering.
 pub struct Answered {
@@ -46,42 +47,30 @@ struct Reply {
     usage: Usage,
 }
 
-pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
-    let locale = locale_of(claim);
-    if let Some(keyword) = claim.keyword.as_deref().and_then(Keyword::parse) {
+pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
+    let locale = locale_of(turn);
+    if let Some(keyword) = turn.keyword {
         cx.log(
             Level::Info,
             Event::KeywordReceived,
             &format!("{} was asked for", keyword.as_str()),
-            &[("keyword", json!(keyword.as_str()))],
+            &[("keyword", keyword.as_str().into())],
         );
-        let contact = claim.client.contact_number.as_deref();
-        let text = keyword::reply(keyword, locale, &claim.client.brand, contact);
-        let content = Content {
-            whatsapp: text.text.clone(),
-            sms: text,
-            template: Vec::new(),
-        };
-        let reply = Reply {
-            text: content.sms.text.clone(),
-            source: "keyword",
-            model: None,
-            usage: Usage::default(),
-        };
-        return deliver(cx, claim, locale, reply, content, Vec::new()).await;
+        let contact = turn.claim.client.contact_number.as_deref();
+        let text = keyword::reply(keyword, locale, &turn.claim.client.brand, contact);
+        let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
+        let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
+        return deliver(cx, turn, locale, reply, content, Vec::new()).await;
     }
     let mut providers = Vec::new();
-    let reply = match ask(cx, claim, locale).await {
+    let reply = match ask(cx, turn, locale).await {
         Ok(reply) => {
             providers.push(model::outcome(Ok(())));
             cx.log(
                 Level::Info,
                 Event::AgentReply,
                 "the agent answered",
-                &[
-                    ("agent", json!(claim.agent.slug)),
-                    ("characters", json!(reply.text.chars().count())),
-                ],
+                &[("agent", (&turn.claim.agent_slug).into()), ("characters", reply.text.chars().count().into())],
             );
             reply
         }
@@ -89,7 +78,7 @@ pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
             if let Why::Down(down) = &why {
                 providers.push(model::outcome(Err(down)));
             }
-            if matches!(why, Why::Down(_) | Why::Paused) && claim.claims < PATIENCE {
+            if matches!(why, Why::Down(_) | Why::Paused) && turn.claims < PATIENCE {
                 let at = host::now() + TimeDelta::seconds(i64::from(AGAIN_IN_S));
                 return Answered {
                     outcome: "released",
@@ -104,10 +93,10 @@ pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
                 Level::Error,
                 Event::AgentFallback,
                 &format!("the person gets an apology: {}", why.reason()),
-                &[("claims", json!(claim.claims))],
+                &[("claims", turn.claims.into())],
             );
             Reply {
-                text: agent::apology(locale, &claim.client.brand),
+                text: agent::apology(locale, &turn.claim.client.brand),
                 source: "fallback",
                 model: None,
                 usage: Usage::default(),
@@ -119,66 +108,51 @@ pub async fn answer(cx: &Cx, claim: &Claim) -> Answered {
         whatsapp: agent::whatsapp_reply(&reply.text),
         template: Vec::new(),
     };
-    deliver(cx, claim, locale, reply, content, providers).await
+    deliver(cx, turn, locale, reply, content, providers).await
 }
 
 async fn deliver(
     cx: &Cx,
-    claim: &Claim,
+    turn: &Turn,
     locale: Locale,
     reply: Reply,
     content: Content,
     providers: Vec<Value>,
 ) -> Answered {
-    let outbox = Outbox {
-        cx,
-        profile: &claim.profile,
-        client: &claim.client,
-        gates: &claim.providers,
-        delivery_ids: &claim.delivery_ids,
-        already_sent: &claim.already_sent,
-        attempt: claim.attempt,
-        purpose: if reply.source == "keyword" {
-            Purpose::Keyword
-        } else {
-            Purpose::Reply
-        },
-        inbound: Channel::Sms,
-        locale,
-    };
+    let purpose = if reply.source == "keyword" { Purpose::Keyword } else { Purpose::Reply };
+    let outbox = Outbox { cx, claim: &turn.claim, purpose, inbound: Channel::Sms, locale };
     let sent = outbox.send(&content, host::now()).await;
     Answered {
         outcome: "answered",
         again_in_s: 0,
         next_attempt_at: None,
-        reply: json!({
-            "content": content.sms.text,
-            "language": locale::detect(&reply.text).unwrap_or(locale),
-            "agent_slug": claim.agent.slug,
-            "model": reply.model,
-            "usage": reply.usage,
-            "source": reply.source,
-            "routing": sent.routing,
-            "renditions": sent.renditions,
-        }),
+        reply: obj(&mut [
+            ("content", (&content.sms.text).into()),
+            ("language", (locale::detect(&reply.text).unwrap_or(locale)).into()),
+            ("agent_slug", (&turn.claim.agent_slug).into()),
+            ("model", reply.model.into()),
+            ("usage", reply.usage.to_value().into()),
+            ("source", reply.source.into()),
+            ("routing", sent.routing.to_value().into()),
+            ("renditions", sent.renditions.into()),
+        ]),
         deliveries: sent.deliveries,
         providers,
     }
 }
 
 /// The language the person chose, else the one they just wrote, else the call's, else the client's, else English.
-fn locale_of(claim: &Claim) -> Locale {
-    let tag = |tag: &Option<String>| tag.as_deref().and_then(Locale::from_tag);
-    tag(&claim.profile.locale)
-        .or_else(|| claim.language_hint.as_deref().and_then(Locale::from_tag))
-        .or_else(|| claim.messages.last().and_then(|message| locale::detect(&message.text)))
-        .or_else(|| {
-            claim
-                .call_summary
-                .as_ref()
-                .and_then(|row| Locale::from_tag(row.get("language")?.as_str()?))
-        })
-        .or_else(|| tag(&claim.client.default_locale))
+fn locale_of(turn: &Turn) -> Locale {
+    let tag = Locale::from_tag;
+    turn.claim
+        .profile
+        .locale
+        .as_deref()
+        .and_then(tag)
+        .or_else(|| turn.language_hint.as_deref().and_then(tag))
+        .or_else(|| turn.messages.last().and_then(|message| locale::detect(&message.text)))
+        .or_else(|| str_at(&turn.call_summary, "language").and_then(tag))
+        .or_else(|| turn.claim.client.default_locale.as_deref().and_then(tag))
         .unwrap_or(Locale::En)
 }
 
@@ -204,54 +178,30 @@ impl Why {
 }
 
 /// The agent's turn: ask, run tools, ask again.
-async fn ask(cx: &Cx, claim: &Claim, locale: Locale) -> Result<Reply, Why> {
+async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
     if cx.config.find("OPENAI_API_KEY").is_none() {
         return Err(Why::NotConfigured);
     }
-    if claim.providers.is_open("openai") {
+    if turn.claim.gates.is_open("openai") {
         return Err(Why::Paused);
     }
-    let call_summary: Option<CallSummary> = claim
-        .call_summary
-        .as_ref()
-        .and_then(|row| summary::from_value(row, locale));
-    let ended_at = claim
-        .call_summary
-        .as_ref()
-        .and_then(|row| timestamp::parse_rfc3339(row.get("call_ended_at")?.as_str()?));
-    let history: Vec<HistoryTurn> = claim
-        .history
-        .iter()
-        .filter_map(|turn| serde_json::from_value(turn.clone()).ok())
-        .collect();
-    let messages: Vec<Pending> = claim
-        .messages
-        .iter()
-        .map(|m| Pending {
-            channel: Channel::Sms,
-            text: m.text.clone(),
-        })
-        .collect();
-    let turn = Turn {
-        brand: &claim.client.brand,
-        instructions: claim.agent.instructions_in(locale.as_str()),
+    let call_summary = summary::from_value(&turn.call_summary, locale);
+    let context = agent::Turn {
+        brand: &turn.claim.client.brand,
+        instructions: claim::instructions_in(&turn.agent, locale.as_str()),
         locale,
         channel: Channel::Sms,
         call_summary: call_summary.as_ref(),
-        call_ended_at: ended_at,
-        history: &history,
-        messages: &messages,
+        call_ended_at: str_at(&turn.call_summary, "call_ended_at").and_then(timestamp::parse_rfc3339),
+        history: &turn.history,
+        messages: &turn.messages,
         now: host::now(),
     };
-    let instructions = agent::instructions(&turn);
+    let instructions = agent::instructions(&context);
     let tools = agent::tools(&agent::TOOLS);
-    let name = claim
-        .agent
-        .model
-        .as_deref()
-        .unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
-    let cache_key = format!("ihuza-{}-{}-sms", claim.agent.slug, locale.as_str());
-    let safety_identifier = model::safety_identifier(&claim.profile.id);
+    let name = turn.claim.agent_model.as_deref().unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
+    let cache_key = ["ihuza-", &turn.claim.agent_slug, "-", locale.as_str(), "-sms"].concat();
+    let safety_identifier = model::safety_identifier(&turn.claim.profile.id);
     let request = AgentRequest {
         model: name,
         instructions: &instructions,
@@ -259,15 +209,15 @@ async fn ask(cx: &Cx, claim: &Claim, locale: Locale) -> Result<Reply, Why> {
         safety_identifier: &safety_identifier,
         prompt_cache_key: &cache_key,
     };
-    let mut turns = ToolLoop::new(agent::input(&turn));
+    let mut rounds = ToolLoop::new(agent::input(&context));
     let mut usage = Usage::default();
     loop {
-        let reply = model::respond(cx, &turns.request(&request), cx.config.number("MODEL_TIMEOUT_MS"))
+        let reply = model::respond(cx, &rounds.request(&request), cx.config.number("MODEL_TIMEOUT_MS"))
             .await
             .map_err(Why::Down)?;
         usage = usage.plus(reply.usage);
         let answered_by = reply.model.clone();
-        match turns.reply(reply) {
+        match rounds.reply(reply) {
             Step::Answer(text) => {
                 return Ok(Reply {
                     text,
@@ -281,38 +231,41 @@ async fn ask(cx: &Cx, claim: &Claim, locale: Locale) -> Result<Reply, Why> {
                 let mut outputs = Vec::with_capacity(calls.len());
                 // One after the other: a later call may depend on what an earlier one changed.
                 for call in calls {
-                    let output = run_tool(cx, claim, &call).await;
+                    let output = run_tool(cx, turn, &call).await;
                     outputs.push((call.call_id, output.to_string()));
                 }
-                turns.outputs(outputs);
+                rounds.outputs(outputs);
             }
         }
     }
 }
 
 /// A tool is an SQL function that takes the session and derives the person itself: nothing the model says can reach another.
-async fn run_tool(cx: &Cx, claim: &Claim, call: &ToolCall) -> Value {
+async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
     let arguments = match agent::check_arguments(&call.name, &call.arguments) {
         Ok(arguments) => arguments,
         Err(error) => return error.to_output(),
     };
-    let p = json!({
-        "session_id": claim.session.id,
-        "turn_id": claim.turn_id,
-        "name": call.name,
-        "arguments": arguments,
-        "idempotency_key": call.idempotency_key(&claim.turn_id),
-    });
+    let p = obj(&mut [
+        ("session_id", (&turn.claim.session_id).into()),
+        ("turn_id", (&turn.id).into()),
+        ("name", (&call.name).into()),
+        ("arguments", arguments.into()),
+        ("idempotency_key", call.idempotency_key(&turn.id).into()),
+    ]);
     let result = database::rpc(cx, "run_agent_tool", &p).await;
     cx.log(
         Level::Info,
         Event::ToolCall,
         &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }),
-        &[("tool", json!(call.name))],
+        &[("tool", (&call.name).into())],
     );
-    result.unwrap_or_else(
-        |_| json!({ "ok": false, "error": "the tool is not available now; tell the person that it could not be done" }),
-    )
+    result.unwrap_or_else(|_| {
+        obj(&mut [
+            ("ok", false.into()),
+            ("error", "the tool is not available now; tell the person that it could not be done".into()),
+        ])
+    })
 }
 
 #[cfg(test)]
@@ -323,10 +276,7 @@ mod tests {
     #[test]
     fn an_apology_fits_one_message_in_every_language() {
         for locale in locale::ALL {
-            assert_eq!(
-                sms::count(&agent::sms_reply(&agent::apology(locale, "EasyMO")).text).segments,
-                1
-            );
+            assert_eq!(sms::count(&agent::sms_reply(&agent::apology(locale, "EasyMO")).text).segments, 1);
         }
     }
 }

@@ -16,18 +16,13 @@ use ihuza_edge::{
 };
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint {
-    name: "sms-inbound-webhook",
-    queue: "sms-inbound",
-};
+const ENDPOINT: Endpoint = Endpoint { name: "sms-inbound-webhook", queue: "sms-inbound" };
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| {
-        match (call.request.method.as_str(), call.rest.as_str()) {
-            ("POST", _) => accept::inbound(call).await,
-            _ => Err(Problem::method_not_allowed("POST")),
-        }
+    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", _) => accept::inbound(call).await,
+        _ => Err(Problem::method_not_allowed("POST")),
     })
     .await
 }

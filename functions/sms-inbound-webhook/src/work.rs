@@ -1,48 +1,66 @@
 //! One turn: claim, answer, record. Two database calls, and one for each tool the agent uses.
 
-use ihuza_core::log::{Event, Level};
+use ihuza_core::{
+    agent::{HistoryTurn, Pending, Role},
+    channel::Channel,
+    json::{flag_at, items_at, obj, str_at, string_at, u32_at},
+    keyword::Keyword,
+    log::{Event, Level},
+};
 use ihuza_edge::{
-    claim::{Agent, Client, DeliveryIds, Gates, Profile, Session},
-    consume::Verdict,
+    claim::{self, Claim},
+    consume::{self, Verdict},
     context::Cx,
     database, delivery, host, pause,
     queue::{self, Envelope},
 };
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{ENDPOINT, answer};
 
 /// What `begin_sms_turn` returns when there is something to answer.
-#[derive(Debug, Deserialize)]
-pub struct Claim {
-    pub keyword: Option<String>,
-    pub turn_id: String,
+pub struct Turn {
+    pub id: String,
+    pub claim: Claim,
+    pub keyword: Option<Keyword>,
     /// How often this turn was claimed, this time included.
-    #[serde(default)]
     pub claims: u32,
-    pub attempt: u32,
-    #[serde(default)]
-    pub already_sent: Vec<String>,
-    pub session: Session,
-    pub profile: Profile,
-    pub client: Client,
-    pub agent: Agent,
-    pub call_summary: Option<Value>,
-    #[serde(default)]
+    pub agent: Value,
+    pub call_summary: Value,
+    /// All unanswered messages, oldest first.
+    pub messages: Vec<Pending>,
+    /// Earlier turns on all channels, oldest first.
+    pub history: Vec<HistoryTurn>,
     pub language_hint: Option<String>,
-    #[serde(default)]
-    pub messages: Vec<Inbound>,
-    #[serde(default)]
-    pub history: Vec<Value>,
-    pub delivery_ids: DeliveryIds,
-    #[serde(default)]
-    pub providers: Gates,
 }
 
-#[derive(Debug, Deserialize)]
-pub struct Inbound {
-    pub text: String,
+impl Turn {
+    fn read(claimed: &Value) -> Option<Turn> {
+        Some(Turn {
+            id: string_at(claimed, "turn_id")?,
+            claim: Claim::read(claimed)?,
+            keyword: str_at(claimed, "keyword").and_then(Keyword::parse),
+            claims: u32_at(claimed, "claims").unwrap_or(1),
+            agent: claimed.get("agent")?.clone(),
+            call_summary: claimed.get("call_summary").cloned().unwrap_or_default(),
+            messages: items_at(claimed, "messages").iter().filter_map(pending).collect(),
+            history: items_at(claimed, "history").iter().filter_map(earlier).collect(),
+            language_hint: string_at(claimed, "language_hint"),
+        })
+    }
+}
+
+fn pending(message: &Value) -> Option<Pending> {
+    Some(Pending { channel: channel_of(message), text: string_at(message, "text")? })
+}
+
+fn earlier(turn: &Value) -> Option<HistoryTurn> {
+    let role = if str_at(turn, "role")? == "assistant" { Role::Assistant } else { Role::User };
+    Some(HistoryTurn { role, channel: channel_of(turn), text: string_at(turn, "text")? })
+}
+
+fn channel_of(message: &Value) -> Channel {
+    str_at(message, "channel").and_then(Channel::parse).unwrap_or(Channel::Sms)
 }
 
 /// Rounds one consumer makes for one session before it leaves the rest to the queue.
@@ -59,7 +77,7 @@ pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
     let mut body = envelope.body.clone();
     for _ in 0..ROUNDS {
         match round(&cx, &envelope, &body).await {
-            Ok(Some(session_id)) => body = json!({ "session_id": session_id }),
+            Ok(Some(session_id)) => body = obj(&mut [("session_id", session_id.into())]),
             Ok(None) => return Verdict::Done,
             Err(verdict) => return verdict,
         }
@@ -67,37 +85,20 @@ pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
     // Somebody writes faster than we answer: the next consumer goes on.
     match queue::place(&cx, ENDPOINT.queue, &Envelope { body, ..envelope }, 0).await {
         Ok(_) => Verdict::Done,
-        Err(_) => Verdict::Again {
-            in_s: 5,
-            why: "the rest of the conversation could not be queued".to_owned(),
-        },
+        Err(_) => Verdict::Again { in_s: 5, why: "the rest of the conversation could not be queued".to_owned() },
     }
 }
 
 /// One claim and its answer. `Some(session)`: more messages came meanwhile, and the lease is free for another round.
 async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<String>, Verdict> {
     let lease_token = host::new_uuid();
-    let mut p = body.clone();
+    let mut p = claim::request(cx, body, &lease_token);
     if let Some(p) = p.as_object_mut() {
-        p.insert("correlation_id".to_owned(), json!(cx.correlation_id));
-        p.insert("lease_token".to_owned(), json!(lease_token));
-        p.insert("lease_seconds".to_owned(), json!(cx.config.number("LEASE_SECONDS")));
-        p.insert(
-            "unknown_wait_seconds".to_owned(),
-            json!(cx.config.number("UNKNOWN_WAIT_SECONDS")),
-        );
-        p.insert("history_limit".to_owned(), json!(HISTORY_LIMIT));
+        p.insert("history_limit".to_owned(), HISTORY_LIMIT.into());
     }
-    let claimed = database::rpc(cx, "begin_sms_turn", &p)
-        .await
-        .map_err(|error| Verdict::after(&error, envelope))?;
-    let wait_s = claimed
-        .get("retry_after_s")
-        .and_then(Value::as_u64)
-        .and_then(|s| u32::try_from(s).ok())
-        .unwrap_or(5)
-        .max(1);
-    match claimed.get("decision").and_then(Value::as_str).unwrap_or_default() {
+    let claimed = database::rpc(cx, "begin_sms_turn", &p).await.map_err(|error| Verdict::after(&error, envelope))?;
+    let wait_s = u32_at(&claimed, "retry_after_s").unwrap_or(5).max(1);
+    match str_at(&claimed, "decision").unwrap_or_default() {
         "go" => {}
         "wait_unknown" | "busy" => {
             return Err(Verdict::Again {
@@ -110,61 +111,46 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
                 Level::Info,
                 Event::SmsInboundSkipped,
                 &format!("nothing to answer: {decision}"),
-                &[("decision", json!(decision))],
+                &[("decision", decision.into())],
             );
             return Ok(None);
         }
     }
-    let claim: Claim = serde_json::from_value(claimed).map_err(|error| {
-        cx.log(
-            Level::Error,
-            Event::InternalError,
-            &format!("the claim cannot be read: {error}"),
-            &[],
-        );
-        Verdict::Again {
-            in_s: 60,
-            why: "the claim cannot be read".to_owned(),
-        }
-    })?;
-    if claim.session.created {
+    let turn = Turn::read(&claimed).ok_or_else(|| consume::unreadable_claim(cx))?;
+    let session_id = turn.claim.session_id.clone();
+    if turn.claim.session_created {
         cx.log(
             Level::Info,
             Event::SessionCreated,
             "a conversation began with this message",
-            &[("session_id", json!(claim.session.id))],
+            &[("session_id", (&session_id).into())],
         );
     }
-    let answered = answer::answer(cx, &claim).await;
-    let p = json!({
-        "turn_id": claim.turn_id,
-        "lease_token": lease_token,
-        "correlation_id": cx.correlation_id,
-        "outcome": answered.outcome,
-        "next_attempt_at": answered.next_attempt_at,
-        "reply": answered.reply,
-        "deliveries": answered.deliveries,
-        "providers": answered.providers,
-    });
+    let answered = answer::answer(cx, &turn).await;
+    let released = answered.outcome == "released";
+    let p = obj(&mut [
+        ("turn_id", (&turn.id).into()),
+        ("lease_token", lease_token.into()),
+        ("correlation_id", (&cx.correlation_id).into()),
+        ("outcome", answered.outcome.into()),
+        ("next_attempt_at", answered.next_attempt_at.into()),
+        ("reply", answered.reply.into()),
+        ("deliveries", answered.deliveries.into()),
+        ("providers", answered.providers.into()),
+    ]);
     let Some(recorded) = delivery::record(cx, "finish_sms_turn", &p).await else {
         return Ok(None);
     };
     delivery::dispatch_fallbacks(cx, &recorded).await;
-    if answered.outcome == "released" {
-        return Err(Verdict::Again {
-            in_s: answered.again_in_s,
-            why: "the model does not answer".to_owned(),
-        });
+    if released {
+        return Err(Verdict::Again { in_s: answered.again_in_s, why: "the model does not answer".to_owned() });
     }
     cx.log(
         Level::Info,
         Event::SmsTurnDone,
         "the answer is out and recorded",
-        &[
-            ("session_id", json!(claim.session.id)),
-            ("turn_id", json!(claim.turn_id)),
-        ],
+        &[("session_id", (&session_id).into()), ("turn_id", (&turn.id).into())],
     );
-    let more = recorded.get("more").and_then(Value::as_bool).unwrap_or(false);
-    Ok(more.then_some(claim.session.id))
+    let more = flag_at(&recorded, "more");
+    Ok(more.then_some(session_id))
 }

@@ -6,6 +6,7 @@
 //! | `POST /` with `X-Hub-Signature-256`, up to 3 MB | 200 once all statuses are durable |
 //! | `GET /health` | each dependency, each missing setting |
 
+use ihuza_core::json::obj;
 use ihuza_core::{
     log::{Event, Level},
     problem::Problem,
@@ -18,23 +19,17 @@ use ihuza_edge::{
     reply::Reply,
     status,
 };
-use serde_json::json;
 use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
 
-const ENDPOINT: Endpoint = Endpoint {
-    name: "whatsapp-webhook",
-    queue: "whatsapp-updates",
-};
+const ENDPOINT: Endpoint = Endpoint { name: "whatsapp-webhook", queue: "whatsapp-updates" };
 
 #[event(fetch)]
 async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| {
-        match (call.request.method.as_str(), call.rest.as_str()) {
-            ("GET", "") => verify(&call),
-            ("POST", "") => updates(call).await,
-            (_, "") => Err(Problem::method_not_allowed("GET, POST")),
-            _ => Err(Problem::not_found("there is no such path here")),
-        }
+    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
+        ("GET", "") => verify(&call),
+        ("POST", "") => updates(call).await,
+        (_, "") => Err(Problem::method_not_allowed("GET, POST")),
+        _ => Err(Problem::not_found("there is no such path here")),
     })
     .await
 }
@@ -50,17 +45,13 @@ fn verify(call: &Call) -> std::result::Result<Reply, Problem> {
     let challenge =
         whatsapp::verify_subscription(&call.request.query, &call.cx.config.secrets(&["WHATSAPP_VERIFY_TOKEN"]))
             .ok_or_else(Problem::forbidden)?;
-    call.cx
-        .log(Level::Info, Event::WebhookVerified, "Meta verified this address", &[]);
+    call.cx.log(Level::Info, Event::WebhookVerified, "Meta verified this address", &[]);
     Ok(Reply::text(200, challenge))
 }
 
 async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
     let body = call.request.body(whatsapp::WEBHOOK_MAX_BYTES).await?;
-    let secrets = call
-        .cx
-        .config
-        .secrets(&["WHATSAPP_APP_SECRET", "WHATSAPP_APP_SECRET_PREVIOUS"]);
+    let secrets = call.cx.config.secrets(&["WHATSAPP_APP_SECRET", "WHATSAPP_APP_SECRET_PREVIOUS"]);
     if !signature::meta(call.request.header("x-hub-signature-256").as_deref(), &body, &secrets) {
         return Err(Problem::unauthorized());
     }
@@ -71,14 +62,11 @@ async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
         Event::WhatsappUpdatesReceived,
         &format!("{} status(es) from Meta", updates.statuses.len()),
         &[
-            ("statuses", json!(updates.statuses.len())),
-            ("inbound_messages", json!(updates.inbound_messages)),
-            ("foreign", json!(updates.foreign)),
-            ("unreadable", json!(updates.unreadable)),
+            ("statuses", updates.statuses.len().into()),
+            ("inbound_messages", updates.inbound_messages.into()),
+            ("foreign", updates.foreign.into()),
+            ("unreadable", updates.unreadable.into()),
         ],
     );
-    Ok(Reply::json(
-        200,
-        &json!({ "status": "accepted", "statuses": updates.statuses.len() }),
-    ))
+    Ok(Reply::json(200, &obj(&mut [("status", "accepted".into()), ("statuses", updates.statuses.len().into())])))
 }

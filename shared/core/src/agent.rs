@@ -160,20 +160,12 @@ fn labelled(role: Role, channel: Channel, text: &str) -> String {
 fn call_note(summary: &CallSummary, ended_at: Option<DateTime<Utc>>) -> String {
     let mut out = String::from("Summary of the person's last call");
     if let Some(at) = ended_at {
-        out.extend([
-            " (",
-            &timestamp::kigali_date(at),
-            ", ",
-            &timestamp::kigali_time(at),
-            " Kigali time)",
-        ]);
+        out.extend([" (", &timestamp::kigali_date(at), ", ", &timestamp::kigali_time(at), " Kigali time)"]);
     }
     out.push_str(", data:\n<<<\n");
     let next = summary.next_step.as_deref().map(|next| ["Next: ", next].concat());
     let lines = [Some(summary.headline.as_str())].into_iter().flatten();
-    let lines = lines
-        .chain(summary.points.iter().map(String::as_str))
-        .chain(next.as_deref());
+    let lines = lines.chain(summary.points.iter().map(String::as_str)).chain(next.as_deref());
     for line in lines.filter(|line| !line.is_empty()).take(12) {
         out.push_str(&as_data(clip(line, 400)));
         out.push('\n');
@@ -281,14 +273,8 @@ pub fn check_arguments(name: &str, arguments: &str) -> Result<Value, ToolError> 
             let status = STATUSES
                 .into_iter()
                 .find(|known| *known == status)
-                .ok_or(ToolError::Argument {
-                    field: "status",
-                    hint: "active, follow_up or closed",
-                })?;
-            let note = given
-                .get("note")
-                .and_then(as_text)
-                .map(|note| clip(&note, 500).to_owned());
+                .ok_or(ToolError::Argument { field: "status", hint: "active, follow_up or closed" })?;
+            let note = given.get("note").and_then(as_text).map(|note| clip(&note, 500).to_owned());
             Ok(json!({"status": status, "note": note}))
         }
         _ => Ok(json!({})),
@@ -321,11 +307,7 @@ mod tests {
     }
 
     fn said(role: Role, channel: Channel, text: &str) -> HistoryTurn {
-        HistoryTurn {
-            role,
-            channel,
-            text: text.to_owned(),
-        }
+        HistoryTurn { role, channel, text: text.to_owned() }
     }
 
     #[test]
@@ -342,20 +324,11 @@ mod tests {
             said(Role::Assistant, Channel::Sms, "Which area?"),
             said(Role::User, Channel::Whatsapp, "Kimironko"),
         ];
-        let messages = [Pending {
-            channel: Channel::Sms,
-            text: "Change budget to 250k".into(),
-        }];
+        let messages = [Pending { channel: Channel::Sms, text: "Change budget to 250k".into() }];
         let items = input(&turn(&history, &messages, Some(&summary)));
         let lines: Vec<String> = items
             .iter()
-            .map(|item| {
-                format!(
-                    "{}: {}",
-                    item["role"].as_str().unwrap(),
-                    item["content"].as_str().unwrap()
-                )
-            })
+            .map(|item| format!("{}: {}", item["role"].as_str().unwrap(), item["content"].as_str().unwrap()))
             .collect();
         expect![[r#"
             developer: Summary of the person's last call (21/11/2026, 04:00 Kigali time), data:
@@ -375,25 +348,17 @@ mod tests {
     #[test]
     fn instructions_are_the_same_for_every_turn() {
         let history = [said(Role::User, Channel::Sms, "x")];
-        assert_eq!(
-            instructions(&turn(&history, &[], None)),
-            instructions(&turn(&[], &[], None))
-        );
+        assert_eq!(instructions(&turn(&history, &[], None)), instructions(&turn(&[], &[], None)));
         let text = instructions(&turn(&[], &[], None));
         assert!(text.contains("houses in Kigali") && text.contains("300 characters") && text.contains("Kinyarwanda"));
     }
 
     #[test]
     fn a_long_history_keeps_its_end_and_all_is_bounded() {
-        let history: Vec<HistoryTurn> = (0..100)
-            .map(|n| said(Role::User, Channel::Sms, &format!("{n} {}", "x".repeat(3000))))
-            .collect();
-        let messages: Vec<Pending> = (0..40)
-            .map(|n| Pending {
-                channel: Channel::Sms,
-                text: format!("{n} {}", "y".repeat(3000)),
-            })
-            .collect();
+        let history: Vec<HistoryTurn> =
+            (0..100).map(|n| said(Role::User, Channel::Sms, &format!("{n} {}", "x".repeat(3000)))).collect();
+        let messages: Vec<Pending> =
+            (0..40).map(|n| Pending { channel: Channel::Sms, text: format!("{n} {}", "y".repeat(3000)) }).collect();
         let items = input(&turn(&history, &messages, None));
         let text = Value::Array(items).to_string();
         assert!(text.contains("\"99 x") && text.contains("\"39 y") && !text.contains("\"0 x"));
@@ -421,14 +386,8 @@ mod tests {
     #[test]
     fn an_answer_is_dressed_for_its_channel() {
         let answer = "**Yego!** Inzu 3 zirahari:\n* Kimironko – 250k\n* Remera… 👍";
-        assert_eq!(
-            sms_reply(answer).text,
-            "Yego! Inzu 3 zirahari:\n- Kimironko - 250k\n- Remera..."
-        );
-        assert_eq!(
-            whatsapp_reply(answer),
-            "*Yego!* Inzu 3 zirahari:\n- Kimironko – 250k\n- Remera… 👍"
-        );
+        assert_eq!(sms_reply(answer).text, "Yego! Inzu 3 zirahari:\n- Kimironko - 250k\n- Remera...");
+        assert_eq!(whatsapp_reply(answer), "*Yego!* Inzu 3 zirahari:\n- Kimironko – 250k\n- Remera… 👍");
     }
 
     #[test]
@@ -437,18 +396,12 @@ mod tests {
         assert_eq!(definitions.len(), TOOLS.len());
         for definition in &definitions {
             let parameters = &definition["parameters"];
-            assert_eq!(
-                (&definition["strict"], &parameters["additionalProperties"]),
-                (&json!(true), &json!(false))
-            );
+            assert_eq!((&definition["strict"], &parameters["additionalProperties"]), (&json!(true), &json!(false)));
             let properties = parameters["properties"].as_object().unwrap();
             assert_eq!(parameters["required"].as_array().unwrap().len(), properties.len());
             assert!(TOOLS.contains(&definition["name"].as_str().unwrap()));
         }
-        assert_eq!(
-            definitions[1]["parameters"]["properties"]["status"]["enum"],
-            json!(STATUSES)
-        );
+        assert_eq!(definitions[1]["parameters"]["properties"]["status"]["enum"], json!(STATUSES));
         assert_eq!(tools(&["session_get_context", "rm_rf"]).len(), 1);
         assert!(tools::<&str>(&[]).is_empty());
     }
@@ -459,24 +412,14 @@ mod tests {
         assert_eq!(check("session_get_context", "").unwrap(), json!({}));
         assert_eq!(check("session_get_context", "{\"extra\":1}").unwrap(), json!({}));
         assert_eq!(
-            check(
-                "session_update_status",
-                "{\"status\":\"closed\",\"note\":\"done\",\"admin\":true}"
-            )
-            .unwrap(),
+            check("session_update_status", "{\"status\":\"closed\",\"note\":\"done\",\"admin\":true}").unwrap(),
             json!({"status": "closed", "note": "done"})
         );
         assert_eq!(
             check("session_update_status", "{\"status\":\"expired\"}").unwrap_err(),
-            ToolError::Argument {
-                field: "status",
-                hint: "active, follow_up or closed"
-            }
+            ToolError::Argument { field: "status", hint: "active, follow_up or closed" }
         );
-        assert_eq!(
-            check("session_update_status", "[1]").unwrap_err(),
-            ToolError::NotAnObject
-        );
+        assert_eq!(check("session_update_status", "[1]").unwrap_err(), ToolError::NotAnObject);
         assert_eq!(
             check("drop_tables", "{}").unwrap_err().to_output(),
             json!({"ok": false, "error": "there is no tool of this name"})

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::json::Part;
+
 /// Where a turn was spoken or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -26,9 +28,13 @@ impl Channel {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Channel> {
-        [Channel::Voice, Channel::Whatsapp, Channel::Sms]
-            .into_iter()
-            .find(|channel| channel.as_str() == word)
+        [Channel::Voice, Channel::Whatsapp, Channel::Sms].into_iter().find(|channel| channel.as_str() == word)
+    }
+}
+
+impl From<Channel> for Part<'_> {
+    fn from(channel: Channel) -> Self {
+        Part::Text(channel.as_str())
     }
 }
 
@@ -62,14 +68,14 @@ impl Provider {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Provider> {
-        [
-            Provider::Mtn,
-            Provider::Whatsapp,
-            Provider::Openai,
-            Provider::AfricasTalking,
-            Provider::Twilio,
-        ]
-        .into_iter()
-        .find(|provider| provider.as_str() == word)
+        [Provider::Mtn, Provider::Whatsapp, Provider::Openai, Provider::AfricasTalking, Provider::Twilio]
+            .into_iter()
+            .find(|provider| provider.as_str() == word)
+    }
+}
+
+impl From<Provider> for Part<'_> {
+    fn from(provider: Provider) -> Self {
+        Part::Text(provider.as_str())
     }
 }

@@ -75,12 +75,7 @@ pub struct Classified {
 
 impl Classified {
     const fn new(class: ErrorClass, reason: &'static str) -> Classified {
-        Classified {
-            class,
-            reason,
-            evidence: None,
-            breaker: false,
-        }
+        Classified { class, reason, evidence: None, breaker: false }
     }
 
     const fn counts(mut self) -> Classified {
@@ -404,22 +399,13 @@ mod tests {
     fn only_what_was_never_sent_is_retried_blindly() {
         use TransportFailure::*;
         let class = |provider, failure| classify_transport(provider, failure).class;
-        for provider in [
-            Provider::Mtn,
-            Provider::Whatsapp,
-            Provider::AfricasTalking,
-            Provider::Twilio,
-        ] {
+        for provider in [Provider::Mtn, Provider::Whatsapp, Provider::AfricasTalking, Provider::Twilio] {
             assert_eq!(class(provider, NeverConnected), ErrorClass::Retryable);
             for failure in [Timeout, Cut, BadBody] {
                 assert_eq!(class(provider, failure), ErrorClass::Unknown);
             }
         }
-        assert_eq!(
-            class(Provider::Openai, Timeout),
-            ErrorClass::Retryable,
-            "a model call may be repeated"
-        );
+        assert_eq!(class(Provider::Openai, Timeout), ErrorClass::Retryable, "a model call may be repeated");
     }
 
     #[test]

@@ -17,10 +17,7 @@ pub fn parse(text: &str) -> Vec<(String, String)> {
 
 /// The first value of a name.
 pub fn value<'a>(pairs: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    pairs
-        .iter()
-        .find(|(found, _)| found == name)
-        .map(|(_, value)| value.as_str())
+    pairs.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
 }
 
 /// Writes a form body.

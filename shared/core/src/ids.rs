@@ -20,8 +20,7 @@ impl CorrelationId {
 
     /// Takes the caller's id, or makes one from 16 random bytes.
     pub fn parse_or(text: Option<&str>, random: [u8; 16]) -> CorrelationId {
-        text.and_then(CorrelationId::parse)
-            .unwrap_or_else(|| CorrelationId(uuid_v4(random)))
+        text.and_then(CorrelationId::parse).unwrap_or_else(|| CorrelationId(uuid_v4(random)))
     }
 
     /// The id as text.
@@ -185,10 +184,7 @@ mod tests {
     fn a_delivery_id_is_a_uuid_in_lower_case() {
         let id = DeliveryId::parse("7C1E0B1E-6A0E-4D0B-9A55-1A2F0C9B7D11").unwrap();
         assert_eq!(id.as_str(), "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11");
-        assert_eq!(
-            serde_json::to_string(&id).unwrap(),
-            "\"7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11\""
-        );
+        assert_eq!(serde_json::to_string(&id).unwrap(), "\"7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11\"");
         assert!(serde_json::from_str::<DeliveryId>("\"nope\"").is_err());
     }
 

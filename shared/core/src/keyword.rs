@@ -33,9 +33,7 @@ impl Keyword {
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Keyword> {
-        [Keyword::Stop, Keyword::Start, Keyword::Help]
-            .into_iter()
-            .find(|keyword| keyword.as_str() == word)
+        [Keyword::Stop, Keyword::Start, Keyword::Help].into_iter().find(|keyword| keyword.as_str() == word)
     }
 }
 
@@ -73,10 +71,8 @@ pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
         return None;
     }
     let folded = base_letters(text);
-    let mut words: Vec<&str> = folded
-        .split(|found: char| !found.is_ascii_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .collect();
+    let mut words: Vec<&str> =
+        folded.split(|found: char| !found.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
     if words.is_empty() || folded.chars().any(|found| found.is_alphanumeric() && !found.is_ascii()) {
         return None;
     }
@@ -96,20 +92,11 @@ pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
     words.dedup();
     let whole = words.join(" ");
     if let Some((_, keyword, locale)) = WORDS.iter().find(|(word, _, _)| *word == whole) {
-        return Some(Found {
-            keyword: *keyword,
-            locale: *locale,
-        });
+        return Some(Found { keyword: *keyword, locale: *locale });
     }
     match whole.as_str() {
-        "cancel" | "end" if !dialogue.question_open => Some(Found {
-            keyword: Keyword::Stop,
-            locale: None,
-        }),
-        "yes" if dialogue.opted_out && !dialogue.question_open => Some(Found {
-            keyword: Keyword::Start,
-            locale: None,
-        }),
+        "cancel" | "end" if !dialogue.question_open => Some(Found { keyword: Keyword::Stop, locale: None }),
+        "yes" if dialogue.opted_out && !dialogue.question_open => Some(Found { keyword: Keyword::Start, locale: None }),
         _ => None,
     }
 }
@@ -234,14 +221,8 @@ mod tests {
 
     #[test]
     fn words_that_may_be_answers_depend_on_the_dialogue() {
-        let asked = Dialogue {
-            question_open: true,
-            opted_out: false,
-        };
-        let out = Dialogue {
-            question_open: false,
-            opted_out: true,
-        };
+        let asked = Dialogue { question_open: true, opted_out: false };
+        let out = Dialogue { question_open: false, opted_out: true };
         let found = |text, dialogue| detect(text, dialogue).map(|found| found.keyword);
         assert_eq!(found("CANCEL", Dialogue::default()), Some(Keyword::Stop));
         assert_eq!(found("CANCEL", asked), None);

@@ -81,11 +81,7 @@ const MAX_WORDS: usize = 60;
 pub fn detect(text: &str) -> Option<Locale> {
     let folded = base_letters(text);
     let mut scores = [0_u32; 4];
-    for word in folded
-        .split(|found: char| !found.is_alphanumeric())
-        .filter(|word| !word.is_empty())
-        .take(MAX_WORDS)
-    {
+    for word in folded.split(|found: char| !found.is_alphanumeric()).filter(|word| !word.is_empty()).take(MAX_WORDS) {
         for (score, locale) in scores.iter_mut().zip(ALL) {
             *score += weight(locale, word);
         }
@@ -110,12 +106,8 @@ fn weight(locale: Locale, word: &str) -> u32 {
     }
     // The beginnings of verbs in the first person, which carry much of a short message in Bantu languages.
     let prefixes: &[&str] = match locale {
-        Locale::Rw => &[
-            "nda", "ndu", "ndi", "nsha", "mwa", "twa", "kugi", "uko", "ibi", "ama", "umu", "aba", "iki",
-        ],
-        Locale::Sw => &[
-            "nina", "nime", "nita", "nili", "naom", "una", "ume", "tuna", "wana", "hak", "kwa",
-        ],
+        Locale::Rw => &["nda", "ndu", "ndi", "nsha", "mwa", "twa", "kugi", "uko", "ibi", "ama", "umu", "aba", "iki"],
+        Locale::Sw => &["nina", "nime", "nita", "nili", "naom", "una", "ume", "tuna", "wana", "hak", "kwa"],
         Locale::En | Locale::Fr => &[],
     };
     u32::from(word.len() >= 5 && prefixes.iter().any(|prefix| word.starts_with(prefix)))
@@ -160,9 +152,8 @@ const EN_STRONG: &[&str] = &[
     "for",
     "change",
 ];
-const EN_WEAK: &[&str] = &[
-    "i", "my", "is", "it", "to", "of", "in", "me", "a", "we", "can", "do", "no", "hi", "on", "at",
-];
+const EN_WEAK: &[&str] =
+    &["i", "my", "is", "it", "to", "of", "in", "me", "a", "we", "can", "do", "no", "hi", "on", "at"];
 const FR_STRONG: &[&str] = &[
     "le",
     "les",
@@ -207,9 +198,8 @@ const FR_STRONG: &[&str] = &[
     "svp",
     "du",
 ];
-const FR_WEAK: &[&str] = &[
-    "la", "de", "un", "ma", "il", "en", "au", "ne", "que", "qui", "non", "a", "l", "d", "j", "c", "s",
-];
+const FR_WEAK: &[&str] =
+    &["la", "de", "un", "ma", "il", "en", "au", "ne", "que", "qui", "non", "a", "l", "d", "j", "c", "s"];
 const RW_STRONG: &[&str] = &[
     "muraho",
     "mwaramutse",
@@ -316,6 +306,12 @@ const SW_STRONG: &[&str] = &[
     "vipi",
 ];
 const SW_WEAK: &[&str] = &["ni", "ya", "wa", "katika", "za", "la", "cha", "ku"];
+
+impl From<Locale> for crate::json::Part<'_> {
+    fn from(locale: Locale) -> Self {
+        crate::json::Part::Text(locale.as_str())
+    }
+}
 
 #[cfg(test)]
 mod tests {

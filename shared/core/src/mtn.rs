@@ -62,10 +62,9 @@ impl std::fmt::Debug for Token {
 pub fn parse_token(http_status: u16, body: &[u8]) -> Result<Token, Refused> {
     let answer = crate::json::object(body).map_err(|_| unreadable_token(http_status))?;
     match text(&answer, "access_token") {
-        Some(access_token) if (200..300).contains(&http_status) => Ok(Token {
-            access_token,
-            expires_in_s: integer(&answer, "expires_in").unwrap_or(300),
-        }),
+        Some(access_token) if (200..300).contains(&http_status) => {
+            Ok(Token { access_token, expires_in_s: integer(&answer, "expires_in").unwrap_or(300) })
+        }
         Some(_) | None => match error_code(&answer) {
             Some(code) => Err(Refused::answered(Provider::Mtn, http_status, Some(code))),
             None => Err(unreadable_token(http_status)),
@@ -99,17 +98,11 @@ pub struct Outbound<'a> {
 
 /// The body of the send request. Without a service code MTN wants the sender's name in its place.
 pub fn outbound_body(message: &Outbound) -> Value {
-    let service_code = message
-        .service_code
-        .filter(|code| !code.is_empty())
-        .unwrap_or(message.sender_id);
+    let service_code = message.service_code.filter(|code| !code.is_empty()).unwrap_or(message.sender_id);
     record(vec![
         ("senderAddress", Value::from(message.sender_id)),
         ("serviceCode", Value::from(service_code)),
-        (
-            "receiverAddress",
-            Value::Array(vec![Value::from(message.recipient.msisdn())]),
-        ),
+        ("receiverAddress", Value::Array(vec![Value::from(message.recipient.msisdn())])),
         ("message", Value::from(message.text)),
         ("clientCorrelatorId", Value::from(clip(message.delivery_ref, 36))),
         ("requestDeliveryReceipt", Value::Bool(true)),
@@ -179,11 +172,7 @@ pub struct Inbound {
 pub fn parse_inbound(content_type: Option<&str>, body: &[u8], received_at: DateTime<Utc>) -> Result<Inbound, Problem> {
     let root = read_body(content_type, body)?;
     let mut inbound = Inbound::default();
-    for item in items(
-        &root,
-        &["inboundSMSMessageNotification", "inboundSMSMessageList"],
-        "inboundSMSMessage",
-    ) {
+    for item in items(&root, &["inboundSMSMessageNotification", "inboundSMSMessageList"], "inboundSMSMessage") {
         if first_field(item, &["deliveryStatus", "deliveryInfoNotification"]).is_some() {
             inbound.ignored.push("delivery_report");
             continue;
@@ -198,17 +187,10 @@ pub fn parse_inbound(content_type: Option<&str>, body: &[u8], received_at: DateT
 }
 
 fn parse_message(item: &Value, received_at: DateTime<Utc>) -> Result<Result<InboundSms, &'static str>, Problem> {
-    let from = first_text(
-        item,
-        &["from", "senderAddress", "msisdn", "sender", "source", "source_addr"],
-    )
-    .ok_or_else(|| Problem::missing_field("from", "Name the sender as +250..."))?;
+    let from = first_text(item, &["from", "senderAddress", "msisdn", "sender", "source", "source_addr"])
+        .ok_or_else(|| Problem::missing_field("from", "Name the sender as +250..."))?;
     let address = Address::parse(&from).map_err(|error| {
-        Problem::invalid_field(
-            "from",
-            error.to_string(),
-            "Name the sender in E.164 form, such as +250788123456",
-        )
+        Problem::invalid_field("from", error.to_string(), "Name the sender in E.164 form, such as +250788123456")
     })?;
     let from = match address {
         Address::Subscriber(number) => number,
@@ -231,10 +213,7 @@ fn parse_message(item: &Value, received_at: DateTime<Utc>) -> Result<Result<Inbo
     );
     let to = to.map(|to| normal_address(&to)).unwrap_or_default();
     let Some(text) = message_text(item) else {
-        return Err(Problem::missing_field(
-            "message",
-            "Put the text of the SMS into message",
-        ));
+        return Err(Problem::missing_field("message", "Put the text of the SMS into message"));
     };
     let text = clip(crate::json::without_nul(&text).trim(), MAX_TEXT_CHARS).to_owned();
     if text.is_empty() {
@@ -242,23 +221,13 @@ fn parse_message(item: &Value, received_at: DateTime<Utc>) -> Result<Result<Inbo
     }
     let sent_at = first_text(item, &["dateTime", "timestamp", "date", "created", "receivedAt"])
         .and_then(|at| timestamp::parse_carrier(&at));
-    let id = first_text(
-        item,
-        &["messageId", "messageID", "message_id", "id", "transactionId", "linkId"],
-    );
+    let id = first_text(item, &["messageId", "messageID", "message_id", "id", "transactionId", "linkId"]);
     let provider_message_id = match id {
         Some(id) => clip(&id, 128).to_owned(),
         None => derived_id(&from, &to, &text, sent_at, received_at),
     };
     let received_at = sent_at.unwrap_or(received_at);
-    Ok(Ok(InboundSms {
-        provider: Provider::Mtn,
-        provider_message_id,
-        from,
-        to,
-        text,
-        received_at,
-    }))
+    Ok(Ok(InboundSms { provider: Provider::Mtn, provider_message_id, from, to, text, received_at }))
 }
 
 /// Without an id of the provider's, the same text from the same number at the same time is the same message. Without a time of
@@ -269,14 +238,7 @@ fn derived_id(from: &E164, to: &str, text: &str, sent_at: Option<DateTime<Utc>>,
         None => received_at.timestamp().div_euclid(60),
     };
     let kind: &[u8] = if sent_at.is_some() { b"provider time" } else { b"minute" };
-    let parts = [
-        b"mtn" as &[u8],
-        from.as_str().as_bytes(),
-        to.as_bytes(),
-        text.as_bytes(),
-        kind,
-        &time.to_be_bytes(),
-    ];
+    let parts = [b"mtn" as &[u8], from.as_str().as_bytes(), to.as_bytes(), text.as_bytes(), kind, &time.to_be_bytes()];
     ["sha256:", &content_hash(&parts)].concat()
 }
 
@@ -295,12 +257,10 @@ fn message_text(item: &Value) -> Option<String> {
         Value::String(text) => Some(text.clone()),
         other => as_text(other),
     };
-    ["message", "text", "content", "body"]
-        .iter()
-        .find_map(|name| match field(item, name)? {
-            inner @ Value::Object(_) => first_field(inner, &["body", "text", "content"]).and_then(scalar),
-            found => scalar(found),
-        })
+    ["message", "text", "content", "body"].iter().find_map(|name| match field(item, name)? {
+        inner @ Value::Object(_) => first_field(inner, &["body", "text", "content"]).and_then(scalar),
+        found => scalar(found),
+    })
 }
 
 /// What a body of delivery reports holds.
@@ -343,17 +303,7 @@ fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>)
         DeliveryStatus::Failed | DeliveryStatus::Undeliverable | DeliveryStatus::Expired => Some(ErrorClass::Permanent),
         _ => None,
     };
-    let at = first_text(
-        item,
-        &[
-            "completedDate",
-            "doneDate",
-            "donedate",
-            "deliveredDate",
-            "timestamp",
-            "dateTime",
-        ],
-    );
+    let at = first_text(item, &["completedDate", "doneDate", "donedate", "deliveredDate", "timestamp", "dateTime"]);
     Some(DeliveryEvent {
         provider: Provider::Mtn,
         delivery_ref: is_uuid(&reference).then(|| reference.to_ascii_lowercase()),
@@ -371,10 +321,7 @@ fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>)
 /// JSON by content type or look; else a form.
 fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> {
     let is_form = content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("x-www-form-urlencoded"));
-    let start = body
-        .iter()
-        .find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf))
-        .copied();
+    let start = body.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf)).copied();
     if matches!(start, Some(b'{')) || !is_form && !matches!(start, Some(b'[')) {
         return crate::json::object(body);
     }
@@ -386,8 +333,7 @@ fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> 
     let body = std::str::from_utf8(body).map_err(|_| Problem::bad_body("The form is not UTF-8"))?;
     let mut map = Map::new();
     for (name, value) in form::parse(body) {
-        map.entry(name)
-            .or_insert(Value::String(crate::json::without_nul(&value)));
+        map.entry(name).or_insert(Value::String(crate::json::without_nul(&value)));
     }
     if map.is_empty() {
         return Err(Problem::bad_body("The form is empty"));
@@ -446,27 +392,15 @@ mod tests {
     #[test]
     fn the_token_is_asked_for_with_a_form_and_its_life_is_a_string() {
         assert_eq!(token_request("k&y", "s t"), "client_id=k%26y&client_secret=s+t");
-        let token = parse_token(
-            200,
-            br#"{"access_token":"gGqV7","token_type":"BearerToken","expires_in":"3599"}"#,
-        )
-        .unwrap();
+        let token =
+            parse_token(200, br#"{"access_token":"gGqV7","token_type":"BearerToken","expires_in":"3599"}"#).unwrap();
         assert_eq!((token.access_token.as_str(), token.expires_in_s), ("gGqV7", 3599));
         assert_eq!(token.usable_until(now()), now() + TimeDelta::seconds(3539));
         assert_eq!(format!("{token:?}"), "Token(...)");
-        assert_eq!(
-            parse_token(200, br#"{"access_token":"x","expires_in":3600}"#)
-                .unwrap()
-                .expires_in_s,
-            3600
-        );
+        assert_eq!(parse_token(200, br#"{"access_token":"x","expires_in":3600}"#).unwrap().expires_in_s, 3600);
         let refused = |http, body: &str| parse_token(http, body.as_bytes()).unwrap_err().classified.class;
         assert_eq!(refused(401, r#"{"error":"invalid_client"}"#), ErrorClass::Config);
-        assert_eq!(
-            refused(500, "oops"),
-            ErrorClass::Retryable,
-            "nothing was sent to anybody"
-        );
+        assert_eq!(refused(500, "oops"), ErrorClass::Retryable, "nothing was sent to anybody");
         assert_eq!(refused(200, "{}"), ErrorClass::Retryable);
     }
 
@@ -487,13 +421,7 @@ mod tests {
                 "clientCorrelatorId": REF, "requestDeliveryReceipt": true,
             })
         );
-        assert_eq!(
-            outbound_body(&Outbound {
-                service_code: Some("8080"),
-                ..message
-            })["serviceCode"],
-            "8080"
-        );
+        assert_eq!(outbound_body(&Outbound { service_code: Some("8080"), ..message })["serviceCode"], "8080");
     }
 
     #[test]
@@ -507,26 +435,11 @@ mod tests {
             let refused = parse_outbound_response(http, body.as_bytes(), REF).unwrap_err();
             (refused.classified.class, refused.error_code)
         };
-        assert_eq!(
-            class(200, r#"{"statusCode":"6001"}"#),
-            (ErrorClass::Config, Some("6001".into()))
-        );
-        assert_eq!(
-            class(200, r#"{"statusCode":"7777"}"#),
-            (ErrorClass::Unknown, Some("7777".into()))
-        );
-        assert_eq!(
-            class(429, r#"{"statusCode":"1013"}"#),
-            (ErrorClass::Retryable, Some("1013".into()))
-        );
-        assert_eq!(
-            class(408, r#"{"statusCode":"3003"}"#),
-            (ErrorClass::Unknown, Some("3003".into()))
-        );
-        assert_eq!(
-            class(401, r#"{"statusCode":"4000"}"#),
-            (ErrorClass::Config, Some("4000".into()))
-        );
+        assert_eq!(class(200, r#"{"statusCode":"6001"}"#), (ErrorClass::Config, Some("6001".into())));
+        assert_eq!(class(200, r#"{"statusCode":"7777"}"#), (ErrorClass::Unknown, Some("7777".into())));
+        assert_eq!(class(429, r#"{"statusCode":"1013"}"#), (ErrorClass::Retryable, Some("1013".into())));
+        assert_eq!(class(408, r#"{"statusCode":"3003"}"#), (ErrorClass::Unknown, Some("3003".into())));
+        assert_eq!(class(401, r#"{"statusCode":"4000"}"#), (ErrorClass::Config, Some("4000".into())));
         assert_eq!(class(502, "<html>"), (ErrorClass::Unknown, None));
         assert_eq!(class(503, ""), (ErrorClass::Retryable, None));
         assert_eq!(class(200, "cut"), (ErrorClass::Unknown, None));
@@ -558,31 +471,18 @@ mod tests {
         ] {
             let sms = one(body);
             assert_eq!(
-                (
-                    sms.from.as_str(),
-                    sms.to.as_str(),
-                    sms.text.as_str(),
-                    sms.provider_message_id.as_str()
-                ),
+                (sms.from.as_str(), sms.to.as_str(), sms.text.as_str(), sms.provider_message_id.as_str()),
                 ("+250788123456", "8080", "Yego", "m-77"),
                 "{body}"
             );
-            assert_eq!(
-                timestamp::to_rfc3339(sms.received_at),
-                "2026-11-21T04:05:00.000Z",
-                "{body}"
-            );
+            assert_eq!(timestamp::to_rfc3339(sms.received_at), "2026-11-21T04:05:00.000Z", "{body}");
         }
         let form = b"from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
-        for kind in [
-            Some("application/x-www-form-urlencoded; charset=utf-8"),
-            Some("application/X-WWW-form-urlencoded"),
-        ] {
+        for kind in
+            [Some("application/x-www-form-urlencoded; charset=utf-8"), Some("application/X-WWW-form-urlencoded")]
+        {
             let sms = parse_inbound(kind, form, now()).unwrap().messages.remove(0);
-            assert_eq!(
-                (sms.text.as_str(), sms.provider_message_id.as_str()),
-                ("Yego rwose", "m-77")
-            );
+            assert_eq!((sms.text.as_str(), sms.provider_message_id.as_str()), ("Yego rwose", "m-77"));
         }
     }
 
@@ -595,24 +495,10 @@ mod tests {
                 {"from":"0788123456","deliveryStatus":"DELIVERED"}]}"#,
         );
         assert_eq!(found.messages.len(), 1);
-        assert_eq!(
-            found.ignored,
-            [
-                "short_code",
-                "sender_name",
-                "number_withheld",
-                "empty_text",
-                "delivery_report"
-            ]
-        );
+        assert_eq!(found.ignored, ["short_code", "sender_name", "number_withheld", "empty_text", "delivery_report"]);
         let fields: Vec<_> = found.refused.iter().map(|problem| problem.field.unwrap()).collect();
         assert_eq!(fields, ["from", "message", "from"]);
-        assert!(
-            !found
-                .refused
-                .iter()
-                .any(|problem| problem.detail.contains("0748123456"))
-        );
+        assert!(!found.refused.iter().any(|problem| problem.detail.contains("0748123456")));
     }
 
     #[test]
@@ -628,15 +514,9 @@ mod tests {
         assert_eq!(at(0), at(20));
         assert_ne!(at(0), at(180));
         let with_time = |time: &str| {
-            one(&format!(
-                r#"{{"from":"0788123456","message":"yes","dateTime":"{time}"}}"#
-            ))
-            .provider_message_id
+            one(&format!(r#"{{"from":"0788123456","message":"yes","dateTime":"{time}"}}"#)).provider_message_id
         };
-        assert_eq!(
-            with_time("2026-11-21T04:05:00Z"),
-            with_time("2026-11-21T06:05:00+02:00")
-        );
+        assert_eq!(with_time("2026-11-21T04:05:00Z"), with_time("2026-11-21T06:05:00+02:00"));
         assert_ne!(with_time("2026-11-21T04:05:00Z"), with_time("2026-11-21T04:05:01Z"));
     }
 
@@ -652,26 +532,17 @@ mod tests {
             let reports = parse_delivery_reports(None, body.as_bytes(), now()).unwrap();
             assert_eq!((reports.events.len(), reports.unreadable), (1, 0), "{body}");
             let event = &reports.events[0];
-            assert_eq!(
-                (event.status, event.delivery_ref.as_deref()),
-                (DeliveryStatus::Delivered, Some(REF))
-            );
+            assert_eq!((event.status, event.delivery_ref.as_deref()), (DeliveryStatus::Delivered, Some(REF)));
             assert_eq!((event.error_code.as_deref(), event.error_class), (None, None));
         }
-        let event = parse_delivery_reports(None, v3.as_bytes(), now())
-            .unwrap()
-            .events
-            .remove(0);
+        let event = parse_delivery_reports(None, v3.as_bytes(), now()).unwrap().events.remove(0);
         assert_eq!(timestamp::to_rfc3339(event.occurred_at), "2026-11-21T02:00:07.000Z");
         let failed = format!("clientCorrelatorId={REF}&deliveryStatus=UNDELIV&error=027");
         let event = parse_delivery_reports(Some("application/x-www-form-urlencoded"), failed.as_bytes(), now())
             .unwrap()
             .events
             .remove(0);
-        assert_eq!(
-            (event.status, event.error_code.as_deref()),
-            (DeliveryStatus::Undeliverable, Some("027"))
-        );
+        assert_eq!((event.status, event.error_code.as_deref()), (DeliveryStatus::Undeliverable, Some("027")));
         assert_eq!(event.occurred_at, now());
         let mixed = format!(
             r#"[{{"clientCorrelatorId":"ours-1","deliveryStatus":"ACCEPTD"}},{{"clientCorrelatorId":"{REF}","deliveryStatus":"DREAMT"}},{{"deliveryStatus":"DELIVERED"}}]"#
@@ -679,10 +550,7 @@ mod tests {
         let reports = parse_delivery_reports(None, mixed.as_bytes(), now()).unwrap();
         assert_eq!((reports.events.len(), reports.unreadable), (1, 2));
         assert_eq!(
-            (
-                reports.events[0].delivery_ref.as_deref(),
-                reports.events[0].provider_message_id.as_deref()
-            ),
+            (reports.events[0].delivery_ref.as_deref(), reports.events[0].provider_message_id.as_deref()),
             (None, Some("ours-1"))
         );
     }
@@ -690,24 +558,12 @@ mod tests {
     #[test]
     fn bad_bodies_are_refused() {
         assert_eq!(parse_inbound(None, b"{", now()).unwrap_err().type_slug, "bad-json");
+        assert_eq!(parse_inbound(Some("application/json"), b"hello", now()).unwrap_err().status, 400);
         assert_eq!(
-            parse_inbound(Some("application/json"), b"hello", now())
-                .unwrap_err()
-                .status,
-            400
-        );
-        assert_eq!(
-            parse_inbound(Some("application/x-www-form-urlencoded"), b"", now())
-                .unwrap_err()
-                .type_slug,
+            parse_inbound(Some("application/x-www-form-urlencoded"), b"", now()).unwrap_err().type_slug,
             "bad-body"
         );
-        assert_eq!(
-            parse_inbound(Some("application/x-www-form-urlencoded"), b"\xff=1", now())
-                .unwrap_err()
-                .status,
-            400
-        );
+        assert_eq!(parse_inbound(Some("application/x-www-form-urlencoded"), b"\xff=1", now()).unwrap_err().status, 400);
         assert_eq!(inbound("{}").refused[0].field, Some("from"));
     }
 

@@ -222,14 +222,7 @@ impl Address {
 }
 
 /// Words that carriers put where a number is withheld.
-const WITHHELD: [&str; 6] = [
-    "anonymous",
-    "unavailable",
-    "restricted",
-    "private",
-    "unknown",
-    "withheld",
-];
+const WITHHELD: [&str; 6] = ["anonymous", "unavailable", "restricted", "private", "unknown", "withheld"];
 
 /// Whether `text` is a service number of 3 to 6 digits, such as `8080`.
 pub fn is_short_code(text: &str) -> bool {
@@ -352,9 +345,7 @@ fn check(digits: &str) -> Result<(), PhoneError> {
         return Err(PhoneError::CountryCode);
     }
     if let Some(prefix) = premium_prefix(digits) {
-        return Err(PhoneError::Premium {
-            prefix: prefix.to_owned(),
-        });
+        return Err(PhoneError::Premium { prefix: prefix.to_owned() });
     }
     if let Some(national) = digits.strip_prefix("250") {
         return check_rwandan(national);
@@ -379,9 +370,7 @@ fn check_rwandan(national: &str) -> Result<(), PhoneError> {
     if known {
         return Ok(());
     }
-    Err(PhoneError::RwandaPrefix {
-        prefix: national.chars().take(2).collect(),
-    })
+    Err(PhoneError::RwandaPrefix { prefix: national.chars().take(2).collect() })
 }
 
 fn premium_prefix(digits: &str) -> Option<&'static str> {
@@ -420,10 +409,7 @@ mod tests {
             assert_eq!(kind, vector["kind"].as_str().unwrap(), "{vector}");
         }
         for vector in vectors["mask"].as_array().unwrap() {
-            assert_eq!(
-                mask(vector["input"].as_str().unwrap()),
-                vector["result"].as_str().unwrap()
-            );
+            assert_eq!(mask(vector["input"].as_str().unwrap()), vector["result"].as_str().unwrap());
         }
     }
 
@@ -433,10 +419,7 @@ mod tests {
             E164::parse("0748123456").unwrap_err().to_string(),
             "Rwandan phone numbers do not begin with 074: mobiles begin with 072, 073, 077, 078 or 079"
         );
-        assert_eq!(
-            E164::parse("+25078x").unwrap_err(),
-            PhoneError::NotADigit { at: 6, found: 'x' }
-        );
+        assert_eq!(E164::parse("+25078x").unwrap_err(), PhoneError::NotADigit { at: 6, found: 'x' });
     }
 
     #[test]
@@ -445,9 +428,7 @@ mod tests {
         assert_eq!(format!("{number} {number:?}"), "+25078****456 +25078****456");
         assert_eq!(serde_json::to_string(&number).unwrap(), "\"+250788123456\"");
         assert_eq!(serde_json::from_str::<E164>("\"0788 123 456\"").unwrap(), number);
-        let refused = serde_json::from_str::<E164>("\"+25078812345\"")
-            .unwrap_err()
-            .to_string();
+        let refused = serde_json::from_str::<E164>("\"+25078812345\"").unwrap_err().to_string();
         assert!(!refused.contains("78812"), "{refused}");
     }
 

@@ -91,18 +91,12 @@ impl Problem {
         let mut detail = String::from("The field ");
         detail.push_str(field);
         detail.push_str(" is missing or empty");
-        Problem::new("missing-field", "A required field is missing", 422)
-            .detail(detail)
-            .field(field)
-            .hint(hint)
+        Problem::new("missing-field", "A required field is missing", 422).detail(detail).field(field).hint(hint)
     }
 
     /// 422: a field is there but its value will not do.
     pub fn invalid_field(field: &'static str, detail: impl Into<Box<str>>, hint: &'static str) -> Problem {
-        Problem::new("invalid-field", "A field has an invalid value", 422)
-            .detail(detail)
-            .field(field)
-            .hint(hint)
+        Problem::new("invalid-field", "A field has an invalid value", 422).detail(detail).field(field).hint(hint)
     }
 
     /// 401 without any detail.
@@ -138,9 +132,7 @@ impl Problem {
         let mut detail = String::from("The body is larger than ");
         detail.push_str(&limit_bytes.to_string());
         detail.push_str(" bytes");
-        Problem::new("too-large", "The body is too large", 413)
-            .detail(detail)
-            .hint("Send fewer items at once")
+        Problem::new("too-large", "The body is too large", 413).detail(detail).hint("Send fewer items at once")
     }
 
     /// 415.
@@ -241,29 +233,15 @@ mod tests {
     fn bad_credentials_get_no_detail() {
         for problem in [Problem::unauthorized(), Problem::bad_signature()] {
             let body = problem.to_json();
-            assert_eq!(
-                (body.get("detail"), body.get("hint"), body.get("field")),
-                (None, None, None)
-            );
+            assert_eq!((body.get("detail"), body.get("hint"), body.get("field")), (None, None, None));
             assert_eq!(problem.status, 401);
         }
     }
 
     #[test]
     fn headers_say_what_works_and_when() {
-        assert!(
-            Problem::method_not_allowed("GET, POST")
-                .headers()
-                .contains(&("allow", "GET, POST".to_owned()))
-        );
-        assert!(
-            Problem::unavailable(30)
-                .headers()
-                .contains(&("retry-after", "30".to_owned()))
-        );
-        assert_eq!(
-            Problem::too_large(262_144).headers(),
-            [("content-type", CONTENT_TYPE.to_owned())]
-        );
+        assert!(Problem::method_not_allowed("GET, POST").headers().contains(&("allow", "GET, POST".to_owned())));
+        assert!(Problem::unavailable(30).headers().contains(&("retry-after", "30".to_owned())));
+        assert_eq!(Problem::too_large(262_144).headers(), [("content-type", CONTENT_TYPE.to_owned())]);
     }
 }

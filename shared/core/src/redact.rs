@@ -47,12 +47,7 @@ fn harmless(before: &str, from: &str, after_letter: bool) -> Option<usize> {
             let mut whole = String::with_capacity(36);
             whole.push_str(head);
             whole.push_str(tail);
-            if is_uuid(&whole)
-                && !from
-                    .get(begin..)
-                    .unwrap_or("")
-                    .starts_with(|c: char| c.is_ascii_alphanumeric())
-            {
+            if is_uuid(&whole) && !from.get(begin..).unwrap_or("").starts_with(|c: char| c.is_ascii_alphanumeric()) {
                 return Some(begin);
             }
         }
@@ -86,11 +81,7 @@ fn run(from: &str) -> usize {
         }
     }
     // A lone plus sign.
-    if end == 0 {
-        from.chars().next().map_or(0, char::len_utf8)
-    } else {
-        end
-    }
+    if end == 0 { from.chars().next().map_or(0, char::len_utf8) } else { end }
 }
 
 fn push_masked(out: &mut String, found: &str) {
@@ -108,10 +99,7 @@ fn is_digit(found: char) -> bool {
 }
 
 fn is_separator(found: char) -> bool {
-    matches!(
-        found,
-        ' ' | '-' | '.' | '(' | ')' | '/' | '\u{a0}' | '\u{202f}' | '\u{2009}' | '\u{2011}'
-    )
+    matches!(found, ' ' | '-' | '.' | '(' | ')' | '/' | '\u{a0}' | '\u{202f}' | '\u{2009}' | '\u{2011}')
 }
 
 #[cfg(test)]

@@ -74,20 +74,12 @@ impl Next {
 impl Policy {
     /// For work that waits in a queue: base 30 s, cap 1 h.
     pub fn queued(deadline: DateTime<Utc>) -> Policy {
-        Policy {
-            base: TimeDelta::seconds(30),
-            cap: TimeDelta::hours(1),
-            deadline,
-        }
+        Policy { base: TimeDelta::seconds(30), cap: TimeDelta::hours(1), deadline }
     }
 
     /// For a retry inside one piece of work: base 0.5 s, cap 5 s.
     pub fn in_request(deadline: DateTime<Utc>) -> Policy {
-        Policy {
-            base: TimeDelta::milliseconds(500),
-            cap: TimeDelta::seconds(5),
-            deadline,
-        }
+        Policy { base: TimeDelta::milliseconds(500), cap: TimeDelta::seconds(5), deadline }
     }
 
     /// When to try again after attempt number `attempt` (the first is 1) failed.
@@ -96,11 +88,7 @@ impl Policy {
     /// `retry_after` is the provider's own wish and wins when it is longer.
     pub fn next(&self, attempt: u32, retry_after: Option<TimeDelta>, now: DateTime<Utc>, dice: f64) -> Next {
         let factor = 1_i64 << attempt.saturating_sub(1).min(20);
-        let ceiling_ms = self
-            .base
-            .num_milliseconds()
-            .saturating_mul(factor)
-            .min(self.cap.num_milliseconds());
+        let ceiling_ms = self.base.num_milliseconds().saturating_mul(factor).min(self.cap.num_milliseconds());
         // A dice outside its range (or NaN) must not move the wait outside its own.
         let dice = if dice.is_finite() { dice.clamp(0.0, 1.0) } else { 0.5 };
         let drawn = TimeDelta::milliseconds(((ceiling_ms.max(0) as f64) * dice) as i64);
@@ -128,9 +116,7 @@ const RETRY_AFTER_MAX_S: f64 = 7.0 * 86_400.0;
 pub fn parse_retry_after(text: &str, now: DateTime<Utc>) -> Option<TimeDelta> {
     let text = text.trim();
     if let Some(seconds) = decimal_seconds(text) {
-        return Some(TimeDelta::milliseconds(
-            (seconds.min(RETRY_AFTER_MAX_S) * 1000.0) as i64,
-        ));
+        return Some(TimeDelta::milliseconds((seconds.min(RETRY_AFTER_MAX_S) * 1000.0) as i64));
     }
     let at = timestamp::parse_http_date(text)?;
     let longest = TimeDelta::seconds(RETRY_AFTER_MAX_S as i64);
@@ -180,12 +166,7 @@ mod tests {
 
     #[track_caller]
     fn check(attempt: u32, retry_after: Option<i64>, dice: f64, expected: Expect) {
-        expected.assert_eq(&show(policy().next(
-            attempt,
-            retry_after.map(TimeDelta::seconds),
-            at(0),
-            dice,
-        )));
+        expected.assert_eq(&show(policy().next(attempt, retry_after.map(TimeDelta::seconds), at(0), dice)));
     }
 
     #[test]

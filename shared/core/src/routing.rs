@@ -5,8 +5,10 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::channel::Channel;
+use crate::json::obj;
 use crate::locale::Locale;
 use crate::retry::Purpose;
 
@@ -145,12 +147,31 @@ impl Routing {
         self.channels.contains(&channel)
     }
 
+    /// As it is kept with the message.
+    pub fn to_value(&self) -> Value {
+        let form = self.whatsapp_form.as_ref().map(|form| match form {
+            WhatsappForm::Text => obj(&mut [("kind", "text".into())]),
+            WhatsappForm::Template { name, language } => {
+                obj(&mut [("kind", "template".into()), ("name", name.into()), ("language", (*language).into())])
+            }
+        });
+        let refused: Vec<Value> = self
+            .suppressed
+            .iter()
+            .map(|(channel, reason)| obj(&mut [("channel", (*channel).into()), ("reason", (*reason).into())]))
+            .collect();
+        obj(&mut [
+            ("channels", self.channels.clone().into()),
+            ("whatsapp_form", form.into()),
+            ("deferred", self.deferred.clone().into()),
+            ("reasons", self.reasons.clone().into()),
+            ("suppressed", refused.into()),
+        ])
+    }
+
     /// Why the channel is not used.
     pub fn suppressed_reason(&self, channel: Channel) -> Option<&'static str> {
-        self.suppressed
-            .iter()
-            .find(|(found, _)| *found == channel)
-            .map(|(_, reason)| *reason)
+        self.suppressed.iter().find(|(found, _)| *found == channel).map(|(_, reason)| *reason)
     }
 }
 
@@ -198,11 +219,7 @@ fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mut routing = Routing::default();
     if facts.inbound == Channel::Whatsapp {
         let carried = note_whatsapp(&mut routing, whatsapp_form(facts, now, false));
-        let sms = if carried {
-            Err("answered_on_whatsapp")
-        } else {
-            sms_possible(facts)
-        };
+        let sms = if carried { Err("answered_on_whatsapp") } else { sms_possible(facts) };
         note_sms(&mut routing, sms);
         return routing;
     }
@@ -219,9 +236,7 @@ fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
 /// The one message that is sent in spite of STOP: its confirmation.
 fn keyword(facts: &Facts) -> Routing {
     let mut routing = Routing::default();
-    routing
-        .suppressed
-        .push((Channel::Whatsapp, "keyword_answered_where_sent"));
+    routing.suppressed.push((Channel::Whatsapp, "keyword_answered_where_sent"));
     let sms = match (facts.sms_configured, facts.has_sms_number) {
         (false, _) => Err("sms_not_configured"),
         (true, false) => Err("no_phone_number"),
@@ -265,10 +280,8 @@ fn whatsapp_form(
             if facts.template.is_empty() || !facts.template_languages.contains(&facts.locale) {
                 return Err("template_not_approved");
             }
-            let form = WhatsappForm::Template {
-                name: facts.template.to_owned(),
-                language: facts.locale.whatsapp_code(),
-            };
+            let form =
+                WhatsappForm::Template { name: facts.template.to_owned(), language: facts.locale.whatsapp_code() };
             Ok((form, "service_window_closed_template"))
         }
     }
@@ -374,11 +387,7 @@ mod tests {
     }
 
     fn answer() -> Facts<'static> {
-        Facts {
-            purpose: Purpose::Reply,
-            inbound: Channel::Sms,
-            ..facts()
-        }
+        Facts { purpose: Purpose::Reply, inbound: Channel::Sms, ..facts() }
     }
 
     #[track_caller]
@@ -395,54 +404,25 @@ mod tests {
                 (channel, _) => channel.as_str().to_owned(),
             })
             .collect();
-        out.extend(
-            routing
-                .deferred
-                .iter()
-                .map(|channel| format!("{} later", channel.as_str())),
-        );
-        out.extend(
-            routing
-                .suppressed
-                .iter()
-                .map(|(channel, reason)| format!("not {}: {reason}", channel.as_str())),
-        );
+        out.extend(routing.deferred.iter().map(|channel| format!("{} later", channel.as_str())));
+        out.extend(routing.suppressed.iter().map(|(channel, reason)| format!("not {}: {reason}", channel.as_str())));
         expected.assert_eq(&out.join(", "));
     }
 
     #[test]
     fn both_channels_where_the_person_is_on_whatsapp() {
         check(facts(), expect!["whatsapp text, sms"]);
+        check(Facts { last_whatsapp_inbound_at: None, ..facts() }, expect!["whatsapp template rw_RW, sms"]);
         check(
-            Facts {
-                last_whatsapp_inbound_at: None,
-                ..facts()
-            },
-            expect!["whatsapp template rw_RW, sms"],
-        );
-        check(
-            Facts {
-                last_whatsapp_inbound_at: None,
-                locale: Locale::Fr,
-                ..facts()
-            },
+            Facts { last_whatsapp_inbound_at: None, locale: Locale::Fr, ..facts() },
             expect!["sms, not whatsapp: template_not_approved"],
         );
-        check(
-            Facts {
-                whatsapp: WhatsappEvidence::No,
-                ..facts()
-            },
-            expect!["sms, not whatsapp: not_on_whatsapp"],
-        );
+        check(Facts { whatsapp: WhatsappEvidence::No, ..facts() }, expect!["sms, not whatsapp: not_on_whatsapp"]);
     }
 
     #[test]
     fn the_window_closes_five_minutes_early() {
-        let at = |minutes| Facts {
-            last_whatsapp_inbound_at: Some(now() - TimeDelta::minutes(minutes)),
-            ..facts()
-        };
+        let at = |minutes| Facts { last_whatsapp_inbound_at: Some(now() - TimeDelta::minutes(minutes)), ..facts() };
         check(at(23 * 60 + 54), expect!["whatsapp text, sms"]);
         check(at(23 * 60 + 55), expect!["whatsapp template rw_RW, sms"]);
         check(at(-2), expect!["whatsapp text, sms"]);
@@ -450,210 +430,87 @@ mod tests {
 
     #[test]
     fn unknown_is_tried_only_with_a_template_and_the_flag() {
-        let unknown = Facts {
-            whatsapp: WhatsappEvidence::Unknown,
-            last_whatsapp_inbound_at: None,
-            ..facts()
-        };
+        let unknown = Facts { whatsapp: WhatsappEvidence::Unknown, last_whatsapp_inbound_at: None, ..facts() };
         check(unknown.clone(), expect!["sms, not whatsapp: whatsapp_unknown"]);
+        check(Facts { probe_unknown: true, ..unknown.clone() }, expect!["whatsapp template rw_RW, sms"]);
         check(
-            Facts {
-                probe_unknown: true,
-                ..unknown.clone()
-            },
-            expect!["whatsapp template rw_RW, sms"],
-        );
-        check(
-            Facts {
-                probe_unknown: true,
-                locale: Locale::Sw,
-                ..unknown.clone()
-            },
+            Facts { probe_unknown: true, locale: Locale::Sw, ..unknown.clone() },
             expect!["sms, not whatsapp: template_not_approved"],
         );
-        check(
-            Facts {
-                last_whatsapp_inbound_at: Some(now()),
-                ..unknown
-            },
-            expect!["whatsapp text, sms"],
-        );
+        check(Facts { last_whatsapp_inbound_at: Some(now()), ..unknown }, expect!["whatsapp text, sms"]);
     }
 
     #[test]
     fn the_persons_policy_is_kept() {
+        check(Facts { policy: Policy::SmsOnly, ..facts() }, expect!["sms, not whatsapp: policy_sms_only"]);
         check(
-            Facts {
-                policy: Policy::SmsOnly,
-                ..facts()
-            },
-            expect!["sms, not whatsapp: policy_sms_only"],
-        );
-        check(
-            Facts {
-                policy: Policy::WhatsappOnly,
-                ..facts()
-            },
+            Facts { policy: Policy::WhatsappOnly, ..facts() },
             expect!["whatsapp text, not sms: policy_whatsapp_only"],
         );
         check(
-            Facts {
-                policy: Policy::WhatsappOnly,
-                whatsapp: WhatsappEvidence::No,
-                ..facts()
-            },
+            Facts { policy: Policy::WhatsappOnly, whatsapp: WhatsappEvidence::No, ..facts() },
             expect!["sms, not whatsapp: not_on_whatsapp"],
         );
-        check(
-            Facts {
-                policy: Policy::None,
-                ..facts()
-            },
-            expect!["not whatsapp: policy_none, not sms: policy_none"],
-        );
+        check(Facts { policy: Policy::None, ..facts() }, expect!["not whatsapp: policy_none, not sms: policy_none"]);
     }
 
     #[test]
     fn nothing_goes_by_sms_after_stop_or_without_a_number() {
+        check(Facts { allows_sms: false, ..facts() }, expect!["whatsapp text, not sms: opted_out"]);
         check(
-            Facts {
-                allows_sms: false,
-                ..facts()
-            },
-            expect!["whatsapp text, not sms: opted_out"],
-        );
-        check(
-            Facts {
-                allows_sms: false,
-                whatsapp: WhatsappEvidence::No,
-                ..facts()
-            },
+            Facts { allows_sms: false, whatsapp: WhatsappEvidence::No, ..facts() },
             expect!["not whatsapp: not_on_whatsapp, not sms: opted_out"],
         );
+        check(Facts { has_sms_number: false, ..facts() }, expect!["whatsapp text, not sms: no_phone_number"]);
         check(
-            Facts {
-                has_sms_number: false,
-                ..facts()
-            },
-            expect!["whatsapp text, not sms: no_phone_number"],
-        );
-        check(
-            Facts {
-                sms_configured: false,
-                whatsapp_configured: false,
-                ..facts()
-            },
+            Facts { sms_configured: false, whatsapp_configured: false, ..facts() },
             expect!["not whatsapp: whatsapp_not_configured, not sms: sms_not_configured"],
         );
     }
 
     #[test]
     fn a_provider_that_is_down_makes_its_message_wait() {
+        check(Facts { whatsapp_gate: Gate::Open, ..facts() }, expect!["sms, whatsapp later"]);
+        check(Facts { sms_gate: Gate::Open, ..facts() }, expect!["whatsapp text, sms later"]);
         check(
-            Facts {
-                whatsapp_gate: Gate::Open,
-                ..facts()
-            },
-            expect!["sms, whatsapp later"],
-        );
-        check(
-            Facts {
-                sms_gate: Gate::Open,
-                ..facts()
-            },
-            expect!["whatsapp text, sms later"],
-        );
-        check(
-            Facts {
-                sms_gate: Gate::Open,
-                whatsapp_gate: Gate::Open,
-                ..facts()
-            },
+            Facts { sms_gate: Gate::Open, whatsapp_gate: Gate::Open, ..facts() },
             expect!["whatsapp later, sms later"],
         );
-        check(
-            Facts {
-                sms_gate: Gate::Probe,
-                whatsapp_gate: Gate::Probe,
-                ..facts()
-            },
-            expect!["whatsapp text, sms"],
-        );
+        check(Facts { sms_gate: Gate::Probe, whatsapp_gate: Gate::Probe, ..facts() }, expect!["whatsapp text, sms"]);
     }
 
     #[test]
     fn an_answer_goes_where_the_question_came_from() {
         check(answer(), expect!["sms, not whatsapp: mirror_off"]);
+        check(Facts { mirror_replies: true, ..answer() }, expect!["whatsapp text, sms"]);
         check(
-            Facts {
-                mirror_replies: true,
-                ..answer()
-            },
-            expect!["whatsapp text, sms"],
-        );
-        check(
-            Facts {
-                mirror_replies: true,
-                last_whatsapp_inbound_at: None,
-                ..answer()
-            },
+            Facts { mirror_replies: true, last_whatsapp_inbound_at: None, ..answer() },
             expect!["sms, not whatsapp: service_window_closed"],
         );
         check(
-            Facts {
-                mirror_replies: true,
-                policy: Policy::SmsOnly,
-                ..answer()
-            },
+            Facts { mirror_replies: true, policy: Policy::SmsOnly, ..answer() },
             expect!["sms, not whatsapp: policy_sms_only"],
         );
+        check(Facts { policy: Policy::None, ..answer() }, expect!["sms, not whatsapp: mirror_off"]);
         check(
-            Facts {
-                policy: Policy::None,
-                ..answer()
-            },
-            expect!["sms, not whatsapp: mirror_off"],
-        );
-        check(
-            Facts {
-                inbound: Channel::Whatsapp,
-                ..answer()
-            },
+            Facts { inbound: Channel::Whatsapp, ..answer() },
             expect!["whatsapp text, not sms: answered_on_whatsapp"],
         );
         check(
-            Facts {
-                inbound: Channel::Whatsapp,
-                last_whatsapp_inbound_at: None,
-                ..answer()
-            },
+            Facts { inbound: Channel::Whatsapp, last_whatsapp_inbound_at: None, ..answer() },
             expect!["sms, not whatsapp: service_window_closed"],
         );
     }
 
     #[test]
     fn an_answer_takes_the_other_channel_when_its_own_is_down_and_comes_once() {
+        check(Facts { sms_gate: Gate::Open, ..answer() }, expect!["whatsapp text, not sms: carried_by_whatsapp"]);
         check(
-            Facts {
-                sms_gate: Gate::Open,
-                ..answer()
-            },
-            expect!["whatsapp text, not sms: carried_by_whatsapp"],
-        );
-        check(
-            Facts {
-                sms_gate: Gate::Open,
-                whatsapp: WhatsappEvidence::No,
-                ..answer()
-            },
+            Facts { sms_gate: Gate::Open, whatsapp: WhatsappEvidence::No, ..answer() },
             expect!["sms later, not whatsapp: mirror_off"],
         );
         check(
-            Facts {
-                inbound: Channel::Whatsapp,
-                whatsapp_gate: Gate::Open,
-                ..answer()
-            },
+            Facts { inbound: Channel::Whatsapp, whatsapp_gate: Gate::Open, ..answer() },
             expect!["sms, not whatsapp: carried_by_sms"],
         );
     }
@@ -661,28 +518,15 @@ mod tests {
     #[test]
     fn the_confirmation_of_stop_is_sent_in_spite_of_it() {
         check(
-            Facts {
-                purpose: Purpose::Keyword,
-                allows_sms: false,
-                policy: Policy::None,
-                ..answer()
-            },
+            Facts { purpose: Purpose::Keyword, allows_sms: false, policy: Policy::None, ..answer() },
             expect!["sms, not whatsapp: keyword_answered_where_sent"],
         );
     }
 
     fn any_facts() -> impl Strategy<Value = Facts<'static>> {
         let bits = prop::collection::vec(any::<bool>(), 9);
-        (
-            bits,
-            0_usize..3,
-            0_usize..4,
-            0_usize..3,
-            0_usize..3,
-            0_usize..3,
-            0_usize..4,
-        )
-            .prop_map(|(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
+        (bits, 0_usize..3, 0_usize..4, 0_usize..3, 0_usize..3, 0_usize..3, 0_usize..4).prop_map(
+            |(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
                 let gates = [Gate::Closed, Gate::Open, Gate::Probe];
                 Facts {
                     purpose: [Purpose::CallSummary, Purpose::Reply, Purpose::Keyword][purpose],
@@ -703,7 +547,8 @@ mod tests {
                     sms_configured: bits[7],
                     whatsapp_configured: bits[8],
                 }
-            })
+            },
+        )
     }
 
     proptest! {

@@ -57,12 +57,7 @@ impl Refused {
     pub fn unreadable(provider: Provider, http_status: u16) -> Refused {
         if (200..300).contains(&http_status) {
             let classified = classify_transport(provider, TransportFailure::BadBody);
-            return Refused {
-                http_status: Some(http_status),
-                error_code: None,
-                provider_request_id: None,
-                classified,
-            };
+            return Refused { http_status: Some(http_status), error_code: None, provider_request_id: None, classified };
         }
         Refused::answered(provider, http_status, None)
     }

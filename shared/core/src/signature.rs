@@ -44,9 +44,7 @@ pub fn equal(presented: &str, expected: &str) -> bool {
 /// Whether `presented` is one of the secrets. Empty secrets never match.
 pub fn equals_any<S: AsRef<str>>(presented: &str, secrets: &[S]) -> bool {
     // Every secret is looked at, so that time does not tell which one matched.
-    secrets
-        .iter()
-        .fold(false, |found, secret| equal(presented, secret.as_ref()) | found)
+    secrets.iter().fold(false, |found, secret| equal(presented, secret.as_ref()) | found)
 }
 
 /// Whether an `Authorization: Bearer ...` header carries one of the secrets.
@@ -84,10 +82,7 @@ pub fn timestamped<S: AsRef<str>>(
 /// What [`timestamped`] accepts; for tests and for callers of ours.
 pub fn sign_timestamped(secret: &str, timestamp: &str, body: &[u8]) -> String {
     let mut out = String::from("sha256=");
-    out.push_str(&hex::encode(hmac_sha256(
-        secret.as_bytes(),
-        &[timestamp.as_bytes(), b".", body],
-    )));
+    out.push_str(&hex::encode(hmac_sha256(secret.as_bytes(), &[timestamp.as_bytes(), b".", body])));
     out
 }
 
@@ -134,15 +129,10 @@ pub fn stripe_style<S: AsRef<str>>(header: Option<&str>, body: &[u8], secrets: &
     let Some(timestamp) = timestamp.filter(|timestamp| fresh(timestamp, now)) else {
         return false;
     };
-    secrets
-        .iter()
-        .filter(|secret| !secret.as_ref().is_empty())
-        .fold(false, |found, secret| {
-            let expected = hmac_sha256(secret.as_ref().as_bytes(), &[timestamp.as_bytes(), b".", body]);
-            given
-                .iter()
-                .fold(found, |found, given| found | same_bytes(given, &expected))
-        })
+    secrets.iter().filter(|secret| !secret.as_ref().is_empty()).fold(false, |found, secret| {
+        let expected = hmac_sha256(secret.as_ref().as_bytes(), &[timestamp.as_bytes(), b".", body]);
+        given.iter().fold(found, |found, given| found | same_bytes(given, &expected))
+    })
 }
 
 /// Twilio's `X-Twilio-Signature`: HMAC-SHA1 in base64 over the URL and all form parameters, sorted by name; several values
@@ -151,10 +141,7 @@ pub fn twilio<S: AsRef<str>>(header: Option<&str>, url: &str, form: &[(String, S
     let Some(Ok(given)) = header.map(|header| Base64::decode_vec(header.trim())) else {
         return false;
     };
-    let mut pairs: Vec<(&str, &str)> = form
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
+    let mut pairs: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     pairs.sort_unstable();
     pairs.dedup();
     let mut found = false;
@@ -204,9 +191,7 @@ fn prefixed_hex<S: AsRef<str>>(header: Option<&str>, parts: &[&[u8]], secrets: &
     secrets
         .iter()
         .filter(|secret| !secret.as_ref().is_empty())
-        .fold(false, |found, secret| {
-            found | same_bytes(&given, &hmac_sha256(secret.as_ref().as_bytes(), parts))
-        })
+        .fold(false, |found, secret| found | same_bytes(&given, &hmac_sha256(secret.as_ref().as_bytes(), parts)))
 }
 
 fn same_bytes(given: &[u8], expected: &[u8]) -> bool {
@@ -239,26 +224,17 @@ mod tests {
     fn the_vectors_of_rfc_4231_hold() {
         for vector in vectors()["hmac_sha256"].as_array().unwrap() {
             let bytes = |name: &str| hex::decode(vector[name].as_str().unwrap()).unwrap();
-            assert_eq!(
-                hmac_sha256_hex(&bytes("key_hex"), &bytes("data_hex")),
-                vector["mac"].as_str().unwrap()
-            );
+            assert_eq!(hmac_sha256_hex(&bytes("key_hex"), &bytes("data_hex")), vector["mac"].as_str().unwrap());
         }
     }
 
     #[test]
     fn meta_signs_the_body_with_the_app_secret() {
         let v = vectors();
-        let (header, body) = (
-            v["meta_header"].as_str().unwrap(),
-            v["body_meta"].as_str().unwrap().as_bytes(),
-        );
+        let (header, body) = (v["meta_header"].as_str().unwrap(), v["body_meta"].as_str().unwrap().as_bytes());
         let secret = v["meta_secret"].as_str().unwrap();
         assert!(meta(Some(header), body, &[secret]));
-        assert!(
-            meta(Some(header), body, &["new", secret]),
-            "the previous secret still counts"
-        );
+        assert!(meta(Some(header), body, &["new", secret]), "the previous secret still counts");
         let shouted = format!("sha256={}", header["sha256=".len()..].to_uppercase());
         assert!(meta(Some(&shouted), body, &[secret]), "upper-case digits are accepted");
         let mut changed = body.to_vec();
@@ -292,18 +268,9 @@ mod tests {
         let v = &vectors()["timestamped"];
         let text = |name: &str| v[name].as_str().unwrap();
         let check = |signature: &str, timestamp: &str, offset| {
-            timestamped(
-                Some(signature),
-                Some(timestamp),
-                text("body").as_bytes(),
-                &[text("secret")],
-                now(offset),
-            )
+            timestamped(Some(signature), Some(timestamp), text("body").as_bytes(), &[text("secret")], now(offset))
         };
-        assert_eq!(
-            sign_timestamped(text("secret"), text("timestamp"), text("body").as_bytes()),
-            text("signature")
-        );
+        assert_eq!(sign_timestamped(text("secret"), text("timestamp"), text("body").as_bytes()), text("signature"));
         assert!(check(text("signature"), text("timestamp"), 0));
         assert!(check(text("signature"), text("timestamp"), 300));
         assert!(check(text("signature"), text("timestamp"), -300));
@@ -312,13 +279,7 @@ mod tests {
         assert!(!check(text("signature"), "1764000001", 0));
         assert!(!check(text("signature"), "-1764000000", 0));
         assert!(!check(text("signature"), "", 0));
-        assert!(!timestamped(
-            Some(text("signature")),
-            None,
-            text("body").as_bytes(),
-            &[text("secret")],
-            now(0)
-        ));
+        assert!(!timestamped(Some(text("signature")), None, text("body").as_bytes(), &[text("secret")], now(0)));
     }
 
     #[test]
@@ -327,45 +288,19 @@ mod tests {
         let (s, body) = (&v["standard_webhooks"], v["body_event"].as_str().unwrap().as_bytes());
         let text = |name: &str| s[name].as_str().unwrap();
         let check = |signature: &str, timestamp: &str, body: &[u8], offset| {
-            standard_webhook(
-                Some(text("id")),
-                Some(timestamp),
-                Some(signature),
-                body,
-                &[text("secret")],
-                now(offset),
-            )
+            standard_webhook(Some(text("id")), Some(timestamp), Some(signature), body, &[text("secret")], now(offset))
         };
         let good = text("signature");
         assert!(check(good, text("timestamp"), body, 0));
-        assert!(check(
-            &format!("v1a,xx v2,yy v1,AAAA {good}"),
-            text("timestamp"),
-            body,
-            0
-        ));
+        assert!(check(&format!("v1a,xx v2,yy v1,AAAA {good}"), text("timestamp"), body, 0));
         assert!(!check(good, text("timestamp"), b"{}", 0));
         assert!(!check(good, text("timestamp"), body, 301));
         assert!(!check(good, text("timestamp"), body, -301));
         assert!(!check(&good.replace("v1,", "v2,"), text("timestamp"), body, 0));
         assert!(!check("v1,", text("timestamp"), body, 0));
         assert!(!check("", text("timestamp"), body, 0));
-        assert!(!standard_webhook(
-            None,
-            Some(text("timestamp")),
-            Some(good),
-            body,
-            &[text("secret")],
-            now(0)
-        ));
-        assert!(!standard_webhook(
-            Some(text("id")),
-            Some(text("timestamp")),
-            Some(good),
-            body,
-            &["whsec_"],
-            now(0)
-        ));
+        assert!(!standard_webhook(None, Some(text("timestamp")), Some(good), body, &[text("secret")], now(0)));
+        assert!(!standard_webhook(Some(text("id")), Some(text("timestamp")), Some(good), body, &["whsec_"], now(0)));
     }
 
     #[test]
@@ -373,30 +308,10 @@ mod tests {
         let v = vectors();
         let (s, body) = (&v["stripe_style"], v["body_event"].as_str().unwrap().as_bytes());
         let (secret, mac) = (s["secret"].as_str().unwrap(), s["mac"].as_str().unwrap());
-        assert!(stripe_style(
-            Some(&format!("t=1764000000,v0=00,v1=abcd,v1={mac}")),
-            body,
-            &[secret],
-            now(10)
-        ));
-        assert!(!stripe_style(
-            Some(&format!("t=1764000000,v1={mac}")),
-            body,
-            &[secret],
-            now(301)
-        ));
-        assert!(!stripe_style(
-            Some(&format!("t=1764000001,v1={mac}")),
-            body,
-            &[secret],
-            now(0)
-        ));
-        assert!(!stripe_style(
-            Some(&format!("t=1764000000,v0={mac}")),
-            body,
-            &[secret],
-            now(0)
-        ));
+        assert!(stripe_style(Some(&format!("t=1764000000,v0=00,v1=abcd,v1={mac}")), body, &[secret], now(10)));
+        assert!(!stripe_style(Some(&format!("t=1764000000,v1={mac}")), body, &[secret], now(301)));
+        assert!(!stripe_style(Some(&format!("t=1764000001,v1={mac}")), body, &[secret], now(0)));
+        assert!(!stripe_style(Some(&format!("t=1764000000,v0={mac}")), body, &[secret], now(0)));
     }
 
     #[test]
@@ -407,10 +322,7 @@ mod tests {
         form.reverse();
         let check = |url: &str, form: &[(String, String)]| twilio(Some(text("signature")), url, form, &[text("token")]);
         assert!(check(text("url"), &form));
-        assert!(
-            check("https://edge.example.rw:443/v1/sms/twilio/status", &form),
-            "with the port of the scheme"
-        );
+        assert!(check("https://edge.example.rw:443/v1/sms/twilio/status", &form), "with the port of the scheme");
         assert!(!check("https://edge.example.rw:8443/v1/sms/twilio/status", &form));
         assert!(!check("https://edge.example.rw/v1/sms/twilio/status?x=1", &form));
         form.push(("Extra".into(), "1".into()));
@@ -422,14 +334,7 @@ mod tests {
     fn a_bearer_is_compared_whole() {
         assert!(bearer(Some("Bearer abc"), &["xyz", "abc"]));
         assert!(bearer(Some("bearer  abc "), &["abc"]));
-        for header in [
-            None,
-            Some(""),
-            Some("abc"),
-            Some("Basic abc"),
-            Some("Bearer ab"),
-            Some("Bearer abcd"),
-        ] {
+        for header in [None, Some(""), Some("abc"), Some("Basic abc"), Some("Bearer ab"), Some("Bearer abcd")] {
             assert!(!bearer(header, &["abc"]), "{header:?}");
         }
     }

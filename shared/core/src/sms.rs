@@ -75,12 +75,7 @@ pub struct SmsText {
 impl SmsText {
     fn of(text: String, shortened: bool) -> SmsText {
         let Count { encoding, segments, .. } = count(&text);
-        SmsText {
-            text,
-            encoding,
-            segments,
-            shortened,
-        }
+        SmsText { text, encoding, segments, shortened }
     }
 }
 
@@ -111,25 +106,13 @@ pub fn septets(found: char) -> Option<usize> {
 pub fn count(text: &str) -> Count {
     let encoding = encoding(text);
     let units = text.chars().map(|found| encoding.units(found)).sum();
-    let segments = if units <= encoding.single() {
-        usize::from(units > 0)
-    } else {
-        pack(text, encoding, |_| {})
-    };
-    Count {
-        encoding,
-        units,
-        segments,
-    }
+    let segments = if units <= encoding.single() { usize::from(units > 0) } else { pack(text, encoding, |_| {}) };
+    Count { encoding, units, segments }
 }
 
 /// The alphabet of a text.
 pub fn encoding(text: &str) -> Encoding {
-    if text.chars().all(|found| septets(found).is_some()) {
-        Encoding::Gsm7
-    } else {
-        Encoding::Ucs2
-    }
+    if text.chars().all(|found| septets(found).is_some()) { Encoding::Gsm7 } else { Encoding::Ucs2 }
 }
 
 /// The text of each segment; joined they are the text.
@@ -228,11 +211,7 @@ pub fn fit(text: &str, max_segments: usize) -> String {
     if first_word.contains("://") || first_word.starts_with("www.") {
         return "...".to_owned();
     }
-    let ends: Vec<usize> = text
-        .char_indices()
-        .map(|(at, found)| at + found.len_utf8())
-        .take(1000)
-        .collect();
+    let ends: Vec<usize> = text.char_indices().map(|(at, found)| at + found.len_utf8()).take(1000).collect();
     longest(&ends, |end| Some(ended(text.get(..end)?)).filter(&fits)).unwrap_or_default()
 }
 
@@ -242,17 +221,11 @@ pub fn shorten(text: &str, max: usize) -> String {
         return text.to_owned();
     }
     let room = crate::json::clip(text, max.saturating_sub(3));
-    if text
-        .get(room.len()..)
-        .is_some_and(|rest| rest.starts_with(char::is_whitespace))
-    {
+    if text.get(room.len()..).is_some_and(|rest| rest.starts_with(char::is_whitespace)) {
         return ended(room);
     }
     // A word longer than two thirds of the room is cut rather than lost.
-    let whole = room
-        .rfind(char::is_whitespace)
-        .filter(|end| end * 3 >= room.len())
-        .and_then(|end| room.get(..end));
+    let whole = room.rfind(char::is_whitespace).filter(|end| end * 3 >= room.len()).and_then(|end| room.get(..end));
     ended(whole.unwrap_or(room))
 }
 
@@ -274,9 +247,7 @@ fn longest(ends: &[usize], try_end: impl Fn(usize) -> Option<String>) -> Option<
 }
 
 fn ended(text: &str) -> String {
-    let mut out = text
-        .trim_end_matches(|found: char| found.is_whitespace() || ",;:-.(".contains(found))
-        .to_owned();
+    let mut out = text.trim_end_matches(|found: char| found.is_whitespace() || ",;:-.(".contains(found)).to_owned();
     out.push_str("...");
     out
 }
@@ -298,18 +269,12 @@ fn cheapest(text: String) -> String {
             other => cheap.push(other),
         }
     }
-    if count(&cheap).segments < before.segments {
-        cheap
-    } else {
-        text
-    }
+    if count(&cheap).segments < before.segments { cheap } else { text }
 }
 
 /// Puts `?` for everything outside GSM-7.
 pub fn force_gsm7(text: &str) -> String {
-    text.chars()
-        .map(|found| if septets(found).is_some() { found } else { '?' })
-        .collect()
+    text.chars().map(|found| if septets(found).is_some() { found } else { '?' }).collect()
 }
 
 /// Writes a text in the GSM alphabet as far as its meaning allows.
@@ -341,10 +306,7 @@ pub fn transliterate(text: &str) -> String {
                 push(&mut out, '\n', &mut dropped);
             }
             Spelling::Check => {
-                while characters
-                    .next_if(|next| matches!(next, '\u{fe0e}' | '\u{fe0f}'))
-                    .is_some()
-                {}
+                while characters.next_if(|next| matches!(next, '\u{fe0e}' | '\u{fe0f}')).is_some() {}
                 let alone_before = out.is_empty() || out.ends_with([' ', '\n']);
                 let alone_after = characters.peek().is_none_or(|next| next.is_whitespace());
                 if alone_before && alone_after && !dropped {
@@ -370,10 +332,7 @@ pub fn transliterate(text: &str) -> String {
 
 /// Lower-case letters without any mark, for comparing words: `ARRÊT` and `arret` are one.
 pub fn base_letters(text: &str) -> String {
-    transliterate(text)
-        .chars()
-        .flat_map(|found| latin_base(found).unwrap_or(found).to_lowercase())
-        .collect()
+    transliterate(text).chars().flat_map(|found| latin_base(found).unwrap_or(found).to_lowercase()).collect()
 }
 
 fn push(out: &mut String, found: char, dropped: &mut bool) {
@@ -505,11 +464,7 @@ fn spelling(found: char) -> Spelling {
 
 /// A full-width backtick is still a backtick.
 fn again(plain: char) -> Spelling {
-    if plain == '`' {
-        Spelling::Char('\'')
-    } else {
-        Spelling::Char(plain)
-    }
+    if plain == '`' { Spelling::Char('\'') } else { Spelling::Char(plain) }
 }
 
 /// The letter below the marks, for U+00C0 to U+024F and U+1E00 to U+1EFF (Unicode 15 decompositions, and letters with a
@@ -534,11 +489,7 @@ fn latin_base(found: char) -> Option<char> {
         _ => return None,
     };
     let index = usize::try_from(u32::from(found) - first).ok()?;
-    table
-        .as_bytes()
-        .get(index)
-        .map(|base| char::from(*base))
-        .filter(|base| *base != ' ')
+    table.as_bytes().get(index).map(|base| char::from(*base)).filter(|base| *base != ' ')
 }
 
 #[cfg(test)]
@@ -549,9 +500,7 @@ mod tests {
 
     fn message(parts: &Value) -> String {
         let parts = parts.as_array().unwrap().iter();
-        parts
-            .map(|part| part[0].as_str().unwrap().repeat(part[1].as_u64().unwrap() as usize))
-            .collect()
+        parts.map(|part| part[0].as_str().unwrap().repeat(part[1].as_u64().unwrap() as usize)).collect()
     }
 
     #[test]
@@ -577,11 +526,7 @@ mod tests {
         let vectors: Value =
             serde_json::from_str(include_str!("../../../tests/vectors/sms_transliteration.json")).unwrap();
         for vector in vectors["cases"].as_array().unwrap() {
-            assert_eq!(
-                transliterate(vector["from"].as_str().unwrap()),
-                vector["to"].as_str().unwrap(),
-                "{vector}"
-            );
+            assert_eq!(transliterate(vector["from"].as_str().unwrap()), vector["to"].as_str().unwrap(), "{vector}");
         }
     }
 
@@ -590,29 +535,20 @@ mod tests {
         let all = || (0..=0x1_0ffff_u32).filter_map(char::from_u32);
         assert_eq!(all().filter(|found| septets(*found) == Some(1)).count(), 127);
         assert_eq!(all().filter(|found| septets(*found) == Some(2)).count(), 10);
-        assert_eq!(
-            (septets('`'), septets('\t'), septets('ç'), septets('\u{1b}')),
-            (None, None, None, None)
-        );
+        assert_eq!((septets('`'), septets('\t'), septets('ç'), septets('\u{1b}')), (None, None, None, None));
     }
 
     #[test]
     fn the_characters_at_fault_are_named() {
         let found = offending("Reçu ça va être");
-        assert_eq!(
-            found,
-            [Offending { at: 2, found: 'ç' }, Offending { at: 11, found: 'ê' }]
-        );
+        assert_eq!(found, [Offending { at: 2, found: 'ç' }, Offending { at: 11, found: 'ê' }]);
     }
 
     #[test]
     fn what_is_too_long_ends_at_a_word() {
         let text = "word ".repeat(80);
         let cut = fit(&text, 1);
-        assert!(
-            cut.ends_with("word...") && count(&cut).segments == 1 && cut.len() > 150,
-            "{cut}"
-        );
+        assert!(cut.ends_with("word...") && count(&cut).segments == 1 && cut.len() > 150, "{cut}");
         assert_eq!(fit("short", 1), "short");
     }
 
@@ -635,10 +571,7 @@ mod tests {
     #[test]
     fn shortening_keeps_whole_words() {
         assert_eq!(shorten("Property registered in Kigali", 20), "Property...");
-        assert_eq!(
-            shorten("Property registered in Kigali", 25),
-            "Property registered in..."
-        );
+        assert_eq!(shorten("Property registered in Kigali", 25), "Property registered in...");
         assert_eq!(shorten("Kigali", 6), "Kigali");
         assert_eq!(shorten("Ntibibonekagaaa", 10), "Ntibibo...");
     }

@@ -10,6 +10,8 @@ use serde_json::Value;
 
 use crate::channel::Provider;
 use crate::error_class::{ErrorClass, Evidence};
+use crate::json::obj;
+use crate::timestamp;
 
 /// Where an outbound message stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -113,9 +115,7 @@ pub struct StatusEvent {
 ///
 /// The highest rank wins; among equals the earliest `occurred_at`, then the name.
 pub fn fold(events: impl IntoIterator<Item = StatusEvent>) -> Option<StatusEvent> {
-    events
-        .into_iter()
-        .min_by_key(|event| (Reverse(event.status.rank()), event.occurred_at, event.status.as_str()))
+    events.into_iter().min_by_key(|event| (Reverse(event.status.rank()), event.occurred_at, event.status.as_str()))
 }
 
 /// MTN's words: SMS V3 and its SMPP spellings, V2 (OneAPI) and V1.
@@ -222,6 +222,28 @@ pub struct DeliveryEvent {
     pub pricing: Option<Value>,
 }
 
+impl DeliveryEvent {
+    /// As `record_delivery_events` takes it; what is absent is left out.
+    pub fn to_value(&self) -> Value {
+        let mut event = obj(&mut [
+            ("provider", self.provider.into()),
+            ("provider_message_id", (&self.provider_message_id).into()),
+            ("delivery_ref", (&self.delivery_ref).into()),
+            ("status", self.status.as_str().into()),
+            ("occurred_at", timestamp::to_rfc3339(self.occurred_at).into()),
+            ("error_code", (&self.error_code).into()),
+            ("error_class", self.error_class.map(ErrorClass::as_str).into()),
+            ("evidence", self.evidence.map(Evidence::as_str).into()),
+            ("raw_status", (&self.raw_status).into()),
+            ("pricing", self.pricing.as_ref().into()),
+        ]);
+        if let Some(fields) = event.as_object_mut() {
+            fields.retain(|_, value| !value.is_null());
+        }
+        event
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -232,10 +254,7 @@ mod tests {
     }
 
     fn event(word: &str, seconds: i64) -> StatusEvent {
-        StatusEvent {
-            status: DeliveryStatus::parse(word).unwrap(),
-            occurred_at: at(seconds),
-        }
+        StatusEvent { status: DeliveryStatus::parse(word).unwrap(), occurred_at: at(seconds) }
     }
 
     #[track_caller]
@@ -301,16 +320,7 @@ mod tests {
             (from_whatsapp, &["sent", "delivered", "read", "played", "failed"]),
             (
                 from_africas_talking,
-                &[
-                    "Sent",
-                    "Submitted",
-                    "Buffered",
-                    "Success",
-                    "Rejected",
-                    "Failed",
-                    "AbsentSubscriber",
-                    "Expired",
-                ],
+                &["Sent", "Submitted", "Buffered", "Success", "Rejected", "Failed", "AbsentSubscriber", "Expired"],
             ),
             (
                 from_twilio,
@@ -362,10 +372,8 @@ mod tests {
     }
 
     fn any_event() -> impl Strategy<Value = StatusEvent> {
-        (0_usize..ALL.len(), 0_i64..5).prop_map(|(index, seconds)| StatusEvent {
-            status: ALL[index],
-            occurred_at: at(seconds),
-        })
+        (0_usize..ALL.len(), 0_i64..5)
+            .prop_map(|(index, seconds)| StatusEvent { status: ALL[index], occurred_at: at(seconds) })
     }
 
     proptest! {

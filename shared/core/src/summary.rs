@@ -79,18 +79,9 @@ pub const SMS_MAX_SEGMENTS: usize = 2;
 pub fn sms_text(summary: &CallSummary, brand: &str, reply: &ReplyPath, max_segments: usize) -> SmsText {
     let max_segments = max_segments.max(1);
     let headline = clip_line(&summary.headline);
-    let mut points: Vec<String> = summary
-        .points
-        .iter()
-        .take(MAX_POINTS)
-        .map(|point| clip_line(point))
-        .collect();
+    let mut points: Vec<String> = summary.points.iter().take(MAX_POINTS).map(|point| clip_line(point)).collect();
     points.retain(|point| !point.is_empty() && !same(point, &headline));
-    let next_step = summary
-        .next_step
-        .as_deref()
-        .map(clip_line)
-        .filter(|next| !next.is_empty());
+    let next_step = summary.next_step.as_deref().map(clip_line).filter(|next| !next.is_empty());
     let frame = Frame { summary, brand, reply };
 
     let mut keep = points.len();
@@ -98,10 +89,7 @@ pub fn sms_text(summary: &CallSummary, brand: &str, reply: &ReplyPath, max_segme
         let text = frame.write(&headline, points.get(..keep).unwrap_or(&[]), next_step.as_deref());
         let ready = sms::prepare_gsm7(&text, max_segments);
         if !ready.shortened {
-            return SmsText {
-                shortened: keep < points.len(),
-                ..ready
-            };
+            return SmsText { shortened: keep < points.len(), ..ready };
         }
         if keep == 0 {
             break;
@@ -114,17 +102,11 @@ pub fn sms_text(summary: &CallSummary, brand: &str, reply: &ReplyPath, max_segme
             let text = frame.write(&sms::shorten(&headline, max), &[], shorter.as_deref());
             let ready = sms::prepare_gsm7(&text, max_segments);
             if !ready.shortened {
-                return SmsText {
-                    shortened: true,
-                    ..ready
-                };
+                return SmsText { shortened: true, ..ready };
             }
         }
     }
-    SmsText {
-        shortened: true,
-        ..sms::prepare_gsm7(&frame.write("", &[], None), max_segments)
-    }
+    SmsText { shortened: true, ..sms::prepare_gsm7(&frame.write("", &[], None), max_segments) }
 }
 
 struct Frame<'a> {
@@ -145,10 +127,7 @@ impl Frame<'_> {
             Locale::Sw => out.extend(["Muhtasari wa ", brand, ":"]),
         }
         let items = Some(headline).filter(|headline| !headline.is_empty()).into_iter();
-        let items: Vec<&str> = items
-            .chain(points.iter().map(String::as_str))
-            .chain(next_step)
-            .collect();
+        let items: Vec<&str> = items.chain(points.iter().map(String::as_str)).chain(next_step).collect();
         for (index, item) in items.iter().enumerate() {
             out.push('\n');
             if items.len() > 1 {
@@ -201,12 +180,7 @@ pub fn whatsapp_text(summary: &CallSummary, brand: &str) -> String {
             out.extend(["\n• ", &point]);
         }
     }
-    if let Some(next) = summary
-        .next_step
-        .as_deref()
-        .map(clip_line)
-        .filter(|next| !next.is_empty())
-    {
+    if let Some(next) = summary.next_step.as_deref().map(clip_line).filter(|next| !next.is_empty()) {
         out.push_str("\n➡️ ");
         out.push_str(match summary.language {
             Locale::En => "Next: ",
@@ -228,11 +202,10 @@ pub fn whatsapp_text(summary: &CallSummary, brand: &str) -> String {
 /// The values of the template's parameters `topic` and `next_step`: one line each, without runs of spaces, never empty, short
 /// enough for the 1024 characters of the whole body.
 pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
-    let mut topic = one_line(&summary.headline);
-    if topic.is_empty() {
-        let points: Vec<String> = summary.points.iter().map(|point| one_line(point)).collect();
-        topic = points.join("; ");
-    }
+    // The same facts as in the other forms: the template has one line for all of them.
+    let facts = std::iter::once(&summary.headline).chain(&summary.points);
+    let facts: Vec<String> = facts.map(|fact| one_line(fact)).filter(|fact| !fact.is_empty()).collect();
+    let mut topic = facts.join("; ");
     if topic.is_empty() {
         topic.push_str(match summary.language {
             Locale::En => "your request",
@@ -250,10 +223,7 @@ pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
             Locale::Sw => "tuandikie wakati wowote",
         });
     }
-    vec![
-        ("topic", shorten_line(&topic, 200)),
-        ("next_step", shorten_line(&next_step, 400)),
-    ]
+    vec![("topic", shorten_line(&topic, 500)), ("next_step", shorten_line(&next_step, 200))]
 }
 
 /// What is known of a call without a model.
@@ -296,13 +266,7 @@ pub fn from_facts(facts: &CallFacts) -> CallSummary {
         }
         points.push(point);
     }
-    CallSummary {
-        language: facts.language,
-        headline,
-        points,
-        next_step: None,
-        intent: facts.intent.and_then(slug),
-    }
+    CallSummary { language: facts.language, headline, points, next_step: None, intent: facts.intent.and_then(slug) }
 }
 
 /// Most points kept from a model.
@@ -340,10 +304,7 @@ pub enum SummaryError {
 pub fn parse_answer(answer: &str, default_language: Locale) -> Result<CallSummary, SummaryError> {
     let answer = answer.trim();
     // Some substitutes wrap JSON in a code fence in spite of the schema.
-    let answer = answer
-        .strip_prefix("```json")
-        .or_else(|| answer.strip_prefix("```"))
-        .unwrap_or(answer);
+    let answer = answer.strip_prefix("```json").or_else(|| answer.strip_prefix("```")).unwrap_or(answer);
     let answer = answer.strip_suffix("```").unwrap_or(answer).trim();
     let value = crate::json::object(answer.as_bytes()).map_err(|_| SummaryError::NotJson)?;
     from_value(&value, default_language).ok_or(SummaryError::Empty)
@@ -351,13 +312,9 @@ pub fn parse_answer(answer: &str, default_language: Locale) -> Result<CallSummar
 
 /// Reads a summary from a row or an answer; nothing if there is nothing to write in it.
 pub fn from_value(value: &Value, default_language: Locale) -> Option<CallSummary> {
-    let language = text_field(value, "language")
-        .and_then(|tag| Locale::from_tag(&tag))
-        .unwrap_or(default_language);
+    let language = text_field(value, "language").and_then(|tag| Locale::from_tag(&tag)).unwrap_or(default_language);
     let item = |text: &str| shorten_line(&one_line(text), MAX_ITEM_CHARS);
-    let headline = text_field(value, "headline")
-        .map(|text| item(&text))
-        .unwrap_or_default();
+    let headline = text_field(value, "headline").map(|text| item(&text)).unwrap_or_default();
     let points = match field(value, "points") {
         Some(Value::Array(points)) => points
             .iter()
@@ -368,30 +325,19 @@ pub fn from_value(value: &Value, default_language: Locale) -> Option<CallSummary
             .collect(),
         Some(_) | None => Vec::new(),
     };
-    let next_step = text_field(value, "next_step")
-        .map(|text| item(&text))
-        .filter(|next| !next.is_empty());
+    let next_step = text_field(value, "next_step").map(|text| item(&text)).filter(|next| !next.is_empty());
     let intent = text_field(value, "intent").and_then(|text| slug(&text));
     if headline.is_empty() && points.is_empty() && next_step.is_none() {
         return None;
     }
-    Some(CallSummary {
-        language,
-        headline,
-        points,
-        next_step,
-        intent,
-    })
+    Some(CallSummary { language, headline, points, next_step, intent })
 }
 
 /// Plain text on one line: marks and line breaks gone, spaces single.
 fn one_line(text: &str) -> String {
     let plain = whatsapp::plain(text);
     let mut out = String::with_capacity(plain.len());
-    for word in plain
-        .split(|found: char| found.is_whitespace() || found.is_control())
-        .filter(|word| !word.is_empty())
-    {
+    for word in plain.split(|found: char| found.is_whitespace() || found.is_control()).filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
         }
@@ -498,12 +444,7 @@ mod tests {
 
     #[test]
     fn the_whatsapp_text_of_the_second_journey_is_exactly_this() {
-        let summary = summary(
-            Locale::En,
-            "Registered your property",
-            &["Kicukiro, 300k/month"],
-            "We'll send matches",
-        );
+        let summary = summary(Locale::En, "Registered your property", &["Kicukiro, 300k/month"], "We'll send matches");
         assert_eq!(
             whatsapp_text(&summary, "EasyMO"),
             "📞 EasyMO Call Summary:\n✓ Registered your property\n• Kicukiro, 300k/month\n➡️ Next: We'll send matches\n\
@@ -604,9 +545,7 @@ mod tests {
     #[test]
     fn nothing_is_promised_where_no_reply_can_arrive() {
         for language in crate::locale::ALL {
-            let sms = sms_text(&house(language), "EasyMO", &ReplyPath::None, 2)
-                .text
-                .to_lowercase();
+            let sms = sms_text(&house(language), "EasyMO", &ReplyPath::None, 2).text.to_lowercase();
             for promise in ["reply", "pondez", "subiza", "jibu"] {
                 assert!(!sms.contains(promise), "{sms}");
             }
@@ -676,10 +615,8 @@ mod tests {
 
     #[test]
     fn whatsapp_in_four_languages() {
-        let all: Vec<String> = crate::locale::ALL
-            .iter()
-            .map(|language| whatsapp_text(&house(*language), "EasyMO"))
-            .collect();
+        let all: Vec<String> =
+            crate::locale::ALL.iter().map(|language| whatsapp_text(&house(*language), "EasyMO")).collect();
         expect![[r#"
             📞 EasyMO Call Summary:
             ✓ Property registered in Kigali
@@ -711,13 +648,7 @@ mod tests {
     #[test]
     fn template_values_are_single_lines_and_never_empty() {
         let params = template_params(&summary(Locale::En, "A\nhouse\tin    Kimironko", &[], "We *send* it"));
-        assert_eq!(
-            params,
-            [
-                ("topic", "A house in Kimironko".to_owned()),
-                ("next_step", "We send it".to_owned())
-            ]
-        );
+        assert_eq!(params, [("topic", "A house in Kimironko".to_owned()), ("next_step", "We send it".to_owned())]);
         let empty: Vec<String> = crate::locale::ALL
             .iter()
             .flat_map(|language| template_params(&summary(*language, "", &[], "")))
@@ -775,13 +706,8 @@ mod tests {
 
         "#]]
         .assert_eq(&all);
-        let bare = CallFacts {
-            language: Locale::En,
-            brand: "EasyMO",
-            started_at: None,
-            duration_seconds: None,
-            intent: None,
-        };
+        let bare =
+            CallFacts { language: Locale::En, brand: "EasyMO", started_at: None, duration_seconds: None, intent: None };
         assert_eq!(from_facts(&bare).points, Vec::<String>::new());
     }
 
@@ -809,14 +735,8 @@ mod tests {
         assert_eq!(summary.points, ["a", "3", "b", "c", "d"]);
         assert_eq!(summary.intent.as_deref(), Some("property_listing"));
         assert!(parse_answer(&format!("```json\n{answer}\n```"), Locale::En).is_ok());
-        assert_eq!(
-            parse_answer("{\"headline\":\"cut off", Locale::En),
-            Err(SummaryError::NotJson)
-        );
-        assert_eq!(
-            parse_answer("{\"headline\":\" \",\"points\":[]}", Locale::En),
-            Err(SummaryError::Empty)
-        );
+        assert_eq!(parse_answer("{\"headline\":\"cut off", Locale::En), Err(SummaryError::NotJson));
+        assert_eq!(parse_answer("{\"headline\":\" \",\"points\":[]}", Locale::En), Err(SummaryError::Empty));
         let long = format!("{{\"language\":\"de\",\"headline\":\"{}\"}}", "word ".repeat(200));
         let summary = parse_answer(&long, Locale::Sw).unwrap();
         assert_eq!(summary.language, Locale::Sw);
@@ -826,18 +746,8 @@ mod tests {
     #[test]
     fn the_schema_is_in_the_strict_subset() {
         let schema = schema();
-        let mut required: Vec<&str> = schema["required"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
-        let mut properties: Vec<&str> = schema["properties"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .map(String::as_str)
-            .collect();
+        let mut required: Vec<&str> = schema["required"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let mut properties: Vec<&str> = schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
         required.sort_unstable();
         properties.sort_unstable();
         assert_eq!(required, properties);
@@ -850,19 +760,15 @@ mod tests {
     }
 
     fn any_summary() -> impl Strategy<Value = CallSummary> {
-        (
-            0_usize..4,
-            any_item(),
-            prop::collection::vec(any_item(), 0..8),
-            prop::option::of(any_item()),
-        )
-            .prop_map(|(language, headline, points, next_step)| CallSummary {
+        (0_usize..4, any_item(), prop::collection::vec(any_item(), 0..8), prop::option::of(any_item())).prop_map(
+            |(language, headline, points, next_step)| CallSummary {
                 language: crate::locale::ALL[language],
                 headline,
                 points,
                 next_step,
                 intent: None,
-            })
+            },
+        )
     }
 
     proptest! {

@@ -11,13 +11,9 @@ pub const KIGALI_OFFSET_MINUTES: i32 = 120;
 pub fn to_rfc3339(at: DateTime<Utc>) -> String {
     let mut out = String::with_capacity(24);
     padded(&mut out, at.year().unsigned_abs(), 4);
-    for (before, value) in [
-        ('-', at.month()),
-        ('-', at.day()),
-        ('T', at.hour()),
-        (':', at.minute()),
-        (':', at.second()),
-    ] {
+    for (before, value) in
+        [('-', at.month()), ('-', at.day()), ('T', at.hour()), (':', at.minute()), (':', at.second())]
+    {
         out.push(before);
         padded(&mut out, value, 2);
     }
@@ -67,8 +63,7 @@ pub fn kigali_time(at: DateTime<Utc>) -> String {
 }
 
 fn kigali(at: DateTime<Utc>) -> DateTime<Utc> {
-    at.checked_add_signed(TimeDelta::minutes(i64::from(KIGALI_OFFSET_MINUTES)))
-        .unwrap_or(at)
+    at.checked_add_signed(TimeDelta::minutes(i64::from(KIGALI_OFFSET_MINUTES))).unwrap_or(at)
 }
 
 fn padded(out: &mut String, value: u32, width: usize) {
@@ -122,13 +117,7 @@ pub fn parse_http_date(text: &str) -> Option<DateTime<Utc>> {
     let month = words.next()?;
     let day = words.next()?;
     let time = words.next()?;
-    at_utc(
-        number(words.next()?)?,
-        month_number(month)?,
-        number(day)?,
-        clock(time)?,
-        0,
-    )
+    at_utc(number(words.next()?)?, month_number(month)?, number(day)?, clock(time)?, 0)
 }
 
 fn parse_iso(text: &str, default_offset_minutes: Option<i32>) -> Option<DateTime<Utc>> {
@@ -214,16 +203,9 @@ fn at_utc(year: i32, month: i32, day: i32, time: (i32, i32, i32), offset_minutes
     // A leap second is read as the second before it.
     let second = if second == 60 { 59 } else { second };
     let date = NaiveDate::from_ymd_opt(year, u32::try_from(month).ok()?, u32::try_from(day).ok()?)?;
-    let local = date.and_hms_opt(
-        u32::try_from(hour).ok()?,
-        u32::try_from(minute).ok()?,
-        u32::try_from(second).ok()?,
-    )?;
-    plausible(
-        local
-            .and_utc()
-            .checked_sub_signed(TimeDelta::minutes(i64::from(offset_minutes)))?,
-    )
+    let local =
+        date.and_hms_opt(u32::try_from(hour).ok()?, u32::try_from(minute).ok()?, u32::try_from(second).ok()?)?;
+    plausible(local.and_utc().checked_sub_signed(TimeDelta::minutes(i64::from(offset_minutes)))?)
 }
 
 /// Years 1970 to 9999: what Postgres and RFC 3339 both can hold.
@@ -247,9 +229,7 @@ fn number(text: &str) -> Option<i32> {
 }
 
 fn month_number(name: &str) -> Option<i32> {
-    const MONTHS: [&str; 12] = [
-        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
-    ];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let index = MONTHS.iter().position(|month| *month == name)?;
     i32::try_from(index).ok().map(|index| index + 1)
 }
@@ -291,10 +271,7 @@ mod tests {
         for text in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             check(parse_http_date(text), "1994-11-06T08:49:37.000Z");
         }
-        check(
-            parse_http_date("Saturday, 21-Nov-26 04:00:00 GMT"),
-            "2026-11-21T04:00:00.000Z",
-        );
+        check(parse_http_date("Saturday, 21-Nov-26 04:00:00 GMT"), "2026-11-21T04:00:00.000Z");
         check(parse_http_date("Sun, 06 Nov 1994 08:49:37 CET"), "none");
         check(parse_http_date("soon"), "none");
     }

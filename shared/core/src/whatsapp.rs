@@ -33,25 +33,22 @@ const MAX_UPDATES: usize = 5_000;
 ///
 /// `delivery_ref` comes back as `biz_opaque_callback_data` in every status.
 pub fn text_message(to: &E164, body: &str, delivery_ref: &str) -> Value {
-    let text = record(vec![
-        ("preview_url", Value::Bool(false)),
-        ("body", Value::from(fit_text(body))),
-    ]);
+    let text = record(vec![("preview_url", Value::Bool(false)), ("body", Value::from(fit_text(body)))]);
     message(to, "text", text, delivery_ref)
 }
 
 /// The body of a template message with named parameters.
-pub fn template_message(
+pub fn template_message<N: AsRef<str>>(
     to: &E164,
     name: &str,
     language: &str,
-    parameters: &[(&'static str, String)],
+    parameters: &[(N, String)],
     delivery_ref: &str,
 ) -> Value {
-    let parameter = |(name, value): &(&'static str, String)| {
+    let parameter = |(name, value): &(N, String)| {
         record(vec![
             ("type", Value::from("text")),
-            ("parameter_name", Value::from(*name)),
+            ("parameter_name", Value::from(name.as_ref())),
             ("text", Value::from(template_value(value))),
         ])
     };
@@ -91,12 +88,7 @@ pub fn parse_send_response(http_status: u16, body: &[u8]) -> Outcome {
         refused.provider_request_id = text(error, "fbtrace_id");
         return Err(refused);
     }
-    let first = |name: &str| {
-        field(&answer, name)
-            .and_then(|items| items.get(0))
-            .cloned()
-            .unwrap_or_default()
-    };
+    let first = |name: &str| field(&answer, name).and_then(|items| items.get(0)).cloned().unwrap_or_default();
     let (message, contact) = (first("messages"), first("contacts"));
     match text(&message, "id") {
         Some(id) if (200..300).contains(&http_status) => Ok(Accepted {
@@ -155,11 +147,7 @@ pub fn parse_webhook(
             (Some(ours), Some(theirs)) => ours != theirs,
             (Some(_), None) | (None, _) => false,
         };
-        let (statuses, messages, calls) = (
-            array(value, "statuses"),
-            array(value, "messages"),
-            array(value, "calls"),
-        );
+        let (statuses, messages, calls) = (array(value, "statuses"), array(value, "messages"), array(value, "calls"));
         if foreign {
             updates.foreign += (statuses.len() + messages.len() + calls.len()).max(1);
             continue;
@@ -201,9 +189,7 @@ fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEv
         provider_message_id: id,
         delivery_ref,
         status: known,
-        occurred_at: text(status, "timestamp")
-            .and_then(|at| timestamp::parse_unix(&at))
-            .unwrap_or(received_at),
+        occurred_at: text(status, "timestamp").and_then(|at| timestamp::parse_unix(&at)).unwrap_or(received_at),
         error_code: error.and(error_code),
         error_class: error.map(|error| error.class),
         evidence: error.and_then(|error| error.evidence),
@@ -222,10 +208,7 @@ fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 /// One line, no run of more than one space: what Meta accepts as a template's value (else 132018).
 fn template_value(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
-    for word in value
-        .split(|found: char| found.is_whitespace() || found.is_control())
-        .filter(|word| !word.is_empty())
-    {
+    for word in value.split(|found: char| found.is_whitespace() || found.is_control()).filter(|word| !word.is_empty()) {
         if !out.is_empty() {
             out.push(' ');
         }
@@ -252,9 +235,7 @@ pub fn fit_text(text: &str) -> String {
     let room = text.get(..end).unwrap_or("");
     let room = clip(room, room.chars().count().saturating_sub(3));
     let near = room.len() - room.len() / 8;
-    let cut = ["\n\n", "\n", " "]
-        .iter()
-        .find_map(|border| room.rfind(border).filter(|at| *at >= near));
+    let cut = ["\n\n", "\n", " "].iter().find_map(|border| room.rfind(border).filter(|at| *at >= near));
     let mut out = cut.and_then(|at| room.get(..at)).unwrap_or(room).trim_end().to_owned();
     out.push_str("...");
     out
@@ -288,11 +269,7 @@ pub fn from_markdown(text: &str) -> String {
                 out.extend(["*", title.trim(), "*"]);
             }
             None => {
-                let line = links(line)
-                    .replace("***", "*")
-                    .replace("**", "*")
-                    .replace("__", "_")
-                    .replace("~~", "~");
+                let line = links(line).replace("***", "*").replace("**", "*").replace("__", "_").replace("~~", "~");
                 out.push_str(&bullet(&line));
             }
         }
@@ -401,10 +378,7 @@ fn without_pairs(line: &str, mark: char) -> String {
             && at(index + 1).is_some_and(|found| !found.is_whitespace() && found != mark)
     };
     let closes = |index: usize| {
-        index
-            .checked_sub(1)
-            .and_then(at)
-            .is_some_and(|found| !found.is_whitespace() && found != mark)
+        index.checked_sub(1).and_then(at).is_some_and(|found| !found.is_whitespace() && found != mark)
             && at(index + 1).is_none_or(|found| !found.is_alphanumeric())
     };
     // A pair spans at most this many characters; it also bounds the search.
@@ -469,10 +443,7 @@ mod tests {
             &number(),
             "call_summary_v1",
             "rw_RW",
-            &[
-                ("topic", "Inzu\n yo   gukodesha".into()),
-                ("next_step", "Turakoherereza".into()),
-            ],
+            &[("topic", "Inzu\n yo   gukodesha".into()), ("next_step", "Turakoherereza".into())],
             REF,
         );
         assert_eq!(
@@ -493,10 +464,7 @@ mod tests {
         let body = br#"{"messaging_product":"whatsapp","contacts":[{"input":"+250788123456","wa_id":"250788123456","user_id":"RW.704"}],"messages":[{"id":"wamid.HBg","message_status":"accepted"}]}"#;
         let accepted = parse_send_response(200, body).unwrap();
         assert_eq!(accepted.provider_message_id.as_deref(), Some("wamid.HBg"));
-        assert_eq!(
-            (accepted.wa_id.as_deref(), accepted.user_id.as_deref()),
-            (Some("250788123456"), Some("RW.704"))
-        );
+        assert_eq!((accepted.wa_id.as_deref(), accepted.user_id.as_deref()), (Some("250788123456"), Some("RW.704")));
         assert!(
             parse_send_response(200, br#"{"messages":[{"id":"wamid.x"}]}"#).is_ok(),
             "no contact when sent by user id"
@@ -512,10 +480,7 @@ mod tests {
             (found.classified.class, found.classified.evidence),
             (ErrorClass::Permanent, Some(Evidence::NotOnWhatsapp))
         );
-        assert_eq!(
-            (found.error_code.as_deref(), found.provider_request_id.as_deref()),
-            (Some("131026"), Some("AX"))
-        );
+        assert_eq!((found.error_code.as_deref(), found.provider_request_id.as_deref()), (Some("131026"), Some("AX")));
         assert_eq!(refused(400, 131_047).classified.evidence, Some(Evidence::WindowClosed));
         assert_eq!(refused(401, 190).classified.class, ErrorClass::Config);
         assert_eq!(refused(500, 131_000).classified.class, ErrorClass::Retryable);
@@ -526,11 +491,7 @@ mod tests {
             (200, b"{}", ErrorClass::Unknown),
             (200, b"<html>", ErrorClass::Unknown),
         ] {
-            assert_eq!(
-                parse_send_response(http, body).unwrap_err().classified.class,
-                class,
-                "{http}"
-            );
+            assert_eq!(parse_send_response(http, body).unwrap_err().classified.class, class, "{http}");
         }
     }
 
@@ -540,10 +501,7 @@ mod tests {
         assert_eq!(verify_subscription(query, &["sésame"]).as_deref(), Some("730915526"));
         assert_eq!(verify_subscription(query, &["other"]), None);
         assert_eq!(verify_subscription(query, &[""; 0]), None);
-        assert_eq!(
-            verify_subscription("hub.mode=subscribe&hub.verify_token=&hub.challenge=1", &[""]),
-            None
-        );
+        assert_eq!(verify_subscription("hub.mode=subscribe&hub.verify_token=&hub.challenge=1", &[""]), None);
         assert_eq!(verify_subscription("hub.challenge=1&hub.verify_token=x", &["x"]), None);
     }
 
@@ -564,19 +522,11 @@ mod tests {
         }));
         let updates = parse_webhook(&body, Some("118"), now()).unwrap();
         assert_eq!((updates.statuses.len(), updates.unreadable), (4, 3));
-        let [sent, played, not_there, filtered] = updates.statuses.as_slice() else {
-            panic!()
-        };
-        assert_eq!(
-            (sent.status, sent.delivery_ref.as_deref()),
-            (DeliveryStatus::Sent, Some(REF))
-        );
+        let [sent, played, not_there, filtered] = updates.statuses.as_slice() else { panic!() };
+        assert_eq!((sent.status, sent.delivery_ref.as_deref()), (DeliveryStatus::Sent, Some(REF)));
         assert_eq!(sent.occurred_at.timestamp(), 1_795_226_405);
         assert_eq!(sent.pricing, Some(json!({"billable": true, "category": "utility"})));
-        assert_eq!(
-            (played.status, played.raw_status.as_deref()),
-            (DeliveryStatus::Read, Some("played"))
-        );
+        assert_eq!((played.status, played.raw_status.as_deref()), (DeliveryStatus::Read, Some("played")));
         assert_eq!(played.occurred_at, now(), "a bad time becomes the time of arrival");
         assert_eq!(
             (not_there.status, not_there.evidence),
@@ -611,10 +561,7 @@ mod tests {
             ("# Houses\n\n* one\n* two", "*Houses*\n\n- one\n- two"),
             ("### **Bold head**", "*Bold head*"),
             ("see [our site](https://easymo.rw)", "see our site: https://easymo.rw"),
-            (
-                "[https://x.rw](https://x.rw) ![pic](https://x.rw/p.png)",
-                "https://x.rw pic: https://x.rw/p.png",
-            ),
+            ("[https://x.rw](https://x.rw) ![pic](https://x.rw/p.png)", "https://x.rw pic: https://x.rw/p.png"),
             ("~~old~~ __new__ ***both***", "~old~ _new_ *both*"),
             ("```rust\nlet **x** = 1;\n```", "```\nlet **x** = 1;\n```"),
             ("a [b] (c) #tag", "a [b] (c) #tag"),

@@ -22,9 +22,5 @@ pub fn authenticate(call: &Call, body: &[u8], unsigned: bool) -> Result<(), Prob
     }
     let known = token.is_some_and(|token| signature::equals_any(token, &secrets))
         || signature::bearer(call.request.header("authorization").as_deref(), &secrets);
-    if known || unsigned {
-        Ok(())
-    } else {
-        Err(Problem::unauthorized())
-    }
+    if known || unsigned { Ok(()) } else { Err(Problem::unauthorized()) }
 }

@@ -1,11 +1,12 @@
 //! What a claim returns: all the context of one piece of work, from one transaction. Shapes as in `docs/api.md`, "RPCs".
 
-use std::collections::BTreeMap;
-
-use serde::Deserialize;
+use ihuza_core::json::{flag_at, items_at, str_at, string_at, u32_at};
 use serde_json::Value;
 
-#[derive(Debug, Clone, Deserialize)]
+use crate::context::Cx;
+
+/// The person.
+#[derive(Debug, Clone)]
 pub struct Profile {
     pub id: String,
     pub phone_number: Option<String>,
@@ -14,80 +15,147 @@ pub struct Profile {
     pub allows_sms: bool,
     pub locale: Option<String>,
     pub last_whatsapp_inbound_at: Option<String>,
-    #[serde(default)]
     pub preferences: Value,
 }
 
 /// The tenant in whose name we speak.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Client {
     pub brand: String,
     /// Overrides `MTN_SMS_SENDER_ID` where set.
     pub sms_sender_id: Option<String>,
     pub sms_service_code: Option<String>,
     /// A number that people may call for help.
-    #[serde(default)]
     pub contact_number: Option<String>,
     pub default_locale: Option<String>,
     pub default_policy: Option<String>,
-    #[serde(default)]
     pub mirror_replies: bool,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-pub struct Session {
-    pub id: String,
-    #[serde(default)]
-    pub created: bool,
+/// What every claim of work has in common.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    pub profile: Profile,
+    pub client: Client,
+    pub session_id: String,
+    /// The session began with this work.
+    pub session_created: bool,
+    pub agent_slug: String,
+    pub agent_model: Option<String>,
+    /// The ids that the messages of this work will have, made before anything is sent.
+    pub sms_delivery_id: String,
+    pub whatsapp_delivery_id: String,
+    /// Channels of which a report says that an earlier consumer has sent this very message.
+    pub already_sent: Vec<String>,
+    /// The first is 1.
+    pub attempt: u32,
+    pub gates: Gates,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-pub struct Agent {
-    pub slug: String,
-    /// Instructions a locale, or one text for all.
-    #[serde(default)]
-    pub instructions: Value,
-    pub model: Option<String>,
-}
-
-impl Agent {
-    /// Instructions in `locale`, else in English, else none.
-    pub fn instructions_in(&self, locale: &str) -> &str {
-        self.instructions
-            .as_str()
-            .or_else(|| self.instructions.get(locale).and_then(Value::as_str))
-            .or_else(|| self.instructions.get("en").and_then(Value::as_str))
-            .unwrap_or_default()
+impl Claim {
+    /// Reads the common part of a claim; `None` if it is not of the shape that the migrations promise.
+    pub fn read(claim: &Value) -> Option<Claim> {
+        let (profile, client, session) = (claim.get("profile")?, claim.get("client")?, claim.get("session")?);
+        let (agent, ids) = (claim.get("agent")?, claim.get("delivery_ids")?);
+        Some(Claim {
+            profile: Profile {
+                id: string_at(profile, "id")?,
+                phone_number: string_at(profile, "phone_number"),
+                whatsapp: string_at(profile, "whatsapp")?,
+                allows_sms: flag_at(profile, "allows_sms"),
+                locale: string_at(profile, "locale"),
+                last_whatsapp_inbound_at: string_at(profile, "last_whatsapp_inbound_at"),
+                preferences: profile.get("preferences").cloned().unwrap_or_default(),
+            },
+            client: Client {
+                brand: string_at(client, "brand")?,
+                sms_sender_id: string_at(client, "sms_sender_id"),
+                sms_service_code: string_at(client, "sms_service_code"),
+                contact_number: string_at(client, "contact_number"),
+                default_locale: string_at(client, "default_locale"),
+                default_policy: string_at(client, "default_policy"),
+                mirror_replies: flag_at(client, "mirror_replies"),
+            },
+            session_id: string_at(session, "id")?,
+            session_created: flag_at(session, "created"),
+            agent_slug: string_at(agent, "slug").unwrap_or_default(),
+            agent_model: string_at(agent, "model"),
+            sms_delivery_id: string_at(ids, "sms")?,
+            whatsapp_delivery_id: string_at(ids, "whatsapp")?,
+            already_sent: items_at(claim, "already_sent")
+                .iter()
+                .filter_map(|c| c.as_str().map(str::to_owned))
+                .collect(),
+            attempt: u32_at(claim, "attempt").unwrap_or(1),
+            gates: Gates(claim.get("providers").cloned().unwrap_or_default()),
+        })
     }
 }
 
-/// The ids that the messages of this work will have, made before anything is sent.
-#[derive(Debug, Clone, Deserialize)]
-pub struct DeliveryIds {
-    pub sms: String,
-    pub whatsapp: String,
+/// The request of a claim: the work as it was accepted, and the terms of the lease.
+pub fn request(cx: &Cx, work: &Value, lease_token: &str) -> Value {
+    let mut p = work.clone();
+    if let Some(p) = p.as_object_mut() {
+        p.insert("correlation_id".to_owned(), cx.correlation_id.as_str().into());
+        p.insert("lease_token".to_owned(), lease_token.into());
+        for (name, setting) in [
+            ("lease_seconds", "LEASE_SECONDS"),
+            ("unknown_wait_seconds", "UNKNOWN_WAIT_SECONDS"),
+            ("session_idle_hours", "SESSION_IDLE_HOURS"),
+        ] {
+            p.insert(name.to_owned(), cx.config.number(setting).into());
+        }
+    }
+    p
 }
 
-/// Circuit breaker of one provider, as the database saw it at the claim.
-#[derive(Debug, Clone, Deserialize)]
-pub struct Gate {
-    /// `closed`, `open` or `probe` (we are the one that tries).
-    pub gate: String,
-    pub open_until: Option<String>,
+/// An agent's instructions in `locale`, else in English; `instructions` is one text, or one a language.
+pub fn instructions_in<'a>(agent: &'a Value, locale: &str) -> &'a str {
+    let instructions = agent.get("instructions").unwrap_or(&Value::Null);
+    instructions
+        .as_str()
+        .or_else(|| str_at(instructions, locale))
+        .or_else(|| str_at(instructions, "en"))
+        .unwrap_or_default()
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(transparent)]
-pub struct Gates(pub BTreeMap<String, Gate>);
+/// The circuit breakers, as the database saw them at the claim: `{<provider>: {gate, open_until}}` with the gate `closed`,
+/// `open` or `probe` (we are the one that tries).
+#[derive(Debug, Clone, Default)]
+pub struct Gates(pub Value);
 
 impl Gates {
-    /// Since when, or rather until when, no request may go to `provider`.
+    /// Until when no request may go to `provider`.
     pub fn open_until(&self, provider: &str) -> Option<&str> {
         let gate = self.0.get(provider)?;
-        (gate.gate == "open").then(|| gate.open_until.as_deref().unwrap_or_default())
+        (str_at(gate, "gate") == Some("open")).then(|| str_at(gate, "open_until").unwrap_or_default())
     }
 
     pub fn is_open(&self, provider: &str) -> bool {
         self.open_until(provider).is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn only_an_open_gate_keeps_requests_away() {
+        let gates = Gates(
+            json!({ "mtn": { "gate": "open", "open_until": "2026-11-21T08:00:00Z" }, "whatsapp": { "gate": "probe" } }),
+        );
+        assert_eq!(gates.open_until("mtn"), Some("2026-11-21T08:00:00Z"));
+        assert!(!gates.is_open("whatsapp"));
+        assert!(!gates.is_open("openai"));
+    }
+
+    #[test]
+    fn instructions_fall_back_to_english() {
+        let agent = json!({ "instructions": { "en": "Be kind.", "rw": "Gira neza." } });
+        assert_eq!(instructions_in(&agent, "rw"), "Gira neza.");
+        assert_eq!(instructions_in(&agent, "sw"), "Be kind.");
+        assert_eq!(instructions_in(&json!({ "instructions": "Be brief." }), "fr"), "Be brief.");
     }
 }

@@ -64,16 +64,8 @@ impl Config {
 
     /// A whole number; a value that is none counts as its default, and as 0 where that is none either.
     pub fn number(&self, name: &str) -> u32 {
-        let default = || {
-            SETTINGS
-                .iter()
-                .find(|s| s.name == name)
-                .and_then(|s| s.default?.parse().ok())
-        };
-        self.find(name)
-            .and_then(|v| v.parse().ok())
-            .or_else(default)
-            .unwrap_or_default()
+        let default = || SETTINGS.iter().find(|s| s.name == name).and_then(|s| s.default?.parse().ok());
+        self.find(name).and_then(|v| v.parse().ok()).or_else(default).unwrap_or_default()
     }
 
     pub fn flag(&self, name: &str) -> bool {
@@ -105,10 +97,7 @@ mod tests {
 
     #[test]
     fn an_alias_serves_where_the_name_is_absent_and_blank_is_absent() {
-        assert_eq!(
-            config(&[("WHATSAPP_PHONE_ID", "42")]).find("WHATSAPP_PHONE_NUMBER_ID"),
-            Some("42")
-        );
+        assert_eq!(config(&[("WHATSAPP_PHONE_ID", "42")]).find("WHATSAPP_PHONE_NUMBER_ID"), Some("42"));
         let both = config(&[("WHATSAPP_PHONE_NUMBER_ID", "41"), ("WHATSAPP_PHONE_ID", "42")]);
         assert_eq!(both.find("WHATSAPP_PHONE_NUMBER_ID"), Some("41"));
         assert_eq!(config(&[("OPENAI_API_KEY", "  ")]).find("OPENAI_API_KEY"), None);
@@ -123,9 +112,6 @@ mod tests {
     #[test]
     fn missing_names_only_what_this_function_needs() {
         let bare = config(&[("SUPABASE_URL", "http://x"), ("SUPABASE_SERVICE_ROLE_KEY", "k")]);
-        assert_eq!(
-            bare.missing("whatsapp-webhook"),
-            ["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"]
-        );
+        assert_eq!(bare.missing("whatsapp-webhook"), ["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"]);
     }
 }

@@ -3,11 +3,12 @@
 use std::future::Future;
 
 use futures_util::future::join_all;
+use ihuza_core::json::obj;
 use ihuza_core::{
     log::{Event, Level},
     timestamp,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use wasm_bindgen::JsValue;
 use worker::{Env, MessageBatch, MessageExt, QueueRetryOptionsBuilder, RawMessage};
 
@@ -33,11 +34,14 @@ impl Verdict {
     /// A refusal is retried as well: it is a bug or a missing migration, which an operator mends while the queue holds the work;
     /// at the end of its retries the message becomes a dead letter with an alert.
     pub fn after(error: &DatabaseError, envelope: &Envelope) -> Verdict {
-        Verdict::Again {
-            in_s: patience_s(age_s(envelope), host::dice()),
-            why: error.to_string(),
-        }
+        Verdict::Again { in_s: patience_s(age_s(envelope), host::dice()), why: error.to_string() }
     }
+}
+
+/// The database and this function are of different versions: the work waits for the deployment to be finished.
+pub fn unreadable_claim(cx: &Cx) -> Verdict {
+    cx.log(Level::Error, Event::InternalError, "the claim is not of the shape this version knows", &[]);
+    Verdict::Again { in_s: 60, why: "the claim cannot be read".to_owned() }
 }
 
 /// Seconds since the work was first accepted; 0 when the envelope's time cannot be read.
@@ -67,10 +71,8 @@ async fn one<F>(message: RawMessage, env: &Env, function: &'static str, work: &i
 where
     F: Future<Output = Verdict>,
 {
-    let parsed = message
-        .body()
-        .as_string()
-        .and_then(|text| serde_json::from_str::<Envelope>(&text).ok());
+    let parsed =
+        message.body().as_string().and_then(|text| serde_json::from_str(&text).ok()).and_then(Envelope::from_value);
     let Some(envelope) = parsed else {
         // Only our own accept path writes to the queue: this is a deployment that went wrong. The dead-letter queue keeps it.
         Cx::new(env.clone(), function, "none".to_owned()).log(
@@ -90,35 +92,35 @@ where
                 Level::Warn,
                 Event::WorkRetried,
                 &format!("{why}; again in {in_s} s"),
-                &[("retry_in_s", json!(in_s))],
+                &[("retry_in_s", in_s.into())],
             );
             message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(in_s).build());
         }
     }
 }
 
-/// Keeps messages that `origin` gave up as rows of `dead_letters`, each with an alert.
+/// Keeps messages that the queue `origin` gave up as rows of `dead_letters`, each with an alert.
 pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str, origin: &str) {
     join_all(batch.raw_iter().map(async |message| {
         let text = message.body().as_string().unwrap_or_default();
         let payload = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
-        let correlation_id = payload
-            .get("correlation_id")
-            .and_then(Value::as_str)
-            .unwrap_or("none")
-            .to_owned();
+        let correlation_id = payload.get("correlation_id").and_then(Value::as_str).unwrap_or("none").to_owned();
         let cx = Cx::new(env.clone(), function, correlation_id);
-        let row = json!({
-            "queue": origin, "message_id": message.id(), "payload": payload, "attempts": 0,
-            "reason": "retries_exhausted", "correlation_id": cx.correlation_id,
-        });
+        let row = obj(&mut [
+            ("queue", origin.into()),
+            ("message_id", message.id().into()),
+            ("payload", payload.into()),
+            ("attempts", 0.into()),
+            ("reason", "retries_exhausted".into()),
+            ("correlation_id", (&cx.correlation_id).into()),
+        ]);
         match database::rpc(&cx, "record_dead_letter", &row).await {
             Ok(_) => {
                 cx.log(
                     Level::Error,
                     Event::DeadLetter,
                     &format!("a message of {origin} was given up; it is in dead_letters"),
-                    &[("queue", json!(origin))],
+                    &[("queue", origin.into())],
                 );
                 message.ack();
             }
@@ -127,7 +129,7 @@ pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str
                     Level::Error,
                     Event::DatabaseFailed,
                     &format!("a dead letter of {origin} waits in its queue: {error}"),
-                    &[("queue", json!(origin))],
+                    &[("queue", origin.into())],
                 );
                 message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(300).build());
             }

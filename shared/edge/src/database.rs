@@ -6,9 +6,10 @@ use ihuza_core::{
     error_class::TransportFailure,
     log::{Event, Level},
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{context::Cx, host, outgoing, pause};
+use ihuza_core::json::obj;
 
 /// Tries of one RPC within one piece of work; each RPC is safe to repeat under the same lease token.
 const TRIES: u32 = 3;
@@ -72,7 +73,7 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
             Level::Warn,
             Event::DatabaseFailed,
             &format!("{name}: {error}, try {tried} of {TRIES}"),
-            &[("rpc", json!(name)), ("attempt", json!(tried))],
+            &[("rpc", name.into()), ("attempt", tried.into())],
         );
         // Full jitter over 0.2 s, then 0.4 s: long enough for a schema cache to load, short beside a lease.
         pause::for_ms((f64::from(200 << (tried - 1)) * (0.5 + host::dice() / 2.0)) as u32).await;
@@ -81,19 +82,12 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
 
 async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError> {
     let config = &cx.config;
-    let url = format!(
-        "{}/rest/v1/rpc/{name}",
-        config.text("SUPABASE_URL").trim_end_matches('/')
-    );
+    let url = format!("{}/rest/v1/rpc/{name}", config.text("SUPABASE_URL").trim_end_matches('/'));
     let headers = HEADERS.with(|cell| {
         cell.get_or_init(|| {
             let key = config.text("SUPABASE_SERVICE_ROLE_KEY");
             let bearer = format!("Bearer {key}");
-            let mut headers = vec![
-                ("apikey", key),
-                ("content-type", "application/json"),
-                ("user-agent", "ihuza/1.0"),
-            ];
+            let mut headers = vec![("apikey", key), ("content-type", "application/json"), ("user-agent", "ihuza/1.0")];
             // An opaque `sb_` key is no JWT: the gateway refuses it as bearer (Supabase docs, guides/api/api-keys).
             if !key.starts_with("sb_") {
                 headers.push(("authorization", &bearer));
@@ -102,16 +96,10 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
         })
         .clone()
     });
-    let body = json!({ "p": p }).to_string();
-    let answer = outgoing::send_with(
-        "POST",
-        &url,
-        &headers,
-        Some(&body),
-        config.number("DATABASE_TIMEOUT_MS"),
-    )
-    .await
-    .map_err(|failure| DatabaseError::Unavailable {
+    let body = obj(&mut [("p", p.into())]).to_string();
+    let answer = outgoing::send_with("POST", &url, &headers, Some(&body), config.number("DATABASE_TIMEOUT_MS"))
+        .await
+        .map_err(|failure| DatabaseError::Unavailable {
         what: match failure {
             TransportFailure::NeverConnected => "no connection",
             TransportFailure::Timeout => "no answer in time",
@@ -133,17 +121,9 @@ fn read(status: u16, body: &[u8]) -> Result<Value, DatabaseError> {
             None => Err(DatabaseError::Garbled),
         };
     }
-    let code = value
-        .as_ref()
-        .and_then(|v| v.get("code"))
-        .and_then(Value::as_str)
-        .unwrap_or("none")
-        .to_owned();
+    let code = value.as_ref().and_then(|v| v.get("code")).and_then(Value::as_str).unwrap_or("none").to_owned();
     if is_transient(status, &code) {
-        Err(DatabaseError::Unavailable {
-            what: "answered not now",
-            code: Some(code),
-        })
+        Err(DatabaseError::Unavailable { what: "answered not now", code: Some(code) })
     } else {
         Err(DatabaseError::Refused { status, code })
     }
@@ -152,13 +132,8 @@ fn read(status: u16, body: &[u8]) -> Result<Value, DatabaseError> {
 /// Decided on status and code, never on a message. PGRST202 (function unknown) is what a stale schema cache answers for a
 /// moment after a migration, so it is worth another try.
 fn is_transient(status: u16, code: &str) -> bool {
-    let transient_state = ["08", "53"]
-        .iter()
-        .any(|class| code.len() == 5 && code.starts_with(class))
-        || matches!(
-            code,
-            "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "25006"
-        );
+    let transient_state = ["08", "53"].iter().any(|class| code.len() == 5 && code.starts_with(class))
+        || matches!(code, "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "25006");
     matches!(status, 408 | 425 | 429 | 502 | 503 | 504)
         || (520..=527).contains(&status)
         || transient_state
@@ -177,31 +152,16 @@ mod tests {
     fn not_now_is_told_from_never() {
         assert!(transient(503, r#"{"code":"PGRST002","message":"schema cache"}"#));
         assert!(transient(504, ""));
-        assert!(
-            transient(500, r#"{"code":"57014"}"#),
-            "a statement timeout comes as 500"
-        );
+        assert!(transient(500, r#"{"code":"57014"}"#), "a statement timeout comes as 500");
         assert!(transient(404, r#"{"code":"PGRST202"}"#), "a stale schema cache");
-        assert!(!transient(
-            400,
-            r#"{"code":"23514","details":"Failing row contains (+250788123456)"}"#
-        ));
+        assert!(!transient(400, r#"{"code":"23514","details":"Failing row contains (+250788123456)"}"#));
         assert!(!transient(401, "Invalid API key"));
-        assert!(
-            transient(200, "{\"half\":"),
-            "a cut answer: the call may have been committed, and is safe to repeat"
-        );
+        assert!(transient(200, "{\"half\":"), "a cut answer: the call may have been committed, and is safe to repeat");
     }
 
     #[test]
     fn an_error_never_repeats_what_postgres_said() {
-        let error = read(
-            400,
-            br#"{"code":"23514","message":"row +250788123456","details":"+250788123456"}"#,
-        );
-        assert_eq!(
-            error.map_err(|e| e.to_string()),
-            Err("the database refused the call (HTTP 400, 23514)".to_owned())
-        );
+        let error = read(400, br#"{"code":"23514","message":"row +250788123456","details":"+250788123456"}"#);
+        assert_eq!(error.map_err(|e| e.to_string()), Err("the database refused the call (HTTP 400, 23514)".to_owned()));
     }
 }

@@ -5,12 +5,13 @@ use futures_util::future::join_all;
 use ihuza_core::{
     channel::{Channel, Provider},
     error_class::{ErrorClass, Evidence},
+    json::obj,
     log::{Event, Level},
     phone, retry,
     send::{Accepted, Refused},
     timestamp,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{claim::Gates, context::Cx, database, host, mtn, queue, whatsapp};
 
@@ -41,21 +42,22 @@ impl Message {
         }
     }
 
-    /// The row that `finish_*` inserts, without its attempt.
-    pub fn row(&self, content: &str, encoding: Option<&str>, segments: Option<usize>) -> Value {
-        json!({
-            "id": self.id,
-            "channel": self.channel.as_str(),
-            "provider": self.provider().as_str(),
-            "recipient": self.recipient,
-            "sender": self.sender,
-            "purpose": self.purpose,
-            "content": content,
-            "payload": self.payload,
-            "encoding": encoding,
-            "segments": segments,
-            "deadline_at": timestamp::to_rfc3339(self.deadline_at),
-        })
+    /// The row that `finish_*` inserts, with what became of its attempt.
+    pub fn row(&self, content: &str, encoding: Option<&str>, segments: Option<usize>, attempt: Value) -> Value {
+        obj(&mut [
+            ("id", (&self.id).into()),
+            ("channel", self.channel.into()),
+            ("provider", self.provider().into()),
+            ("recipient", (&self.recipient).into()),
+            ("sender", (&self.sender).into()),
+            ("purpose", (&self.purpose).into()),
+            ("content", content.into()),
+            ("payload", (&self.payload).into()),
+            ("encoding", encoding.into()),
+            ("segments", segments.into()),
+            ("deadline_at", timestamp::to_rfc3339(self.deadline_at).into()),
+            ("attempt", attempt.into()),
+        ])
     }
 }
 
@@ -68,10 +70,7 @@ pub struct Refusal {
 
 impl Refusal {
     pub fn of(refused: Refused) -> Refusal {
-        Refusal {
-            refused,
-            retry_after: None,
-        }
+        Refusal { refused, retry_after: None }
     }
 }
 
@@ -80,101 +79,87 @@ pub type Handed = Result<Accepted, Refusal>;
 
 /// Sends `message` unless the breaker of its provider is open; the answer is an `attempt` object of the RPCs.
 pub async fn attempt(cx: &Cx, gates: &Gates, message: &Message) -> Value {
-    let provider = message.provider();
     let started = host::now();
-    if let Some(open_until) = gates.open_until(provider.as_str()) {
-        let spread = TimeDelta::milliseconds((host::dice() * 10_000.0) as i64);
-        let next = timestamp::parse_rfc3339(open_until).unwrap_or(started + TimeDelta::seconds(30)) + spread;
-        cx.log(
-            Level::Warn,
-            Event::MessageDeferred,
-            &format!("the breaker of {} is open; the message waits", provider.as_str()),
-            &about(message),
-        );
-        return json!({
-            "attempt": message.attempt, "outcome": "deferred", "error_reason": "breaker_open",
-            "started_at": timestamp::to_rfc3339(started), "finished_at": timestamp::to_rfc3339(started),
-            "next_attempt_at": timestamp::to_rfc3339(next.min(message.deadline_at)),
-        });
+    if let Some(open_until) = gates.open_until(message.provider().as_str()) {
+        return deferred(cx, message, open_until, started);
     }
-    let outcome = match message.channel {
+    let handed = match message.channel {
         Channel::Whatsapp => whatsapp::send(cx, message).await,
         Channel::Sms | Channel::Voice => mtn::send(cx, message).await,
     };
     let finished = host::now();
-    let duration_ms = (finished - started).num_milliseconds();
-    let mut report = json!({
-        "attempt": message.attempt,
-        "started_at": timestamp::to_rfc3339(started),
-        "finished_at": timestamp::to_rfc3339(finished),
-        "duration_ms": duration_ms,
-    });
-    let mut add = |name: &str, value: Value| {
-        if let Some(object) = report.as_object_mut() {
-            object.insert(name.to_owned(), value);
-        }
+    let mut report = match handed {
+        Ok(accepted) => accepted_report(cx, message, &accepted, finished - started),
+        Err(refusal) => refused_report(cx, message, &refusal, started, finished),
     };
-    let mut fields = about(message);
-    fields.push(("duration_ms", json!(duration_ms)));
-    let event = |success| match (message.channel, success) {
-        (Channel::Whatsapp, true) => Event::WhatsappSendSuccess,
-        (Channel::Whatsapp, false) => Event::WhatsappSendFailed,
-        (_, true) => Event::SmsSendSuccess,
-        (_, false) => Event::SmsSendFailed,
-    };
-    match outcome {
-        Ok(accepted) => {
-            cx.log(
-                Level::Info,
-                event(true),
-                &format!("{} accepted the message in {duration_ms} ms", provider.as_str()),
-                &fields,
-            );
-            add("outcome", json!("accepted"));
-            add("provider_message_id", json!(accepted.provider_message_id));
-            add("provider_request_id", json!(accepted.provider_request_id));
-        }
-        Err(refusal) => {
-            let Refused {
-                http_status,
-                error_code,
-                provider_request_id,
-                classified,
-            } = &refusal.refused;
-            let class = classified.class;
-            let next = next_attempt(cx, message, &refusal, finished);
-            let when = next.map_or_else(
-                || "not again".to_owned(),
-                |at| format!("next at {}", timestamp::to_rfc3339(at)),
-            );
-            fields.push(("class", json!(class.as_str())));
-            fields.push(("code", json!(error_code)));
-            let level = if matches!(class, ErrorClass::Config | ErrorClass::Bug) {
-                Level::Error
-            } else {
-                Level::Warn
-            };
-            let reason = classified.reason;
-            cx.log(
-                level,
-                event(false),
-                &format!("{}: {reason}, attempt {}, {when}", provider.as_str(), message.attempt),
-                &fields,
-            );
-            add("outcome", json!(class.as_str()));
-            add("provider_request_id", json!(provider_request_id));
-            add("http_status", json!(http_status));
-            add("error_code", json!(error_code));
-            add("error_reason", json!(reason));
-            add(
-                "retry_after_s",
-                json!(refusal.retry_after.map(|wait| wait.num_seconds())),
-            );
-            add("next_attempt_at", json!(next.map(timestamp::to_rfc3339)));
-            add("evidence", json!(classified.evidence.map(Evidence::as_str)));
-        }
+    if let Some(fields) = report.as_object_mut() {
+        fields.insert("attempt".to_owned(), message.attempt.into());
+        fields.insert("started_at".to_owned(), timestamp::to_rfc3339(started).into());
+        fields.insert("finished_at".to_owned(), timestamp::to_rfc3339(finished).into());
+        fields.insert("duration_ms".to_owned(), (finished - started).num_milliseconds().into());
     }
     report
+}
+
+/// The message waits until its provider may be tried again, and a little longer, so that not all come at once.
+fn deferred(cx: &Cx, message: &Message, open_until: &str, now: DateTime<Utc>) -> Value {
+    let spread = TimeDelta::milliseconds((host::dice() * 10_000.0) as i64);
+    let next = timestamp::parse_rfc3339(open_until).unwrap_or(now + TimeDelta::seconds(30)) + spread;
+    log(cx, message, Level::Warn, Event::MessageDeferred, "the provider's breaker is open; the message waits", None);
+    let at = timestamp::to_rfc3339(now);
+    obj(&mut [
+        ("attempt", message.attempt.into()),
+        ("outcome", "deferred".into()),
+        ("error_reason", "breaker_open".into()),
+        ("started_at", (&at).into()),
+        ("finished_at", (&at).into()),
+        ("next_attempt_at", timestamp::to_rfc3339(next.min(message.deadline_at)).into()),
+    ])
+}
+
+fn accepted_report(cx: &Cx, message: &Message, accepted: &Accepted, took: TimeDelta) -> Value {
+    let event = match message.channel {
+        Channel::Whatsapp => Event::WhatsappSendSuccess,
+        Channel::Sms | Channel::Voice => Event::SmsSendSuccess,
+    };
+    log(cx, message, Level::Info, event, "the provider accepted the message", Some(took));
+    obj(&mut [
+        ("outcome", "accepted".into()),
+        ("provider_message_id", (&accepted.provider_message_id).into()),
+        ("provider_request_id", (&accepted.provider_request_id).into()),
+    ])
+}
+
+fn refused_report(cx: &Cx, message: &Message, refusal: &Refusal, started: DateTime<Utc>, now: DateTime<Utc>) -> Value {
+    let Refused { http_status, error_code, provider_request_id, classified } = &refusal.refused;
+    let next = next_attempt(cx, message, refusal, now).map(timestamp::to_rfc3339);
+    let event = match message.channel {
+        Channel::Whatsapp => Event::WhatsappSendFailed,
+        Channel::Sms | Channel::Voice => Event::SmsSendFailed,
+    };
+    let level = match classified.class {
+        ErrorClass::Config | ErrorClass::Bug => Level::Error,
+        ErrorClass::Retryable | ErrorClass::Permanent | ErrorClass::Unknown => Level::Warn,
+    };
+    let mut said = [classified.class.as_str(), ": ", classified.reason].concat();
+    if let Some(code) = error_code {
+        said.extend([", code ", code]);
+    }
+    if let Some(next) = &next {
+        said.extend([", next at ", next]);
+    }
+    log(cx, message, level, event, &said, Some(now - started));
+    obj(&mut [
+        ("outcome", classified.class.as_str().into()),
+        ("provider_request_id", provider_request_id.into()),
+        ("http_status", (*http_status).into()),
+        ("error_code", error_code.into()),
+        ("error_reason", classified.reason.into()),
+        ("retry_after_s", refusal.retry_after.map(|wait| wait.num_seconds()).into()),
+        ("next_attempt_at", (&next).into()),
+        ("breaker", classified.breaker.into()),
+        ("evidence", classified.evidence.map(Evidence::as_str).into()),
+    ])
 }
 
 /// When a refused message is tried again; only `retryable` is decided here, the other classes by the database.
@@ -187,20 +172,27 @@ fn next_attempt(cx: &Cx, message: &Message, refusal: &Refusal, now: DateTime<Utc
         cap: TimeDelta::hours(1),
         deadline: message.deadline_at,
     };
-    match policy.next(message.attempt, refusal.retry_after, now, host::dice()) {
-        retry::Next::RetryAt(at) => Some(at),
-        retry::Next::GiveUp => None,
+    // Too many messages to one person: only that person's messages wait, and for as long as Meta says (4^n s).
+    if refusal.refused.error_code.as_deref() == Some("131056") {
+        return policy.not_before(retry::pair_rate_wait(message.attempt), now).at();
     }
+    policy.next(message.attempt, refusal.retry_after, now, host::dice()).at()
 }
 
-fn about(message: &Message) -> Vec<(&'static str, Value)> {
-    vec![
-        ("provider", json!(message.provider().as_str())),
-        ("channel", json!(message.channel.as_str())),
-        ("delivery_id", json!(message.id)),
-        ("attempt", json!(message.attempt)),
-        ("recipient", json!(phone::mask(&message.recipient))),
-    ]
+fn log(cx: &Cx, message: &Message, level: Level, event: Event, said: &str, took: Option<TimeDelta>) {
+    cx.log(
+        level,
+        event,
+        said,
+        &[
+            ("provider", message.provider().into()),
+            ("channel", message.channel.into()),
+            ("delivery_id", (&message.id).into()),
+            ("attempt", message.attempt.into()),
+            ("recipient", phone::mask(&message.recipient).into()),
+            ("duration_ms", took.map(|took| took.num_milliseconds()).into()),
+        ],
+    );
 }
 
 /// Records what has been done with an RPC that must not be lost: where the database does not answer, the queue
@@ -210,19 +202,17 @@ pub async fn record(cx: &Cx, rpc: &'static str, p: &Value) -> Option<Value> {
         Ok(answer) => return Some(answer),
         Err(error) => error,
     };
-    let envelope = queue::Envelope::new(&cx.correlation_id, json!({ "kind": "record", "rpc": rpc, "p": p }));
+    let envelope = queue::Envelope::new(
+        &cx.correlation_id,
+        obj(&mut [("kind", "record".into()), ("rpc", rpc.into()), ("p", p.into())]),
+    );
     let kept = queue::place(cx, "delivery-retry", &envelope, 5).await.is_ok();
     let outcome = if kept {
         "the queue will record it later"
     } else {
         "the lease will run out and its outcome counts as unknown"
     };
-    cx.log(
-        Level::Error,
-        Event::DatabaseFailed,
-        &format!("{rpc}: {error}; {outcome}"),
-        &[("rpc", json!(rpc))],
-    );
+    cx.log(Level::Error, Event::DatabaseFailed, &format!("{rpc}: {error}; {outcome}"), &[("rpc", rpc.into())]);
     None
 }
 
@@ -231,22 +221,18 @@ pub async fn dispatch_fallbacks(cx: &Cx, answer: &Value) {
     let Some(fallbacks) = answer.get("fallbacks").and_then(Value::as_array) else {
         return;
     };
-    join_all(
-        fallbacks
-            .iter()
-            .filter_map(|fallback| fallback.get("id"))
-            .map(|id| async move {
-                let envelope = queue::Envelope::new(&cx.correlation_id, json!({ "kind": "send", "delivery_id": id }));
-                // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
-                if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
-                    cx.log(
-                        Level::Info,
-                        Event::FallbackQueued,
-                        "the other channel carries the message",
-                        &[("delivery_id", id.clone())],
-                    );
-                }
-            }),
-    )
+    join_all(fallbacks.iter().filter_map(|fallback| fallback.get("id")).map(|id| async move {
+        let envelope =
+            queue::Envelope::new(&cx.correlation_id, obj(&mut [("kind", "send".into()), ("delivery_id", id.into())]));
+        // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
+        if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
+            cx.log(
+                Level::Info,
+                Event::FallbackQueued,
+                "the other channel carries the message",
+                &[("delivery_id", id.into())],
+            );
+        }
+    }))
     .await;
 }

@@ -2,16 +2,19 @@
 
 use std::future::Future;
 
+use ihuza_core::json::obj;
 use ihuza_core::{
     ids,
     log::{Event, Level},
     problem::Problem,
     signature,
 };
-use serde_json::json;
 use worker::{Env, web_sys};
 
 use crate::{config::Config, context::Cx, database, host, incoming::Incoming, queue, reply::Reply};
+
+/// Names the thread through the logs: read from a request, written on every answer.
+pub const CORRELATION_HEADER: &str = "x-correlation-id";
 
 /// One call of an endpoint.
 pub struct Call {
@@ -40,7 +43,7 @@ where
 {
     let request = Incoming::new(request);
     let given = request
-        .header("x-correlation-id")
+        .header(CORRELATION_HEADER)
         .and_then(|id| ids::CorrelationId::parse(&id))
         .map(|id| id.as_str().to_owned());
     let correlation_id = given.unwrap_or_else(host::new_uuid);
@@ -49,31 +52,22 @@ where
     let outcome = match (request.method.as_str(), rest.as_str()) {
         ("GET" | "HEAD", "health") => Ok(health(&cx, endpoint).await),
         (_, "health") => Err(Problem::method_not_allowed("GET")),
-        _ => {
-            handle(Call {
-                cx: cx.clone(),
-                request,
-                rest,
-            })
-            .await
-        }
+        _ => handle(Call { cx: cx.clone(), request, rest }).await,
     };
     let reply = outcome.unwrap_or_else(|problem| {
         // Said once, here, whoever found it. The reason never holds what the caller sent.
-        let level = if problem.status >= 500 {
-            Level::Warn
-        } else {
-            Level::Info
-        };
+        let level = if problem.status >= 500 { Level::Warn } else { Level::Info };
         cx.log(
             level,
             Event::RequestRefused,
             problem.title,
-            &[("status", json!(problem.status)), ("type", json!(problem.type_slug))],
+            &[("status", problem.status.into()), ("type", problem.type_slug.into())],
         );
         Reply::problem(&problem.correlation_id(&correlation_id))
     });
-    reply.with_header("x-correlation-id", correlation_id).into_response()
+    let named = reply.headers.iter().any(|(name, _)| *name == CORRELATION_HEADER);
+    let reply = if named { reply } else { reply.with_header(CORRELATION_HEADER, correlation_id) };
+    reply.into_response()
 }
 
 /// What follows the mount of endpoint `name` in `path`: each answers at `/`, `/<name>` and `/functions/v1/<name>`.
@@ -91,37 +85,55 @@ fn rest_of<'a>(path: &'a str, name: &str) -> &'a str {
 pub fn require_service_key(cx: &Cx, request: &Incoming) -> Result<(), Problem> {
     let keys = cx.config.secrets(&["SUPABASE_SERVICE_ROLE_KEY", "INTERNAL_API_KEY"]);
     let known = signature::bearer(request.header("authorization").as_deref(), &keys)
-        || request
-            .header("apikey")
-            .is_some_and(|key| signature::equals_any(&key, &keys));
+        || request.header("apikey").is_some_and(|key| signature::equals_any(&key, &keys));
     if known { Ok(()) } else { Err(Problem::unauthorized()) }
 }
 
 /// Names each dependency and each missing setting. 503 when the function cannot do its work.
 async fn health(cx: &Cx, endpoint: Endpoint) -> Reply {
     let started = host::now_ms();
-    let database = database::rpc(cx, "health_check", &json!({})).await;
+    let database = database::rpc(cx, "health_check", &obj(&mut [])).await;
     let took = host::now_ms() - started;
     let missing = cx.config.missing(endpoint.name);
     let queue_is_there = queue::is_bound(cx, endpoint.queue);
     let healthy = database.is_ok() && missing.is_empty() && queue_is_there;
     let database = match &database {
-        Ok(answer) => json!({ "ok": true, "ms": took, "migration": answer.get("migrations") }),
-        Err(error) => json!({ "ok": false, "ms": took, "error": error.to_string() }),
+        Ok(answer) => {
+            obj(&mut [("ok", true.into()), ("ms", took.into()), ("migration", answer.get("migrations").into())])
+        }
+        Err(error) => obj(&mut [("ok", false.into()), ("ms", took.into()), ("error", error.to_string().into())]),
     };
-    let body = json!({
-        "status": if healthy { "ok" } else { "degraded" },
-        "function": endpoint.name,
-        "dependencies": {
-            "supabase": database,
-            "queue": { "ok": queue_is_there, "name": endpoint.queue },
-            "mtn": { "configured": configured(&cx.config, &["MTN_SMS_API_KEY", "MTN_SMS_API_SECRET"]) },
-            "whatsapp": { "configured": configured(&cx.config, &["WHATSAPP_ACCESS_TOKEN", "WHATSAPP_PHONE_NUMBER_ID"]) },
-            "openai": { "configured": configured(&cx.config, &["OPENAI_API_KEY"]) },
-        },
-        "missing_settings": missing,
-        "warnings": warnings(&cx.config),
-    });
+    let body = obj(&mut [
+        ("status", (if healthy { "ok" } else { "degraded" }).into()),
+        ("function", endpoint.name.into()),
+        (
+            "dependencies",
+            obj(&mut [
+                ("supabase", database.into()),
+                ("queue", obj(&mut [("ok", queue_is_there.into()), ("name", endpoint.queue.into())]).into()),
+                (
+                    "mtn",
+                    obj(&mut [(
+                        "configured",
+                        (configured(&cx.config, &["MTN_SMS_API_KEY", "MTN_SMS_API_SECRET"])).into(),
+                    )])
+                    .into(),
+                ),
+                (
+                    "whatsapp",
+                    obj(&mut [(
+                        "configured",
+                        (configured(&cx.config, &["WHATSAPP_ACCESS_TOKEN", "WHATSAPP_PHONE_NUMBER_ID"])).into(),
+                    )])
+                    .into(),
+                ),
+                ("openai", obj(&mut [("configured", (configured(&cx.config, &["OPENAI_API_KEY"])).into())]).into()),
+            ])
+            .into(),
+        ),
+        ("missing_settings", missing.into()),
+        ("warnings", (warnings(&cx.config)).into()),
+    ]);
     Reply::json(if healthy { 200 } else { 503 }, &body)
 }
 
@@ -152,19 +164,10 @@ mod tests {
 
     #[test]
     fn an_endpoint_answers_at_three_places() {
-        for path in [
-            "/",
-            "/post-call-notify",
-            "/functions/v1/post-call-notify",
-            "/functions/v1/post-call-notify/",
-        ] {
+        for path in ["/", "/post-call-notify", "/functions/v1/post-call-notify", "/functions/v1/post-call-notify/"] {
             assert_eq!(rest_of(path, "post-call-notify"), "", "{path}");
         }
-        for path in [
-            "/health",
-            "/post-call-notify/health",
-            "/functions/v1/post-call-notify/health",
-        ] {
+        for path in ["/health", "/post-call-notify/health", "/functions/v1/post-call-notify/health"] {
             assert_eq!(rest_of(path, "post-call-notify"), "health", "{path}");
         }
         assert_eq!(rest_of("/post-call-notify-2", "post-call-notify"), "post-call-notify-2");

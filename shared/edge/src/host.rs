@@ -4,10 +4,7 @@ use chrono::{DateTime, Utc};
 
 /// Milliseconds since 1970. In a Worker the clock stands still between I/O operations, so one decision has one `now`.
 pub fn now_ms() -> i64 {
-    #[allow(
-        clippy::cast_possible_truncation,
-        reason = "milliseconds since 1970 fit an i64 for 292 million years"
-    )]
+    #[allow(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit an i64 for 292 million years")]
     let now = js_sys::Date::now() as i64;
     now
 }

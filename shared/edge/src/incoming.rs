@@ -39,20 +39,13 @@ impl Incoming {
 
     /// The raw body, or the 413 of a body over `limit_bytes`; never holds more than that much in memory.
     pub async fn body(&self, limit_bytes: usize) -> Result<Vec<u8>, Problem> {
-        match self
-            .header("content-length")
-            .and_then(|length| length.parse::<usize>().ok())
-        {
+        match self.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
             Some(length) if length > limit_bytes => Err(Problem::too_large(limit_bytes)),
             Some(_) => {
                 let promise = self.request.array_buffer().map_err(|_| unreadable())?;
                 let buffer = JsFuture::from(promise).await.map_err(|_| unreadable())?;
                 let bytes = Uint8Array::new(&buffer).to_vec();
-                if bytes.len() > limit_bytes {
-                    Err(Problem::too_large(limit_bytes))
-                } else {
-                    Ok(bytes)
-                }
+                if bytes.len() > limit_bytes { Err(Problem::too_large(limit_bytes)) } else { Ok(bytes) }
             }
             None => self.streamed_body(limit_bytes).await,
         }

@@ -8,20 +8,17 @@ use ihuza_core::{
     openai,
     send::Refused,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{context::Cx, host, outgoing, pause};
+use ihuza_core::json::obj;
 
 /// One answer of the model.
 ///
 /// A question has no side effect, so even an unknown outcome may be asked again: once, while at least half of `timeout_ms`
 /// is left.
 pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::Reply, Classified> {
-    let url = format!(
-        "{}{}",
-        cx.config.text("OPENAI_BASE_URL").trim_end_matches('/'),
-        openai::RESPONSES_PATH
-    );
+    let url = format!("{}{}", cx.config.text("OPENAI_BASE_URL").trim_end_matches('/'), openai::RESPONSES_PATH);
     let bearer = format!("Bearer {}", cx.config.text("OPENAI_API_KEY"));
     let headers = [
         ("authorization", bearer.as_str()),
@@ -39,25 +36,19 @@ pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::R
                 Ok(reply) => return Ok(reply),
                 Err(refused) => (
                     refused.classified,
-                    answer
-                        .retry_after()
-                        .map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX)),
+                    answer.retry_after().map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX)),
                 ),
             },
         };
-        let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) {
-            Level::Error
-        } else {
-            Level::Warn
-        };
+        let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) { Level::Error } else { Level::Warn };
         cx.log(
             level,
             Event::ModelFailed,
             &format!("the model did not answer: {}, attempt {attempt}", down.reason),
             &[
-                ("class", json!(down.class.as_str())),
-                ("attempt", json!(attempt)),
-                ("duration_ms", json!(host::now_ms() - started)),
+                ("class", down.class.as_str().into()),
+                ("attempt", attempt.into()),
+                ("duration_ms", (host::now_ms() - started).into()),
             ],
         );
         let wait_ms = wanted_ms.max(300 + (host::dice() * 400.0) as u32);
@@ -76,8 +67,12 @@ pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::R
 /// The `providers` entry by which the breaker hears of a model call.
 pub fn outcome(result: Result<(), &Classified>) -> Value {
     match result {
-        Ok(()) => json!({ "provider": "openai", "outcome": "accepted" }),
-        Err(down) => json!({ "provider": "openai", "outcome": down.class.as_str(), "class": down.class.as_str() }),
+        Ok(()) => obj(&mut [("provider", "openai".into()), ("outcome", "accepted".into())]),
+        Err(down) => obj(&mut [
+            ("provider", "openai".into()),
+            ("outcome", down.class.as_str().into()),
+            ("class", down.class.as_str().into()),
+        ]),
     }
 }
 

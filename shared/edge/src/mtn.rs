@@ -22,7 +22,7 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
     let recipient = E164::parse(&message.recipient)
         .map_err(|_| Refusal::of(Refused::answered(Provider::Mtn, 400, Some("5000".to_owned()))))?;
     let body = mtn::outbound_body(&mtn::Outbound {
-        sender_id: &message.sender,
+        sender_id: if message.sender.is_empty() { cx.config.text("MTN_SMS_SENDER_ID") } else { &message.sender },
         service_code: cx.config.find("MTN_SMS_SERVICE_CODE"),
         recipient: &recipient,
         text: message.payload.get("text").and_then(Value::as_str).unwrap_or_default(),
@@ -49,58 +49,34 @@ async fn post(cx: &Cx, message: &Message, token: &str, body: &str) -> Handed {
         ("content-type", "application/json"),
     ];
     let url = format!("{}{}", base(cx), mtn::OUTBOUND_PATH);
-    let answer = outgoing::send(
-        "POST",
-        &url,
-        &headers,
-        Some(body),
-        cx.config.number("PROVIDER_TIMEOUT_MS"),
-    )
-    .await
-    .map_err(|failure| Refusal::of(Refused::transport(Provider::Mtn, failure)))?;
-    mtn::parse_outbound_response(answer.status, &answer.body, &message.id).map_err(|refused| Refusal {
-        refused,
-        retry_after: answer.retry_after(),
-    })
+    let answer = outgoing::send("POST", &url, &headers, Some(body), cx.config.number("PROVIDER_TIMEOUT_MS"))
+        .await
+        .map_err(|failure| Refusal::of(Refused::transport(Provider::Mtn, failure)))?;
+    mtn::parse_outbound_response(answer.status, &answer.body, &message.id)
+        .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })
 }
 
 /// The token, fetched when there is none or it is about to expire.
 async fn token(cx: &Cx) -> Result<String, Refusal> {
     let now = host::now();
-    let held = TOKEN.with(|cell| {
-        cell.borrow()
-            .as_ref()
-            .filter(|(_, until)| *until > now)
-            .map(|(token, _)| token.clone())
-    });
+    let held =
+        TOKEN.with(|cell| cell.borrow().as_ref().filter(|(_, until)| *until > now).map(|(token, _)| token.clone()));
     if let Some(token) = held {
         return Ok(token);
     }
-    let url = format!(
-        "{}{}?grant_type=client_credentials",
-        base(cx),
-        cx.config.text("MTN_SMS_TOKEN_PATH")
-    );
+    let url = format!("{}{}?grant_type=client_credentials", base(cx), cx.config.text("MTN_SMS_TOKEN_PATH"));
     let body = mtn::token_request(cx.config.text("MTN_SMS_API_KEY"), cx.config.text("MTN_SMS_API_SECRET"));
     let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let answer = outgoing::send(
-        "POST",
-        &url,
-        &headers,
-        Some(&body),
-        cx.config.number("PROVIDER_TIMEOUT_MS"),
-    )
-    .await
-    .map_err(|failure| {
-        let mut refused = Refused::transport(Provider::Mtn, failure);
-        // No message has been handed over yet: whatever became of this request, it may be repeated.
-        refused.classified.class = ErrorClass::Retryable;
-        Refusal::of(refused)
-    })?;
-    let token = mtn::parse_token(answer.status, &answer.body).map_err(|refused| Refusal {
-        refused,
-        retry_after: answer.retry_after(),
-    })?;
+    let answer = outgoing::send("POST", &url, &headers, Some(&body), cx.config.number("PROVIDER_TIMEOUT_MS"))
+        .await
+        .map_err(|failure| {
+            let mut refused = Refused::transport(Provider::Mtn, failure);
+            // No message has been handed over yet: whatever became of this request, it may be repeated.
+            refused.classified.class = ErrorClass::Retryable;
+            Refusal::of(refused)
+        })?;
+    let token = mtn::parse_token(answer.status, &answer.body)
+        .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })?;
     TOKEN.with(|cell| *cell.borrow_mut() = Some((token.access_token.clone(), token.usable_until(now))));
     Ok(token.access_token)
 }

@@ -5,6 +5,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use ihuza_core::{
     channel::Channel,
+    json::obj,
     locale::Locale,
     log::{Event, Level},
     phone::{self, E164},
@@ -14,25 +15,19 @@ use ihuza_core::{
     summary::ReplyPath,
     timestamp,
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::{
-    claim::{Client, DeliveryIds, Gates, Profile},
+    claim::{Claim, Client},
     config::Config,
     context::Cx,
     delivery::{self, Message},
 };
 
-/// Who gets a message, in whose name, under which claim.
+/// A claimed piece of work that sends one message.
 pub struct Outbox<'a> {
     pub cx: &'a Cx,
-    pub profile: &'a Profile,
-    pub client: &'a Client,
-    pub gates: &'a Gates,
-    pub delivery_ids: &'a DeliveryIds,
-    /// Channels of which a report says that an earlier consumer has sent this very message.
-    pub already_sent: &'a [String],
-    pub attempt: u32,
+    pub claim: &'a Claim,
     pub purpose: Purpose,
     /// Where the message came in that is answered; `Voice` for a summary.
     pub inbound: Channel,
@@ -59,11 +54,7 @@ pub struct Sent {
 
 /// Sender of SMS in this client's name.
 pub fn sms_sender<'a>(client: &'a Client, config: &'a Config) -> &'a str {
-    client
-        .sms_sender_id
-        .as_deref()
-        .filter(|id| !id.is_empty())
-        .unwrap_or_else(|| config.text("MTN_SMS_SENDER_ID"))
+    client.sms_sender_id.as_deref().filter(|id| !id.is_empty()).unwrap_or_else(|| config.text("MTN_SMS_SENDER_ID"))
 }
 
 /// How a reply by SMS can reach this client.
@@ -85,80 +76,58 @@ impl Outbox<'_> {
             Event::DualChannelRouting,
             &format!("{} goes over {}", self.purpose.as_str(), spoken(&routing.channels)),
             &[
-                ("channels", json!(routing.channels)),
-                ("deferred", json!(routing.deferred)),
-                ("reasons", json!(routing.reasons)),
-                (
-                    "recipient",
-                    json!(self.profile.phone_number.as_deref().map(phone::mask)),
-                ),
+                ("channels", routing.channels.clone().into()),
+                ("deferred", routing.deferred.clone().into()),
+                ("reasons", routing.reasons.clone().into()),
+                ("recipient", self.claim.profile.phone_number.as_deref().map(phone::mask).into()),
             ],
         );
         let planned: Vec<Planned> = routing
             .channels
             .iter()
             .chain(&routing.deferred)
-            .filter(|channel| !self.already_sent.iter().any(|sent| sent == channel.as_str()))
+            .filter(|channel| !self.claim.already_sent.iter().any(|sent| sent == channel.as_str()))
             .filter_map(|channel| self.message(*channel, &routing, content, now))
             .collect();
-        let attempts = join_all(
-            planned
-                .iter()
-                .map(|p| delivery::attempt(self.cx, self.gates, &p.message)),
-        )
-        .await;
-        let mut deliveries: Vec<Value> = planned
-            .iter()
-            .zip(attempts)
-            .map(|(p, attempt)| p.row(attempt))
-            .collect();
-        if planned.is_empty() && self.already_sent.is_empty() {
+        let attempts =
+            join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await;
+        let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
+        if planned.is_empty() && self.claim.already_sent.is_empty() {
             deliveries.extend(self.suppressed(&routing, content, now));
         }
         let renditions = self.renditions(&routing, content, now);
-        Sent {
-            routing,
-            deliveries,
-            renditions,
-        }
+        Sent { routing, deliveries, renditions }
     }
 
     fn route(&self, now: DateTime<Utc>) -> Routing {
         let config = &self.cx.config;
-        let preference = |name: &str| self.profile.preferences.get(name);
+        let preference = |name: &str| self.claim.profile.preferences.get(name);
         let policy = preference("policy")
             .and_then(Value::as_str)
-            .or(self.client.default_policy.as_deref())
+            .or(self.claim.client.default_policy.as_deref())
             .and_then(Policy::parse);
         let languages: Vec<Locale> = config
             .text("WHATSAPP_TEMPLATE_LANGUAGES")
             .split(',')
             .filter_map(|tag| Locale::from_tag(tag.trim()))
             .collect();
-        let phone = self
-            .profile
-            .phone_number
-            .as_deref()
-            .and_then(|text| E164::parse(text).ok());
+        let phone = self.claim.profile.phone_number.as_deref().and_then(|text| E164::parse(text).ok());
         let gate = |provider: &str| {
-            if self.gates.is_open(provider) {
-                Gate::Open
-            } else {
-                Gate::Closed
-            }
+            if self.claim.gates.is_open(provider) { Gate::Open } else { Gate::Closed }
         };
         let facts = Facts {
             purpose: self.purpose,
             policy: policy.unwrap_or(Policy::Both),
-            whatsapp: match self.profile.whatsapp.as_str() {
+            whatsapp: match self.claim.profile.whatsapp.as_str() {
                 "yes" => WhatsappEvidence::Yes,
                 "no" => WhatsappEvidence::No,
                 _ => WhatsappEvidence::Unknown,
             },
             has_sms_number: phone.is_some_and(|number| number.can_receive_sms()),
-            allows_sms: self.profile.allows_sms,
+            allows_sms: self.claim.profile.allows_sms,
             allows_whatsapp: preference("allows_whatsapp").and_then(Value::as_bool).unwrap_or(true),
             last_whatsapp_inbound_at: self
+                .claim
                 .profile
                 .last_whatsapp_inbound_at
                 .as_deref()
@@ -169,7 +138,7 @@ impl Outbox<'_> {
             probe_unknown: config.flag("WHATSAPP_PROBE_UNKNOWN"),
             mirror_replies: preference("mirror_replies")
                 .and_then(Value::as_bool)
-                .unwrap_or(self.client.mirror_replies),
+                .unwrap_or(self.claim.client.mirror_replies),
             inbound: self.inbound,
             sms_gate: gate("mtn"),
             whatsapp_gate: gate("whatsapp"),
@@ -181,18 +150,14 @@ impl Outbox<'_> {
     }
 
     fn message(&self, channel: Channel, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Option<Planned> {
-        let recipient = self.profile.phone_number.clone()?;
+        let recipient = self.claim.profile.phone_number.clone()?;
         let sms = channel == Channel::Sms;
         let message = Message {
-            id: if sms {
-                self.delivery_ids.sms.clone()
-            } else {
-                self.delivery_ids.whatsapp.clone()
-            },
+            id: if sms { self.claim.sms_delivery_id.clone() } else { self.claim.whatsapp_delivery_id.clone() },
             channel,
             recipient,
             sender: if sms {
-                sms_sender(self.client, &self.cx.config).to_owned()
+                sms_sender(&self.claim.client, &self.cx.config).to_owned()
             } else {
                 self.cx.config.text("WHATSAPP_PHONE_NUMBER_ID").to_owned()
             },
@@ -203,7 +168,7 @@ impl Outbox<'_> {
                 whatsapp_payload(routing.whatsapp_form.as_ref(), content)
             },
             deadline_at: self.purpose.deadline(now),
-            attempt: self.attempt,
+            attempt: self.claim.attempt,
         };
         Some(if sms {
             Planned {
@@ -213,12 +178,7 @@ impl Outbox<'_> {
                 segments: Some(content.sms.segments),
             }
         } else {
-            Planned {
-                message,
-                content: content.whatsapp.clone(),
-                encoding: None,
-                segments: None,
-            }
+            Planned { message, content: content.whatsapp.clone(), encoding: None, segments: None }
         })
     }
 
@@ -231,10 +191,19 @@ impl Outbox<'_> {
             .filter(|(channel, reason)| *channel == Channel::Sms || *reason == "opted_out")
             .filter_map(|(channel, reason)| {
                 let planned = self.message(*channel, routing, content, now)?;
-                self.cx.log(Level::Info, Event::MessageSuppressed, &format!("not sent over {}: {reason}", channel.as_str()), &[("reason", json!(reason))]);
-                Some(planned.row(json!({
-                    "attempt": self.attempt, "outcome": "suppressed", "error_reason": reason, "started_at": at, "finished_at": at,
-                })))
+                self.cx.log(
+                    Level::Info,
+                    Event::MessageSuppressed,
+                    &format!("not sent over {}: {reason}", channel.as_str()),
+                    &[("reason", (*reason).into())],
+                );
+                Some(planned.row(obj(&mut [
+                    ("attempt", self.claim.attempt.into()),
+                    ("outcome", "suppressed".into()),
+                    ("error_reason", (*reason).into()),
+                    ("started_at", (&at).into()),
+                    ("finished_at", (&at).into()),
+                ])))
             })
             .collect()
     }
@@ -242,26 +211,16 @@ impl Outbox<'_> {
     /// WhatsApp is left out where it could not be used: the database must not fall back to it either.
     fn renditions(&self, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Value {
         let mut renditions = Map::new();
-        if routing
-            .suppressed_reason(Channel::Sms)
-            .is_none_or(|reason| reason.starts_with("policy_"))
-        {
+        if routing.suppressed_reason(Channel::Sms).is_none_or(|reason| reason.starts_with("policy_")) {
             renditions.insert("sms".to_owned(), sms_payload(&content.sms));
         }
-        let last_inbound = self
-            .profile
-            .last_whatsapp_inbound_at
-            .as_deref()
-            .and_then(timestamp::parse_rfc3339);
-        let free_text = self.profile.whatsapp != "no"
+        let last_inbound = self.claim.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339);
+        let free_text = self.claim.profile.whatsapp != "no"
             && self.purpose != Purpose::Keyword
             && routing.suppressed_reason(Channel::Whatsapp) != Some("opted_out")
             && routing::service_window_open(last_inbound, now);
         if routing.whatsapp_form.is_some() || free_text {
-            renditions.insert(
-                "whatsapp".to_owned(),
-                whatsapp_payload(routing.whatsapp_form.as_ref(), content),
-            );
+            renditions.insert("whatsapp".to_owned(), whatsapp_payload(routing.whatsapp_form.as_ref(), content));
         }
         Value::Object(renditions)
     }
@@ -276,16 +235,16 @@ struct Planned {
 
 impl Planned {
     fn row(&self, attempt: Value) -> Value {
-        let mut row = self.message.row(&self.content, self.encoding, self.segments);
-        if let Some(row) = row.as_object_mut() {
-            row.insert("attempt".to_owned(), attempt);
-        }
-        row
+        self.message.row(&self.content, self.encoding, self.segments, attempt)
     }
 }
 
 fn sms_payload(sms: &SmsText) -> Value {
-    json!({ "text": sms.text, "encoding": sms.encoding.as_str(), "segments": sms.segments })
+    obj(&mut [
+        ("text", (&sms.text).into()),
+        ("encoding", sms.encoding.as_str().into()),
+        ("segments", sms.segments.into()),
+    ])
 }
 
 fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> Value {
@@ -294,11 +253,18 @@ fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> 
             let params: Vec<Value> = content
                 .template
                 .iter()
-                .map(|(name, text)| json!({ "name": name, "text": text }))
+                .map(|(name, text)| obj(&mut [("name", (*name).into()), ("text", text.into())]))
                 .collect();
-            json!({ "kind": "template", "name": name, "language": language, "params": params })
+            obj(&mut [
+                ("kind", "template".into()),
+                ("name", name.into()),
+                ("language", (*language).into()),
+                ("params", params.into()),
+            ])
         }
-        Some(routing::WhatsappForm::Text) | None => json!({ "kind": "text", "text": content.whatsapp }),
+        Some(routing::WhatsappForm::Text) | None => {
+            obj(&mut [("kind", "text".into()), ("text", (&content.whatsapp).into())])
+        }
     }
 }
 
@@ -306,9 +272,5 @@ fn spoken(channels: &[Channel]) -> String {
     if channels.is_empty() {
         return "no channel".to_owned();
     }
-    channels
-        .iter()
-        .map(|channel| channel.as_str())
-        .collect::<Vec<_>>()
-        .join(" and ")
+    channels.iter().map(|channel| channel.as_str()).collect::<Vec<_>>().join(" and ")
 }

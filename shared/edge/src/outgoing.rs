@@ -70,9 +70,7 @@ pub async fn send_with(
     // A redirect would carry our keys to another host.
     init.set_redirect(web_sys::RequestRedirect::Manual);
     let scope: web_sys::WorkerGlobalScope = js_sys::global().unchecked_into();
-    let response = JsFuture::from(scope.fetch_with_str_and_init(url, &init))
-        .await
-        .map_err(|e| failure(&e, false))?;
+    let response = JsFuture::from(scope.fetch_with_str_and_init(url, &init)).await.map_err(|e| failure(&e, false))?;
     let response: web_sys::Response = response.unchecked_into();
     let status = response.status();
     let retry_after = response.headers().get("retry-after").ok().flatten();
@@ -83,21 +81,13 @@ pub async fn send_with(
     if bytes.length() > ANSWER_LIMIT_BYTES {
         return Err(TransportFailure::BadBody);
     }
-    Ok(Answer {
-        status,
-        retry_after,
-        body: bytes.to_vec(),
-    })
+    Ok(Answer { status, retry_after, body: bytes.to_vec() })
 }
 
 /// What a rejected promise of `fetch` means. Once an answer has begun, nothing can be "never connected".
 fn failure(error: &JsValue, answering: bool) -> TransportFailure {
-    let text = |name: &str| {
-        Reflect::get(error, &JsValue::from_str(name))
-            .ok()
-            .and_then(|v| v.as_string())
-            .unwrap_or_default()
-    };
+    let text =
+        |name: &str| Reflect::get(error, &JsValue::from_str(name)).ok().and_then(|v| v.as_string()).unwrap_or_default();
     if matches!(text("name").as_str(), "TimeoutError" | "AbortError") {
         return TransportFailure::Timeout;
     }
@@ -111,14 +101,9 @@ fn failure(error: &JsValue, answering: bool) -> TransportFailure {
 /// workerd tells a refused or unresolved connection only by its message (`kj` exceptions of src/kj/async-io-unix.c++:
 /// "connect(): Connection refused", "DNS lookup failed."). Any other message counts as cut: the cautious reading.
 fn says_never_connected(message: &str) -> bool {
-    [
-        "onnection refused",
-        "DNS lookup failed",
-        "connect()",
-        "No route to host",
-    ]
-    .iter()
-    .any(|sign| message.contains(sign))
+    ["onnection refused", "DNS lookup failed", "connect()", "No route to host"]
+        .iter()
+        .any(|sign| message.contains(sign))
 }
 
 #[cfg(test)]

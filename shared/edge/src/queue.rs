@@ -1,13 +1,13 @@
 //! Putting work where it is safe: the queue, or, only when the queue refuses, a job row in Postgres.
 
 use ihuza_core::{
+    json::{obj, string_at, u32_at},
     log::{Event, Level},
     problem::Problem,
     timestamp,
 };
 use js_sys::futures::JsFuture;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use wasm_bindgen::{JsCast, JsValue};
 use worker::worker_sys;
 
@@ -17,23 +17,41 @@ use crate::{context::Cx, database, host};
 pub const MESSAGE_LIMIT_BYTES: usize = 100 * 1024;
 
 /// The form of every queue message and of a job row's payload.
-#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Envelope {
-    pub v: u8,
     pub correlation_id: String,
     /// When the work was first accepted, RFC 3339. Survives every re-queueing.
     pub first_seen_at: String,
     pub body: Value,
 }
 
+/// Raised when the form changes, so that an old message is recognised.
+const ENVELOPE_VERSION: u32 = 1;
+
 impl Envelope {
     pub fn new(correlation_id: &str, body: Value) -> Envelope {
-        Envelope {
-            v: 1,
-            correlation_id: correlation_id.to_owned(),
-            first_seen_at: timestamp::to_rfc3339(host::now()),
-            body,
+        Envelope { correlation_id: correlation_id.to_owned(), first_seen_at: timestamp::to_rfc3339(host::now()), body }
+    }
+
+    pub fn to_value(&self) -> Value {
+        obj(&mut [
+            ("v", ENVELOPE_VERSION.into()),
+            ("correlation_id", (&self.correlation_id).into()),
+            ("first_seen_at", (&self.first_seen_at).into()),
+            ("body", (&self.body).into()),
+        ])
+    }
+
+    /// Reads an envelope of this version.
+    pub fn from_value(mut value: Value) -> Option<Envelope> {
+        if u32_at(&value, "v") != Some(ENVELOPE_VERSION) {
+            return None;
         }
+        Some(Envelope {
+            correlation_id: string_at(&value, "correlation_id")?,
+            first_seen_at: string_at(&value, "first_seen_at")?,
+            body: value.get_mut("body")?.take(),
+        })
     }
 }
 
@@ -46,7 +64,8 @@ pub enum Placed {
 
 /// Puts `envelope` on `queue`, else into Postgres, else answers 503 with `Retry-After` so that the sender keeps it.
 pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u32) -> Result<Placed, Problem> {
-    let text = serde_json::to_string(envelope).map_err(|_| Problem::unavailable(30))?;
+    let payload = envelope.to_value();
+    let text = payload.to_string();
     let refused = if text.len() > MESSAGE_LIMIT_BYTES {
         "too large for the queue".to_owned()
     } else {
@@ -55,16 +74,19 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
             Err(error) => error,
         }
     };
-    let row = json!({
-        "queue": queue, "payload": envelope, "reason": "queue_refused", "correlation_id": envelope.correlation_id,
-    });
+    let row = obj(&mut [
+        ("queue", queue.into()),
+        ("payload", payload.into()),
+        ("reason", "queue_refused".into()),
+        ("correlation_id", (&envelope.correlation_id).into()),
+    ]);
     match database::rpc(cx, "enqueue_job", &row).await {
         Ok(_) => {
             cx.log(
                 Level::Warn,
                 Event::JobStored,
                 &format!("{queue}: {refused}; the work is a job row"),
-                &[("queue", json!(queue))],
+                &[("queue", queue.into())],
             );
             Ok(Placed::JobRow)
         }
@@ -73,7 +95,7 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
                 Level::Error,
                 Event::AcceptFailed,
                 &format!("{queue} refused and {error}; the sender must keep it"),
-                &[("queue", json!(queue))],
+                &[("queue", queue.into())],
             );
             Err(Problem::unavailable(30))
         }
@@ -101,9 +123,7 @@ pub async fn send(cx: &Cx, queue: &str, text: &str, delay_s: u32) -> Result<(), 
         Err(error) => Err(error),
     };
     sent.map(drop).map_err(|error| {
-        let message = js_sys::Reflect::get(&error, &JsValue::from_str("message"))
-            .ok()
-            .and_then(|m| m.as_string());
+        let message = js_sys::Reflect::get(&error, &JsValue::from_str("message")).ok().and_then(|m| m.as_string());
         ihuza_core::redact::scrub(&message.unwrap_or_else(|| "the queue refused".to_owned()))
     })
 }

@@ -15,21 +15,11 @@ pub struct Reply {
 
 impl Reply {
     pub fn json(status: u16, body: &Value) -> Reply {
-        Reply {
-            status,
-            content_type: "application/json",
-            headers: Vec::new(),
-            body: body.to_string(),
-        }
+        Reply { status, content_type: "application/json", headers: Vec::new(), body: body.to_string() }
     }
 
     pub fn text(status: u16, body: impl Into<String>) -> Reply {
-        Reply {
-            status,
-            content_type: "text/plain; charset=utf-8",
-            headers: Vec::new(),
-            body: body.into(),
-        }
+        Reply { status, content_type: "text/plain; charset=utf-8", headers: Vec::new(), body: body.into() }
     }
 
     /// The answer of RFC 9457: `application/problem+json`.
@@ -37,11 +27,7 @@ impl Reply {
         Reply {
             status: problem.status,
             content_type: problem::CONTENT_TYPE,
-            headers: problem
-                .headers()
-                .into_iter()
-                .filter(|(name, _)| *name != "content-type")
-                .collect(),
+            headers: problem.headers().into_iter().filter(|(name, _)| *name != "content-type").collect(),
             body: problem.to_json().to_string(),
         }
     }

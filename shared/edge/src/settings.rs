@@ -12,29 +12,20 @@ pub struct Setting {
     pub secret: bool,
     /// Functions that cannot do their work without it; their health page names it when it is missing.
     pub required_by: &'static [&'static str],
+    /// Prose for the page; a function does without it.
+    #[cfg(not(target_arch = "wasm32"))]
     pub purpose: &'static str,
 }
 
-const ALL: &[&str] = &[
-    "post-call-notify",
-    "sms-inbound-webhook",
-    "delivery-retry",
-    "delivery-status-webhook",
-    "whatsapp-webhook",
-];
+const ALL: &[&str] =
+    &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "delivery-status-webhook", "whatsapp-webhook"];
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
 
 const fn secret(name: &'static str, required_by: &'static [&'static str], purpose: &'static str) -> Setting {
-    Setting {
-        name,
-        alias: None,
-        default: None,
-        secret: true,
-        required_by,
-        purpose,
-    }
+    Setting { secret: true, required_by, ..plain(name, None, purpose) }
 }
 
+#[cfg_attr(target_arch = "wasm32", allow(unused_variables))]
 const fn plain(name: &'static str, default: Option<&'static str>, purpose: &'static str) -> Setting {
     Setting {
         name,
@@ -42,6 +33,7 @@ const fn plain(name: &'static str, default: Option<&'static str>, purpose: &'sta
         default,
         secret: false,
         required_by: &[],
+        #[cfg(not(target_arch = "wasm32"))]
         purpose,
     }
 }
@@ -50,11 +42,7 @@ const fn plain(name: &'static str, default: Option<&'static str>, purpose: &'sta
 pub const SETTINGS: &[Setting] = &[
     Setting {
         required_by: ALL,
-        ..plain(
-            "SUPABASE_URL",
-            None,
-            "Project URL, such as `https://<ref>.supabase.co`; `/rest/v1` is added.",
-        )
+        ..plain("SUPABASE_URL", None, "Project URL, such as `https://<ref>.supabase.co`; `/rest/v1` is added.")
     },
     secret(
         "SUPABASE_SERVICE_ROLE_KEY",
@@ -66,11 +54,7 @@ pub const SETTINGS: &[Setting] = &[
         &[],
         "A second key that our own endpoints accept, so that a call handler need not hold the service key.",
     ),
-    secret(
-        "MTN_SMS_API_KEY",
-        SENDERS,
-        "MTN consumer key (`client_id` of the token request).",
-    ),
+    secret("MTN_SMS_API_KEY", SENDERS, "MTN consumer key (`client_id` of the token request)."),
     secret("MTN_SMS_API_SECRET", SENDERS, "MTN consumer secret (`client_secret`)."),
     plain(
         "MTN_SMS_SENDER_ID",
@@ -98,40 +82,20 @@ pub const SETTINGS: &[Setting] = &[
         Some("/v1/oauth/access_token"),
         "Path of the OAuth token request; some MTN countries use `/v1/oauth/access_token/accesstoken`.",
     ),
-    secret(
-        "WHATSAPP_ACCESS_TOKEN",
-        SENDERS,
-        "System-user token of the WhatsApp Cloud API.",
-    ),
+    secret("WHATSAPP_ACCESS_TOKEN", SENDERS, "System-user token of the WhatsApp Cloud API."),
     Setting {
         alias: Some("WHATSAPP_PHONE_ID"),
         required_by: SENDERS,
-        ..plain(
-            "WHATSAPP_PHONE_NUMBER_ID",
-            None,
-            "Id of the business phone number that sends.",
-        )
+        ..plain("WHATSAPP_PHONE_NUMBER_ID", None, "Id of the business phone number that sends.")
     },
-    secret(
-        "WHATSAPP_APP_SECRET",
-        &["whatsapp-webhook"],
-        "App secret: key of `X-Hub-Signature-256`.",
-    ),
+    secret("WHATSAPP_APP_SECRET", &["whatsapp-webhook"], "App secret: key of `X-Hub-Signature-256`."),
     secret(
         "WHATSAPP_APP_SECRET_PREVIOUS",
         &[],
         "The app secret before the last rotation; accepted as well while it is set.",
     ),
-    secret(
-        "WHATSAPP_VERIFY_TOKEN",
-        &["whatsapp-webhook"],
-        "Token of Meta's GET verification.",
-    ),
-    plain(
-        "WHATSAPP_BASE_URL",
-        Some("https://graph.facebook.com"),
-        "Base URL of the Graph API.",
-    ),
+    secret("WHATSAPP_VERIFY_TOKEN", &["whatsapp-webhook"], "Token of Meta's GET verification."),
+    plain("WHATSAPP_BASE_URL", Some("https://graph.facebook.com"), "Base URL of the Graph API."),
     plain("GRAPH_API_VERSION", Some("v25.0"), "Graph API version."),
     plain(
         "WHATSAPP_SUMMARY_TEMPLATE",
@@ -148,31 +112,14 @@ pub const SETTINGS: &[Setting] = &[
         Some("false"),
         "`true`: try WhatsApp (by template) for a person of whom it is not known whether they have it.",
     ),
-    secret(
-        "OPENAI_API_KEY",
-        &["post-call-notify", "sms-inbound-webhook"],
-        "Key of the model's API.",
-    ),
-    plain(
-        "OPENAI_BASE_URL",
-        Some("https://api.openai.com/v1"),
-        "Base URL of the Responses API.",
-    ),
+    secret("OPENAI_API_KEY", &["post-call-notify", "sms-inbound-webhook"], "Key of the model's API."),
+    plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), "Base URL of the Responses API."),
     plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), "Model that answers messages."),
-    plain(
-        "OPENAI_SUMMARY_MODEL",
-        Some("gpt-6-luna"),
-        "Model that writes summaries.",
-    ),
+    plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), "Model that writes summaries."),
     plain(
         "IHUZA_COMPAT_INBOUND_AUTH",
         Some("false"),
-        "`true`: accept unsigned inbound SMS and the public anon key. Only for a trial: such requests prove nothing about their sender.",
-    ),
-    plain(
-        "SUPABASE_ANON_KEY",
-        None,
-        "Read only with `IHUZA_COMPAT_INBOUND_AUTH=true`.",
+        "`true`: accept inbound SMS that prove nothing about their sender, unsigned or with the public anon key. Only for a trial.",
     ),
     plain(
         "LEASE_SECONDS",
@@ -184,32 +131,12 @@ pub const SETTINGS: &[Setting] = &[
         Some("120"),
         "How long an unknown outcome waits for a status report before the other channel, or one resend, carries the message.",
     ),
-    plain(
-        "CALL_WAIT_SECONDS",
-        Some("120"),
-        "How long post-call-notify looks again for a call whose row is late.",
-    ),
-    plain(
-        "BURST_WAIT_MS",
-        Some("0"),
-        "How long an inbound SMS waits for the rest of a burst before it is answered.",
-    ),
-    plain(
-        "PROVIDER_TIMEOUT_MS",
-        Some("10000"),
-        "Limit of one request to MTN or WhatsApp.",
-    ),
+    plain("CALL_WAIT_SECONDS", Some("120"), "How long post-call-notify looks again for a call whose row is late."),
+    plain("BURST_WAIT_MS", Some("0"), "How long an inbound SMS waits for the rest of a burst before it is answered."),
+    plain("PROVIDER_TIMEOUT_MS", Some("10000"), "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), "Limit of one PostgREST request."),
-    plain(
-        "MODEL_TIMEOUT_MS",
-        Some("12000"),
-        "Limit of one model request of an SMS answer.",
-    ),
-    plain(
-        "SUMMARY_TIMEOUT_MS",
-        Some("25000"),
-        "Limit of the model request of a summary.",
-    ),
+    plain("MODEL_TIMEOUT_MS", Some("12000"), "Limit of one model request of an SMS answer."),
+    plain("SUMMARY_TIMEOUT_MS", Some("25000"), "Limit of the model request of a summary."),
     plain("SESSION_IDLE_HOURS", Some("72"), "A session idle for longer expires."),
     plain(
         "RETRY_BASE_SECONDS",
@@ -219,6 +146,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// `docs/configuration.md`, whole.
+#[cfg(not(target_arch = "wasm32"))]
 pub fn markdown() -> String {
     let mut page = String::from(
         "# Configuration\n\n\
@@ -230,10 +158,7 @@ pub fn markdown() -> String {
     );
     for setting in SETTINGS {
         let kind = if setting.secret { " (secret)" } else { "" };
-        let alias = setting
-            .alias
-            .map(|alias| format!(", also read as `{alias}`"))
-            .unwrap_or_default();
+        let alias = setting.alias.map(|alias| format!(", also read as `{alias}`")).unwrap_or_default();
         let default = match setting.default {
             Some("") => "empty".to_owned(),
             Some(value) => format!("`{value}`"),
@@ -246,10 +171,7 @@ pub fn markdown() -> String {
         } else {
             setting.required_by.join(", ")
         };
-        page.push_str(&format!(
-            "| `{}`{kind}{alias} | {default} | {needed} | {} |\n",
-            setting.name, setting.purpose
-        ));
+        page.push_str(&format!("| `{}`{kind}{alias} | {default} | {needed} | {} |\n", setting.name, setting.purpose));
     }
     page
 }
@@ -274,11 +196,7 @@ mod tests {
 
     #[test]
     fn no_name_stands_twice() {
-        let mut names: Vec<_> = SETTINGS
-            .iter()
-            .flat_map(|s| [Some(s.name), s.alias])
-            .flatten()
-            .collect();
+        let mut names: Vec<_> = SETTINGS.iter().flat_map(|s| [Some(s.name), s.alias]).flatten().collect();
         names.sort_unstable();
         let before = names.len();
         names.dedup();

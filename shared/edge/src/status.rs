@@ -5,7 +5,7 @@ use ihuza_core::{
     problem::Problem,
     status::DeliveryEvent,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{
     consume::Verdict,
@@ -13,6 +13,7 @@ use crate::{
     database, delivery,
     queue::{self, Envelope},
 };
+use ihuza_core::json::{Part, obj, u32_at};
 
 /// Events a queue message carries: well under its 100 KB, and one transaction stays short.
 const SLICE: usize = 100;
@@ -20,31 +21,30 @@ const SLICE: usize = 100;
 /// Puts `events` away; answers only when all of them are safe.
 pub async fn place(cx: &Cx, queue: &'static str, events: &[DeliveryEvent]) -> Result<(), Problem> {
     for slice in events.chunks(SLICE) {
-        queue::place(
-            cx,
-            queue,
-            &Envelope::new(&cx.correlation_id, json!({ "events": slice })),
-            0,
-        )
-        .await?;
+        queue::place(cx, queue, &Envelope::new(&cx.correlation_id, obj(&mut [("events", events_of(slice))])), 0)
+            .await?;
     }
     Ok(())
 }
 
+fn events_of(slice: &[DeliveryEvent]) -> Part<'static> {
+    slice.iter().map(DeliveryEvent::to_value).collect::<Vec<Value>>().into()
+}
+
 /// The queue consumer: folds the events into the delivery log and sends off what another channel must carry now.
 pub async fn record(cx: Cx, envelope: Envelope) -> Verdict {
-    let p = json!({ "correlation_id": cx.correlation_id, "events": envelope.body.get("events") });
+    let p = obj(&mut [("correlation_id", (&cx.correlation_id).into()), ("events", envelope.body.get("events").into())]);
     match database::rpc(&cx, "record_delivery_events", &p).await {
         Ok(answer) => {
-            let count = |name: &str| answer.get(name).and_then(Value::as_u64).unwrap_or(0);
+            let count = |name: &str| u32_at(&answer, name).unwrap_or(0);
             cx.log(
                 Level::Info,
                 Event::DeliveryStatusApplied,
                 "status events are in the delivery log",
                 &[
-                    ("applied", json!(count("applied"))),
-                    ("orphaned", json!(count("orphaned"))),
-                    ("duplicate", json!(count("duplicate"))),
+                    ("applied", (count("applied")).into()),
+                    ("orphaned", (count("orphaned")).into()),
+                    ("duplicate", (count("duplicate")).into()),
                 ],
             );
             delivery::dispatch_fallbacks(&cx, &answer).await;

@@ -14,32 +14,19 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
     // Code 131009 is Meta's own for a parameter that cannot be: a bug of ours, never sent again.
     let unusable = || Refusal::of(Refused::answered(Provider::Whatsapp, 400, Some("131009".to_owned())));
     let recipient = E164::parse(&message.recipient).map_err(|_| unusable())?;
-    let body = body(&recipient, &message.payload, &message.id)
-        .ok_or_else(unusable)?
-        .to_string();
+    let body = body(&recipient, &message.payload, &message.id).ok_or_else(unusable)?.to_string();
     let url = format!(
         "{}{}",
         cx.config.text("WHATSAPP_BASE_URL").trim_end_matches('/'),
-        whatsapp::messages_path(
-            cx.config.text("GRAPH_API_VERSION"),
-            cx.config.text("WHATSAPP_PHONE_NUMBER_ID")
-        ),
+        whatsapp::messages_path(cx.config.text("GRAPH_API_VERSION"), cx.config.text("WHATSAPP_PHONE_NUMBER_ID")),
     );
     let bearer = format!("Bearer {}", cx.config.text("WHATSAPP_ACCESS_TOKEN"));
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let answer = outgoing::send(
-        "POST",
-        &url,
-        &headers,
-        Some(&body),
-        cx.config.number("PROVIDER_TIMEOUT_MS"),
-    )
-    .await
-    .map_err(|failure| Refusal::of(Refused::transport(Provider::Whatsapp, failure)))?;
-    whatsapp::parse_send_response(answer.status, &answer.body).map_err(|refused| Refusal {
-        refused,
-        retry_after: answer.retry_after(),
-    })
+    let answer = outgoing::send("POST", &url, &headers, Some(&body), cx.config.number("PROVIDER_TIMEOUT_MS"))
+        .await
+        .map_err(|failure| Refusal::of(Refused::transport(Provider::Whatsapp, failure)))?;
+    whatsapp::parse_send_response(answer.status, &answer.body)
+        .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })
 }
 
 /// The request of a stored payload: `{kind: "text", text}` or `{kind: "template", name, language, params: [{name, text}]}`.
@@ -49,10 +36,8 @@ fn body(recipient: &E164, payload: &Value, delivery_ref: &str) -> Option<Value> 
         "text" => Some(whatsapp::text_message(recipient, &text(payload, "text")?, delivery_ref)),
         "template" => {
             let params = payload.get("params").and_then(Value::as_array)?;
-            let params: Vec<(String, String)> = params
-                .iter()
-                .filter_map(|param| Some((text(param, "name")?, text(param, "text")?)))
-                .collect();
+            let params: Vec<(String, String)> =
+                params.iter().filter_map(|param| Some((text(param, "name")?, text(param, "text")?))).collect();
             Some(whatsapp::template_message(
                 recipient,
                 &text(payload, "name")?,
@@ -77,10 +62,7 @@ mod tests {
         let template = json!({ "kind": "template", "name": "call_summary_v1", "language": "rw_RW", "params": [{ "name": "topic", "text": "Inzu" }] });
         let request = body(&number, &template, "d-1").unwrap();
         assert_eq!(request["template"]["language"]["code"], "rw_RW");
-        assert_eq!(
-            request["template"]["components"][0]["parameters"][0]["parameter_name"],
-            "topic"
-        );
+        assert_eq!(request["template"]["components"][0]["parameters"][0]["parameter_name"], "topic");
         assert_eq!(
             body(&number, &json!({ "kind": "text", "text": "Muraho" }), "d-1").unwrap()["text"]["body"],
             "Muraho"
