@@ -52,12 +52,7 @@ pub struct Poster {
 
 impl Poster {
     pub fn new(retries: u32) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self {
-            http: client()?,
-            url: OnceLock::new(),
-            retries,
-            posted: Mutex::default(),
-        }))
+        Ok(Arc::new(Self { http: client()?, url: OnceLock::new(), retries, posted: Mutex::default() }))
     }
 
     /// The webhook's address; the first one stays.
@@ -84,12 +79,7 @@ impl Poster {
                 request = request.header(*name, value);
             }
             let answer = request.body(callback.body.clone()).send().await;
-            let mut posted = Posted {
-                at: Utc::now(),
-                body: callback.body,
-                status: None,
-                answer: String::new(),
-            };
+            let mut posted = Posted { at: Utc::now(), body: callback.body, status: None, answer: String::new() };
             let outcome = match answer {
                 Ok(answer) => {
                     posted.status = Some(answer.status().as_u16());
@@ -98,11 +88,7 @@ impl Poster {
                 }
                 Err(error) => Err(error).context(format!("no answer from {}", callback.url)),
             };
-            poster
-                .posted
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(posted);
+            poster.posted.lock().unwrap_or_else(PoisonError::into_inner).push(posted);
             outcome
         })
         .await

@@ -4,9 +4,7 @@
 //! `world.mtn().fail_with(Fault::Status429).on("+250788123456").times(2);`
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::future::Future;
-use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,133 +17,15 @@ use crate::error::Result;
 use crate::http::{Answer, Reply, Request, Server};
 use crate::runtime;
 
+mod fault;
+
+pub use fault::Fault;
+
 /// The record keeps this many requests; the oldest go first.
 const RECORD_LIMIT: usize = 20_000;
 /// How long a time-out fault keeps the caller waiting when nothing else is asked for.
 const HANG: Duration = Duration::from_secs(60);
 const SLOW: Duration = Duration::from_secs(2);
-
-/// A way to fail. "Accepted" means that the work was done: the message goes out, the transaction is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// Refused: 401, as with a wrong or expired token.
-    Status401,
-    /// Refused: 429 without a `Retry-After`.
-    Status429,
-    /// Refused: 429 with `Retry-After` (`delay_ms`, rounded up to seconds, else 1 s).
-    Status429RetryAfter,
-    /// 500, and not accepted.
-    Status500Before,
-    /// Accepted, then 500.
-    Status500After,
-    /// Refused: 503 with `Retry-After: 1`.
-    Status503,
-    /// 504 from the gateway, not accepted.
-    Status504,
-    /// Silence, and not accepted.
-    TimeoutBefore,
-    /// Accepted, then silence.
-    TimeoutAfter,
-    /// The connection ends without an answer; not accepted.
-    CutBefore,
-    /// Accepted, then the connection ends without an answer.
-    CutAfter,
-    /// Accepted; half the answer, then the connection ends.
-    Truncated,
-    /// Accepted; the answer is a web page.
-    NonJson,
-    /// Accepted; each report comes twice. At the gateway: the request is carried out twice.
-    Duplicate,
-    /// Accepted; the reports come in reverse order.
-    Reorder,
-    /// Accepted; the first report comes before the answer.
-    EarlyReport,
-    /// Accepted; no report ever comes.
-    NoReport,
-    /// Accepted; the report says that the message could not be delivered.
-    FailedReport,
-    /// Accepted, after `delay_ms` (else 2 s).
-    Slow,
-    /// PostgREST without its schema cache: 503, code PGRST002.
-    Pgrst002,
-    /// Refused with this code of the vendor, in the vendor's form. WhatsApp: an error code; MTN: a `statusCode`.
-    Code(i64),
-    /// Accepted; the report carries this code of the vendor.
-    LateCode(i64),
-}
-
-impl Fault {
-    fn accepted(self) -> bool {
-        use Fault::*;
-        match self {
-            Status401 | Status429 | Status429RetryAfter | Status500Before | Status503 | Status504 | TimeoutBefore
-            | CutBefore | Pgrst002 | Code(_) => false,
-            Status500After | TimeoutAfter | CutAfter | Truncated | NonJson | Duplicate | Reorder | EarlyReport
-            | NoReport | FailedReport | Slow | LateCode(_) => true,
-        }
-    }
-}
-
-const NAMES: [(Fault, &str); 20] = [
-    (Fault::Status401, "status_401"),
-    (Fault::Status429, "status_429"),
-    (Fault::Status429RetryAfter, "status_429_retry_after"),
-    (Fault::Status500Before, "status_500_before"),
-    (Fault::Status500After, "status_500_after"),
-    (Fault::Status503, "status_503"),
-    (Fault::Status504, "status_504"),
-    (Fault::TimeoutBefore, "timeout_before"),
-    (Fault::TimeoutAfter, "timeout_after"),
-    (Fault::CutBefore, "cut_before"),
-    (Fault::CutAfter, "cut_after"),
-    (Fault::Truncated, "truncated"),
-    (Fault::NonJson, "non_json"),
-    (Fault::Duplicate, "duplicate"),
-    (Fault::Reorder, "reorder"),
-    (Fault::EarlyReport, "early_report"),
-    (Fault::NoReport, "no_report"),
-    (Fault::FailedReport, "failed_report"),
-    (Fault::Slow, "slow"),
-    (Fault::Pgrst002, "pgrst002"),
-];
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Code(code) => write!(f, "code_{code}"),
-            Self::LateCode(code) => write!(f, "late_code_{code}"),
-            other => {
-                let name = NAMES
-                    .iter()
-                    .find(|(fault, _)| fault == other)
-                    .map_or("unknown", |(_, name)| name);
-                f.write_str(name)
-            }
-        }
-    }
-}
-
-impl FromStr for Fault {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        if let Some((fault, _)) = NAMES.iter().find(|(_, name)| *name == text) {
-            return Ok(*fault);
-        }
-        let number = |prefix: &str| text.strip_prefix(prefix).and_then(|code| code.parse().ok());
-        if let Some(code) = number("late_code_") {
-            return Ok(Self::LateCode(code));
-        }
-        if let Some(code) = number("code_") {
-            return Ok(Self::Code(code));
-        }
-        let known: Vec<&str> = NAMES.iter().map(|(_, name)| *name).collect();
-        Err(format!(
-            "unknown kind {text:?}: one of {}, code_<n>, late_code_<n>",
-            known.join(", ")
-        ))
-    }
-}
 
 /// A fault that waits for its request.
 #[derive(Clone, Debug)]
@@ -210,15 +90,7 @@ struct State {
 impl Control {
     /// Orders a fault: for the next request of any kind, unless the returned order says more.
     pub fn fail_with(&self, fault: Fault) -> Order<'_> {
-        Order {
-            control: self,
-            rule: Rule {
-                matching: String::new(),
-                fault,
-                left: Some(1),
-                delay: None,
-            },
-        }
+        Order { control: self, rule: Rule { matching: String::new(), fault, left: Some(1), delay: None } }
     }
 
     /// Every request so far, oldest first.
@@ -229,11 +101,7 @@ impl Control {
     /// How many requests had this in their path.
     pub fn calls(&self, path_part: &str) -> usize {
         let state = self.state();
-        state
-            .record
-            .iter()
-            .filter(|entry| entry.path.contains(path_part))
-            .count()
+        state.record.iter().filter(|entry| entry.path.contains(path_part)).count()
     }
 
     /// Takes back every fault that has not struck yet.
@@ -297,10 +165,7 @@ impl State {
         let Some(rule) = self.rules.get_mut(position) else {
             return Met::default();
         };
-        let met = Met {
-            fault: Some(rule.fault),
-            delay: rule.delay,
-        };
+        let met = Met { fault: Some(rule.fault), delay: rule.delay };
         if let Some(left) = &mut rule.left {
             *left = left.saturating_sub(1);
             if *left == 0 {
@@ -466,10 +331,7 @@ struct Ordered {
 /// The control interface. `times` 0 means until cleared; without it, once.
 fn operate(control: &Control, request: &Request) -> Answer {
     // The ready file's `control_url` ends in `/control`; who appends that once more means the same.
-    let path = request
-        .path
-        .strip_prefix("/control")
-        .filter(|rest| rest.starts_with("/control"));
+    let path = request.path.strip_prefix("/control").filter(|rest| rest.starts_with("/control"));
     match (request.method.as_str(), path.unwrap_or(&request.path)) {
         ("GET", "/control/requests") => {
             let entries: Vec<Value> = control.requests().iter().map(show).collect();
@@ -495,19 +357,16 @@ fn operate(control: &Control, request: &Request) -> Answer {
             control.clear();
             Answer::json(200, &json!({"ok": true}))
         }
-        _ => Answer::json(
-            404,
-            &json!({"error": "GET /control/requests, GET or POST /control/faults, DELETE /control"}),
-        ),
+        _ => {
+            Answer::json(404, &json!({"error": "GET /control/requests, GET or POST /control/faults, DELETE /control"}))
+        }
     }
 }
 
 fn order(control: &Control, request: &Request) -> std::result::Result<(), String> {
     let ordered: Ordered = serde_json::from_slice(&request.body).map_err(|error| error.to_string())?;
     let fault: Fault = ordered.kind.parse()?;
-    let mut order = control
-        .fail_with(fault)
-        .on(ordered.matching.as_deref().unwrap_or_default());
+    let mut order = control.fail_with(fault).on(ordered.matching.as_deref().unwrap_or_default());
     order = match ordered.times {
         None => order,
         Some(0) => order.always(),
@@ -527,25 +386,14 @@ fn show(entry: &Recorded) -> Value {
 }
 
 /// Headers that prove who the caller is: their presence is recorded, not their value.
-const SECRET_HEADERS: [&str; 7] = [
-    "authorization",
-    "apikey",
-    "x-api-key",
-    "x-signature",
-    "x-hub-signature-256",
-    "cookie",
-    "set-cookie",
-];
+const SECRET_HEADERS: [&str; 7] =
+    ["authorization", "apikey", "x-api-key", "x-signature", "x-hub-signature-256", "cookie", "set-cookie"];
 
 fn masked(headers: &HeaderMap) -> Map<String, Value> {
     let mut shown = Map::new();
     for (name, value) in headers {
         let value = String::from_utf8_lossy(value.as_bytes());
-        let value = if SECRET_HEADERS.contains(&name.as_str()) {
-            mask(&value)
-        } else {
-            value.into_owned()
-        };
+        let value = if SECRET_HEADERS.contains(&name.as_str()) { mask(&value) } else { value.into_owned() };
         shown.insert(name.as_str().to_owned(), Value::String(value));
     }
     shown

@@ -68,11 +68,7 @@ impl Database {
                 dir.display()
             )));
         }
-        Ok(Self {
-            server: Arc::new(server),
-            name: KEPT.to_owned(),
-            report: report.to_string(),
-        })
+        Ok(Self { server: Arc::new(server), name: KEPT.to_owned(), report: report.to_string() })
     }
 }
 
@@ -85,10 +81,7 @@ struct Sources {
 
 impl Sources {
     fn of(root: &Path) -> Self {
-        Self {
-            bootstrap: root.join("tests/sql/bootstrap.sql"),
-            migrations: root.join("migrations"),
-        }
+        Self { bootstrap: root.join("tests/sql/bootstrap.sql"), migrations: root.join("migrations") }
     }
 
     async fn apply(&self, address: &ServerAddress, database: &str, bootstrap: bool) -> Result<migrate::Report> {

@@ -113,12 +113,7 @@ impl Edge {
         };
         let line = ready.map_err(|why| runner.trouble(&format!("the functions did not start ({why})")))?;
         let ready = serde_json::from_str(&line).map_err(|_| runner.trouble("the functions did not start"))?;
-        Ok(Self {
-            runner,
-            ready,
-            log,
-            http: client()?,
-        })
+        Ok(Self { runner, ready, log, http: client()? })
     }
 
     /// Where a function answers; no slash at the end.
@@ -126,10 +121,7 @@ impl Edge {
         let url = self.ready.functions.get(function);
         url.map(String::as_str).ok_or_else(|| {
             let known: Vec<&str> = self.ready.functions.keys().map(String::as_str).collect();
-            Trouble::new(format!(
-                "no function {function:?} in wrangler.toml: there are {}",
-                known.join(", ")
-            ))
+            Trouble::new(format!("no function {function:?} in wrangler.toml: there are {}", known.join(", ")))
         })
     }
 
@@ -139,9 +131,7 @@ impl Edge {
 
     /// Fires a cron trigger of a function and waits for its end.
     pub async fn scheduled(&self, function: &str, cron: &str) -> Result<()> {
-        let answer = self
-            .order("scheduled", json!({"worker": function, "cron": cron}))
-            .await?;
+        let answer = self.order("scheduled", json!({"worker": function, "cron": cron})).await?;
         match answer.get("outcome").and_then(Value::as_str) {
             Some("ok") => Ok(()),
             _ => Err(Trouble::new(format!("the cron run of {function} ended with {answer}"))),
@@ -163,8 +153,7 @@ impl Edge {
 
     /// Puts a text message into a queue through a producer binding of `function`.
     pub async fn enqueue(&self, function: &str, binding: &str, body: &str) -> Result<()> {
-        self.order("enqueue", json!({"worker": function, "binding": binding, "body": body}))
-            .await?;
+        self.order("enqueue", json!({"worker": function, "binding": binding, "body": body})).await?;
         Ok(())
     }
 
@@ -183,10 +172,7 @@ impl Edge {
     /// Every line logged so far, oldest first.
     pub fn logs(&self) -> Result<Vec<LogLine>> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+        Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
     }
 
     /// The file behind [`Edge::logs`], for `tail -f`.
@@ -209,10 +195,7 @@ impl Edge {
         let failed = !answer.status().is_success();
         let body: Map<String, Value> = answer.json().await.context("the edge runner answered no JSON")?;
         if failed {
-            return Err(Trouble::new(format!(
-                "the edge runner refused {what}: {}",
-                Value::Object(body)
-            )));
+            return Err(Trouble::new(format!("the edge runner refused {what}: {}", Value::Object(body))));
         }
         Ok(Value::Object(body))
     }
@@ -221,18 +204,13 @@ impl Edge {
 /// A client that keeps no connection: an idle one belongs to the runtime of the test that made it, and would hang once
 /// that test is over.
 pub fn client() -> Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .pool_max_idle_per_host(0)
-        .build()
-        .context("cannot make an HTTP client")
+    reqwest::Client::builder().pool_max_idle_per_host(0).build().context("cannot make an HTTP client")
 }
 
 async fn first_line(stdout: ChildStdout) -> Result<String> {
     let reading = runtime::blocking(move || {
         let mut line = String::new();
-        BufReader::new(stdout)
-            .read_line(&mut line)
-            .context("cannot read from the runner")?;
+        BufReader::new(stdout).read_line(&mut line).context("cannot read from the runner")?;
         Ok(line)
     });
     match tokio::time::timeout(START_PATIENCE, reading).await {
@@ -251,18 +229,10 @@ pub fn node(root: &Path) -> Result<PathBuf> {
     let advice = format!("install Node {major}.{minor} or newer, or run `cargo xtask setup`");
     let path = on_path("node").ok_or_else(|| Trouble::new(format!("no node on the PATH: {advice}")))?;
     let text = run(Command::new(&path).arg("--version"), "asking Node for its version")?;
-    let mut numbers = text
-        .trim()
-        .trim_start_matches('v')
-        .split('.')
-        .map_while(|part| part.parse::<u32>().ok());
+    let mut numbers = text.trim().trim_start_matches('v').split('.').map_while(|part| part.parse::<u32>().ok());
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     if version < OLDEST_NODE {
-        return Err(Trouble::new(format!(
-            "{} is Node {}, too old: {advice}",
-            path.display(),
-            text.trim()
-        )));
+        return Err(Trouble::new(format!("{} is Node {}, too old: {advice}", path.display(), text.trim())));
     }
     Ok(path)
 }

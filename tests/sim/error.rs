@@ -13,10 +13,7 @@ pub struct Trouble {
 
 impl Trouble {
     pub fn new(what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            cause: None,
-        }
+        Self { what: what.into(), cause: None }
     }
 }
 
@@ -51,9 +48,6 @@ pub trait Context<T> {
 
 impl<T, E: Into<Box<dyn Error + Send + Sync>>> Context<T> for std::result::Result<T, E> {
     fn context(self, what: impl Into<String>) -> Result<T> {
-        self.map_err(|cause| Trouble {
-            what: what.into(),
-            cause: Some(cause.into()),
-        })
+        self.map_err(|cause| Trouble { what: what.into(), cause: Some(cause.into()) })
     }
 }

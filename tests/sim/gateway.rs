@@ -24,16 +24,10 @@ pub struct Gateway {
 impl Gateway {
     /// Answers 503 until [`Gateway::forward_to`] names what is behind it.
     pub async fn start(port: u16, keys: ProjectKeys, latency: Duration) -> Result<Self> {
-        let http = reqwest::Client::builder()
-            .timeout(UPSTREAM_PATIENCE)
-            .build()
-            .context("cannot make an HTTP client")?;
+        let http =
+            reqwest::Client::builder().timeout(UPSTREAM_PATIENCE).build().context("cannot make an HTTP client")?;
         let control = Arc::new(Control::default());
-        let front = Arc::new(Front {
-            upstream: OnceLock::new(),
-            keys,
-            http,
-        });
+        let front = Arc::new(Front { upstream: OnceLock::new(), keys, http });
         let server = control::start(port, front.clone(), control.clone(), latency).await?;
         Ok(Self { server, control, front })
     }
@@ -114,9 +108,7 @@ impl Front {
         if !known.iter().any(|known| known.as_str() == key) {
             return Err(invalid_key());
         }
-        let browser = request
-            .header("user-agent")
-            .is_some_and(|agent| agent.contains("Mozilla/"));
+        let browser = request.header("user-agent").is_some_and(|agent| agent.contains("Mozilla/"));
         if key == keys.secret && browser {
             return Err(Answer::json(
                 401,
@@ -142,15 +134,8 @@ impl Front {
     }
 
     async fn forward(&self, request: &Request, path: &str, authorization: &Option<String>) -> Result<Answer> {
-        let query = if request.query.is_empty() {
-            String::new()
-        } else {
-            format!("?{}", request.query)
-        };
-        let upstream = self
-            .upstream
-            .get()
-            .ok_or_else(|| Trouble::new("PostgREST is not there yet"))?;
+        let query = if request.query.is_empty() { String::new() } else { format!("?{}", request.query) };
+        let upstream = self.upstream.get().ok_or_else(|| Trouble::new("PostgREST is not there yet"))?;
         let url = format!("{upstream}{path}{query}");
         let method = reqwest::Method::from_bytes(request.method.as_bytes()).context("an impossible method")?;
         let mut upstream = self.http.request(method, url).body(request.body.clone());
@@ -167,10 +152,7 @@ impl Front {
         let mut headers = Vec::new();
         for (name, value) in answer.headers() {
             if !DROPPED.contains(&name.as_str()) {
-                headers.push((
-                    name.as_str().to_owned(),
-                    String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                ));
+                headers.push((name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned()));
             }
         }
         if let Some(correlation) = request.header("x-correlation-id") {
@@ -182,16 +164,8 @@ impl Front {
 }
 
 /// Headers that belong to one connection, or that the gateway replaces.
-const DROPPED: [&str; 8] = [
-    "host",
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "content-length",
-    "upgrade",
-    "apikey",
-    "authorization",
-];
+const DROPPED: [&str; 8] =
+    ["host", "connection", "keep-alive", "transfer-encoding", "content-length", "upgrade", "apikey", "authorization"];
 
 fn invalid_key() -> Answer {
     Answer::json(

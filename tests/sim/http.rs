@@ -111,11 +111,7 @@ impl Server {
     {
         let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
         let (port, task) = listen(port, handler.clone()).await?;
-        Ok(Self {
-            port,
-            handler,
-            task: Mutex::new(task),
-        })
+        Ok(Self { port, handler, task: Mutex::new(task) })
     }
 
     pub fn url(&self) -> String {
@@ -169,9 +165,7 @@ async fn accept(listener: TcpListener, handler: Handler) {
         let handler = handler.clone();
         connections.spawn(async move {
             let service = service_fn(move |request| serve(request, handler.clone()));
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
         });
         while connections.try_join_next().is_some() {}
     }

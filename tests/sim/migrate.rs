@@ -36,21 +36,12 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} applied, {} already there",
-            self.applied.len(),
-            self.skipped.len()
-        )?;
+        write!(f, "{} applied, {} already there", self.applied.len(), self.skipped.len())?;
         if !self.changed.is_empty() {
             write!(f, "; edited after they were applied: {}", self.changed.join(", "))?;
         }
         if !self.unknown.is_empty() {
-            write!(
-                f,
-                "; in the database but not in the folder: {}",
-                self.unknown.join(", ")
-            )?;
+            write!(f, "; in the database but not in the folder: {}", self.unknown.join(", "))?;
         }
         Ok(())
     }
@@ -62,10 +53,7 @@ pub fn read(dir: &Path) -> Result<Vec<Migration>> {
     let mut migrations = Vec::new();
     for entry in entries {
         let path = entry.context("cannot list the migrations")?.path();
-        let file = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let Some((version, name)) = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_')) else {
             continue;
         };
@@ -73,12 +61,7 @@ pub fn read(dir: &Path) -> Result<Vec<Migration>> {
             continue;
         }
         let sql = std::fs::read_to_string(&path).context(format!("cannot read {}", path.display()))?;
-        migrations.push(Migration {
-            version: version.to_owned(),
-            name: name.to_owned(),
-            sql,
-            path,
-        });
+        migrations.push(Migration { version: version.to_owned(), name: name.to_owned(), sql, path });
     }
     migrations.sort_by(|a, b| a.version.cmp(&b.version).then_with(|| a.name.cmp(&b.name)));
     for pair in migrations.windows(2) {
@@ -101,10 +84,7 @@ pub async fn run_file(client: &mut Client, path: &Path) -> Result<()> {
     let sql = std::fs::read_to_string(path).context(format!("cannot read {}", path.display()))?;
     let transaction = client.transaction().await.context("cannot begin a transaction")?;
     execute(&transaction, path, &split(&sql)).await?;
-    transaction
-        .commit()
-        .await
-        .context(format!("cannot commit {}", path.display()))
+    transaction.commit().await.context(format!("cannot commit {}", path.display()))
 }
 
 /// Applies what is missing. With `dry_run` nothing is written.
@@ -143,10 +123,7 @@ async fn apply_locked(client: &mut Client, migrations: &[Migration], dry_run: bo
         let version = migration.version.clone();
         if let Some(position) = recorded.iter().position(|(known, _)| *known == version) {
             let (_, statements) = recorded.swap_remove(position);
-            let now: Vec<String> = split(&migration.sql)
-                .into_iter()
-                .map(|statement| statement.sql)
-                .collect();
+            let now: Vec<String> = split(&migration.sql).into_iter().map(|statement| statement.sql).collect();
             if statements.is_some_and(|then| then != now) {
                 report.changed.push(version.clone());
             }
@@ -165,10 +142,7 @@ async fn apply_locked(client: &mut Client, migrations: &[Migration], dry_run: bo
 
 async fn recorded(client: &Client) -> Result<Vec<(String, Option<Vec<String>>)>> {
     let exists: bool = client
-        .query_one(
-            "select to_regclass('supabase_migrations.schema_migrations') is not null",
-            &[],
-        )
+        .query_one("select to_regclass('supabase_migrations.schema_migrations') is not null", &[])
         .await
         .context("cannot ask for the table of applied migrations")?
         .get(0);
@@ -176,10 +150,7 @@ async fn recorded(client: &Client) -> Result<Vec<(String, Option<Vec<String>>)>>
         return Ok(Vec::new());
     }
     let rows = client
-        .query(
-            "select version, statements from supabase_migrations.schema_migrations",
-            &[],
-        )
+        .query("select version, statements from supabase_migrations.schema_migrations", &[])
         .await
         .context("cannot read the applied migrations")?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -197,18 +168,12 @@ async fn apply_one(client: &mut Client, migration: &Migration) -> Result<()> {
         )
         .await
         .context(format!("cannot record {}", migration.path.display()))?;
-    transaction
-        .commit()
-        .await
-        .context(format!("cannot commit {}", migration.path.display()))
+    transaction.commit().await.context(format!("cannot commit {}", migration.path.display()))
 }
 
 async fn execute(client: &impl GenericClient, path: &Path, statements: &[Statement]) -> Result<()> {
     for statement in statements {
-        client
-            .batch_execute(&statement.sql)
-            .await
-            .map_err(|error| explain(path, statement, &error))?;
+        client.batch_execute(&statement.sql).await.map_err(|error| explain(path, statement, &error))?;
     }
     Ok(())
 }
@@ -225,10 +190,7 @@ fn explain(path: &Path, statement: &Statement, error: &tokio_postgres::Error) ->
         _ => 0,
     };
     let context = database.where_().map(|at| format!("\n  at {at}")).unwrap_or_default();
-    let hint = database
-        .hint()
-        .map(|hint| format!("\n  hint: {hint}"))
-        .unwrap_or_default();
+    let hint = database.hint().map(|hint| format!("\n  hint: {hint}")).unwrap_or_default();
     Trouble::new(format!(
         "{}:{}: {} ({}); nothing of this file was kept{hint}{context}",
         path.display(),

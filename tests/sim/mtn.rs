@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::callback::{Callback, Due, Posted, Poster, send_reports};
@@ -15,14 +15,19 @@ use crate::error::Result;
 use crate::http::{Answer, Request, Server};
 use crate::keys::{hmac_hex, secret};
 
+mod form;
+mod inbound;
+mod outbound;
+
+pub use inbound::{Inbound, Proof, Shape};
+
+use form::decoded as form_decoded;
+use inbound::kigali;
+use outbound::Outbound;
+
 const TOKEN_PATH: &str = "/v1/oauth/access_token";
 const OUTBOUND_PATH: &str = "/v3/sms/messages/sms/outbound";
 const TOKEN_LIFE: Duration = Duration::from_secs(3599);
-const MAX_RECIPIENTS: usize = 20;
-const MAX_CORRELATOR: usize = 36;
-/// Alphanumeric sender names are as long as this (3GPP TS 23.040 §9.1.2.5).
-const MAX_SENDER: usize = 11;
-const MAX_CHARACTERS: usize = 1600;
 /// Where inbound messages go unless a test says otherwise.
 pub const SERVICE_CODE: &str = "8080";
 
@@ -37,11 +42,7 @@ pub struct Account {
 
 impl Account {
     pub fn generate() -> Self {
-        Self {
-            api_key: secret(),
-            api_secret: secret(),
-            webhook_secret: secret(),
-        }
+        Self { api_key: secret(), api_secret: secret(), webhook_secret: secret() }
     }
 }
 
@@ -56,33 +57,14 @@ pub struct Reports {
 
 impl Default for Reports {
     fn default() -> Self {
-        Self {
-            accepted_after: Some(Duration::from_millis(20)),
-            delivered_after: Some(Duration::from_millis(60)),
-        }
+        Self { accepted_after: Some(Duration::from_millis(20)), delivered_after: Some(Duration::from_millis(60)) }
     }
 }
 
 impl Reports {
     pub fn never() -> Self {
-        Self {
-            accepted_after: None,
-            delivered_after: None,
-        }
+        Self { accepted_after: None, delivered_after: None }
     }
-}
-
-/// How a caller proves itself to our webhooks; MTN itself signs nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Proof {
-    /// `Authorization: Bearer <secret>`
-    #[default]
-    Bearer,
-    /// `X-Timestamp`, and `X-Signature: sha256=<hex>` over `{timestamp}.{body}`
-    Signature,
-    /// A secret path segment.
-    PathToken,
-    Nothing,
 }
 
 /// A message that MTN took.
@@ -95,97 +77,6 @@ pub struct Sms {
     pub text: String,
     pub client_correlator_id: String,
     pub transaction_id: String,
-}
-
-/// The form in which an inbound message arrives; MTN documents none for V3.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shape {
-    /// `senderAddress, receiverAddress, message, messageId, dateTime`
-    #[default]
-    V3,
-    /// `from, to, message`, and no id.
-    Plain,
-    /// `inboundSMSMessageNotification`
-    OneApi,
-    /// `from=…&to=…&text=…&id=…` as a form.
-    Form,
-}
-
-/// An inbound message to post.
-#[derive(Clone, Debug)]
-pub struct Inbound {
-    pub from: String,
-    pub to: String,
-    pub text: String,
-    pub id: String,
-    pub at: DateTime<Utc>,
-    pub shape: Shape,
-    pub proof: Proof,
-}
-
-impl Inbound {
-    pub fn new(from: &str, text: &str) -> Self {
-        Self {
-            from: from.to_owned(),
-            to: SERVICE_CODE.to_owned(),
-            text: text.to_owned(),
-            id: Uuid::new_v4().to_string(),
-            at: Utc::now(),
-            shape: Shape::default(),
-            proof: Proof::default(),
-        }
-    }
-
-    pub fn id(mut self, id: &str) -> Self {
-        self.id = id.to_owned();
-        self
-    }
-
-    pub fn to(mut self, to: &str) -> Self {
-        self.to = to.to_owned();
-        self
-    }
-
-    pub fn shape(mut self, shape: Shape) -> Self {
-        self.shape = shape;
-        self
-    }
-
-    pub fn proof(mut self, proof: Proof) -> Self {
-        self.proof = proof;
-        self
-    }
-
-    /// Content type and body.
-    fn encoded(&self) -> (&'static str, String) {
-        let from = self.from.trim_start_matches('+');
-        let body = match self.shape {
-            Shape::V3 => {
-                json!({"senderAddress": from, "receiverAddress": self.to, "message": self.text,
-                                "messageId": self.id, "dateTime": kigali(self.at)})
-            }
-            Shape::Plain => json!({"from": self.from, "to": self.to, "message": self.text}),
-            Shape::OneApi => {
-                json!({"inboundSMSMessageNotification": {"callbackData": "ihuza", "inboundSMSMessage": {
-                "dateTime": self.at.to_rfc3339(), "destinationAddress": format!("tel:{}", self.to),
-                "messageId": self.id, "message": self.text, "senderAddress": format!("tel:{}", self.from)}}})
-            }
-            Shape::Form => {
-                let pairs = [
-                    ("from", &self.from),
-                    ("to", &self.to),
-                    ("text", &self.text),
-                    ("id", &self.id),
-                ];
-                let pairs: Vec<String> = pairs
-                    .iter()
-                    .map(|(name, value)| format!("{name}={}", form_encoded(value)))
-                    .collect();
-                return ("application/x-www-form-urlencoded", pairs.join("&"));
-            }
-        };
-        ("application/json", body.to_string())
-    }
 }
 
 /// The running simulator.
@@ -215,18 +106,9 @@ struct State {
 impl Mtn {
     pub async fn start(port: u16, account: Account, latency: Duration) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let carrier = Arc::new(Carrier {
-            account,
-            reports: Poster::new(0)?,
-            state: Mutex::default(),
-        });
+        let carrier = Arc::new(Carrier { account, reports: Poster::new(0)?, state: Mutex::default() });
         let server = control::start(port, carrier.clone(), control.clone(), latency).await?;
-        Ok(Self {
-            server,
-            control,
-            carrier,
-            inbound: Poster::new(0)?,
-        })
+        Ok(Self { server, control, carrier, inbound: Poster::new(0)? })
     }
 
     pub fn url(&self) -> String {
@@ -318,16 +200,9 @@ impl Carrier {
 
     fn token(&self, request: &Request) -> Answer {
         let form = form_decoded(&request.text());
-        let field = |name: &str| {
-            form.iter()
-                .find(|(key, _)| key == name)
-                .map(|(_, value)| value.as_str())
-        };
+        let field = |name: &str| form.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let grant = form_decoded(&request.query);
-        let grant = grant
-            .iter()
-            .find(|(key, _)| key == "grant_type")
-            .map(|(_, value)| value.as_str());
+        let grant = grant.iter().find(|(key, _)| key == "grant_type").map(|(_, value)| value.as_str());
         if request.method != "POST" {
             return Answer::json(405, &json!({"error": "method_not_allowed"}));
         }
@@ -415,16 +290,8 @@ impl Carrier {
 
     /// MTN signs nothing, so the secret is in the address we registered.
     fn report_callback(&self, body: String) -> Result<Callback> {
-        let url = format!(
-            "{}/delivery-status-webhook/mtn/{}",
-            self.reports.url()?,
-            self.account.webhook_secret
-        );
-        Ok(Callback {
-            url,
-            headers: vec![("content-type", "application/json".to_owned())],
-            body,
-        })
+        let url = format!("{}/delivery-status-webhook/mtn/{}", self.reports.url()?, self.account.webhook_secret);
+        Ok(Callback { url, headers: vec![("content-type", "application/json".to_owned())], body })
     }
 }
 
@@ -433,10 +300,7 @@ impl Service for Carrier {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let recipients = body.get("receiverAddress").and_then(Value::as_array).cloned();
         let texts = recipients.unwrap_or_default();
-        texts
-            .iter()
-            .filter_map(|value| value.as_str().map(str::to_owned))
-            .collect()
+        texts.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
     }
 
     fn only_by_name(&self, request: &Request) -> bool {
@@ -448,10 +312,7 @@ impl Service for Carrier {
             (_, TOKEN_PATH) => self.token(&request),
             ("POST", OUTBOUND_PATH) => self.outbound(&request, met).await,
             (_, OUTBOUND_PATH) => failure(4001, "Method not allowed"),
-            _ => Answer::json(
-                404,
-                &json!({"statusCode": "1000", "statusMessage": "Resource not found"}),
-            ),
+            _ => Answer::json(404, &json!({"statusCode": "1000", "statusMessage": "Resource not found"})),
         }
     }
 
@@ -465,87 +326,6 @@ impl Service for Carrier {
             (status, _) => Answer::text(status, "text/html", "<html><body>Internal Server Error</body></html>"),
         }
     }
-}
-
-/// An outbound message that is as it should be.
-struct Outbound {
-    recipients: Vec<String>,
-    sender: String,
-    text: String,
-    correlator: String,
-    wants_report: bool,
-}
-
-impl Outbound {
-    /// The error is MTN's `supportMessage`.
-    fn parse(body: &[u8]) -> std::result::Result<Self, String> {
-        const KNOWN: [&str; 7] = [
-            "message",
-            "serviceCode",
-            "receiverAddress",
-            "clientCorrelatorId",
-            "senderAddress",
-            "requestDeliveryReceipt",
-            "keyword",
-        ];
-        let body: Value = serde_json::from_slice(body).map_err(|_| "body is not JSON".to_owned())?;
-        let body = body.as_object().ok_or("body is not an object")?;
-        if let Some(stranger) = body.keys().find(|key| !KNOWN.contains(&key.as_str())) {
-            return Err(format!("{stranger} is not a field of this request"));
-        }
-        let service_code = text(body, "serviceCode")?;
-        let correlator = text(body, "clientCorrelatorId")?;
-        if correlator.len() > MAX_CORRELATOR {
-            return Err(format!("clientCorrelatorId is longer than {MAX_CORRELATOR} characters"));
-        }
-        let message = text(body, "message")?;
-        if message.chars().count() > MAX_CHARACTERS {
-            return Err(format!("message is longer than {MAX_CHARACTERS} characters"));
-        }
-        let sender = match body.get("senderAddress") {
-            None => service_code,
-            Some(_) => text(body, "senderAddress")?,
-        };
-        if sender.chars().count() > MAX_SENDER {
-            return Err(format!("senderAddress is longer than {MAX_SENDER} characters"));
-        }
-        let wants_report = match body.get("requestDeliveryReceipt") {
-            None => false,
-            Some(value) => value.as_bool().ok_or("requestDeliveryReceipt must be true or false")?,
-        };
-        Ok(Self {
-            recipients: recipients(body)?,
-            sender,
-            text: message,
-            correlator,
-            wants_report,
-        })
-    }
-}
-
-fn text(body: &Map<String, Value>, field: &str) -> std::result::Result<String, String> {
-    match body.get(field) {
-        None => Err(format!("{field} is required")),
-        Some(Value::String(text)) if !text.is_empty() => Ok(text.clone()),
-        Some(_) => Err(format!("{field} must be a text that is not empty")),
-    }
-}
-
-fn recipients(body: &Map<String, Value>) -> std::result::Result<Vec<String>, String> {
-    let list = body.get("receiverAddress").ok_or("receiverAddress is required")?;
-    let list = list.as_array().ok_or("receiverAddress must be a list")?;
-    if list.is_empty() || list.len() > MAX_RECIPIENTS {
-        return Err(format!("receiverAddress must hold 1 to {MAX_RECIPIENTS} numbers"));
-    }
-    let mut numbers = Vec::new();
-    for entry in list {
-        let number = entry.as_str().ok_or("receiverAddress must hold texts")?;
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) || !(8..=15).contains(&number.len()) {
-            return Err("receiverAddress must be 8 to 15 digits with country code and without +".to_owned());
-        }
-        numbers.push(number.to_owned());
-    }
-    Ok(numbers)
 }
 
 /// MTN's error body; a code that is in no table comes with HTTP 200, which MTN does too.
@@ -574,52 +354,6 @@ fn failure(code: i64, support: &str) -> Answer {
                 "transactionId": Uuid::new_v4().simple().to_string(), "timestamp": Utc::now().to_rfc3339(),
                 "path": "/messages/sms/outbound", "method": "POST"}),
     )
-}
-
-/// MTN writes local time (Africa/Kigali, two hours ahead of UTC all year) without a zone.
-fn kigali(at: DateTime<Utc>) -> String {
-    let local = at + chrono::TimeDelta::hours(2);
-    local.format("%Y-%m-%dT%H:%M:%S").to_string()
-}
-
-fn form_encoded(text: &str) -> String {
-    let mut encoded = String::new();
-    for byte in text.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'*' => encoded.push(char::from(byte)),
-            b' ' => encoded.push('+'),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    encoded
-}
-
-fn form_decoded(text: &str) -> Vec<(String, String)> {
-    let pairs = text.split('&').filter(|pair| !pair.is_empty());
-    pairs
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (percent_decoded(name), percent_decoded(value))
-        })
-        .collect()
-}
-
-fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
-    while let Some((&first, after)) = rest.split_first() {
-        rest = after;
-        let hex = after.get(..2).and_then(|pair| std::str::from_utf8(pair).ok());
-        match (first, hex.and_then(|pair| u8::from_str_radix(pair, 16).ok())) {
-            (b'%', Some(byte)) => {
-                bytes.push(byte);
-                rest = after.get(2..).unwrap_or_default();
-            }
-            (b'+', _) => bytes.push(b' '),
-            _ => bytes.push(first),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -17,7 +17,10 @@ use crate::http::{Answer, Request, Server};
 
 mod answer;
 mod check;
+mod conversation;
 mod facts;
+mod input;
+mod summary;
 mod words;
 
 use answer::Reply;
@@ -70,10 +73,7 @@ struct State {
 impl OpenAi {
     pub async fn start(port: u16, api_key: String, latency: Duration) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let model = Arc::new(Model {
-            api_key,
-            state: Mutex::default(),
-        });
+        let model = Arc::new(Model { api_key, state: Mutex::default() });
         let server = control::start(port, model.clone(), control.clone(), latency).await?;
         Ok(Self { server, control, model })
     }
@@ -127,33 +127,15 @@ impl Model {
 
     fn respond(&self, request: &Request) -> Answer {
         if request.bearer() != Some(&self.api_key) {
-            return error(
-                401,
-                "invalid_request_error",
-                "invalid_api_key",
-                "Incorrect API key provided",
-                None,
-            );
+            return error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None);
         }
         let body: Value = match serde_json::from_slice(&request.body) {
             Ok(body) => body,
             Err(_) => {
-                return error(
-                    400,
-                    "invalid_request_error",
-                    "invalid_json",
-                    "We could not parse the JSON body",
-                    None,
-                );
+                return error(400, "invalid_request_error", "invalid_json", "We could not parse the JSON body", None);
             }
         };
-        if let Err(Refusal {
-            status,
-            code,
-            message,
-            param,
-        }) = check::request(&body)
-        {
+        if let Err(Refusal { status, code, message, param }) = check::request(&body) {
             return error(status, "invalid_request_error", code, &message, Some(&param));
         }
         let reply = match self.script(&subjects(&body)) {
@@ -203,10 +185,8 @@ impl Model {
                 for (name, arguments) in calls {
                     let arguments = arguments.to_string();
                     written += arguments.len();
-                    output.push(
-                        json!({"type": "function_call", "id": id("fc"), "call_id": id("call"), "name": name,
-                                       "arguments": arguments, "status": "completed"}),
-                    );
+                    output.push(json!({"type": "function_call", "id": id("fc"), "call_id": id("call"), "name": name,
+                                       "arguments": arguments, "status": "completed"}));
                 }
             }
             Reply::Failed => {
@@ -243,34 +223,18 @@ impl Service for Model {
     async fn handle(self: Arc<Self>, request: Request, _: Met) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", PATH) => self.respond(&request),
-            (_, PATH) => error(
-                405,
-                "invalid_request_error",
-                "method_not_allowed",
-                "Not allowed to use this method",
-                None,
-            ),
+            (_, PATH) => {
+                error(405, "invalid_request_error", "method_not_allowed", "Not allowed to use this method", None)
+            }
             _ => error(404, "invalid_request_error", "unknown_url", "Unknown request URL", None),
         }
     }
 
     fn refuse(&self, status: u16, _: Option<i64>) -> Answer {
         match status {
-            401 => error(
-                401,
-                "invalid_request_error",
-                "invalid_api_key",
-                "Incorrect API key provided",
-                None,
-            ),
+            401 => error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None),
             429 => error(429, "requests", "rate_limit_exceeded", "Rate limit reached", None),
-            503 => error(
-                503,
-                "server_error",
-                "server_is_overloaded",
-                "The server is overloaded",
-                None,
-            ),
+            503 => error(503, "server_error", "server_is_overloaded", "The server is overloaded", None),
             status => error(
                 if status == 0 { 500 } else { status },
                 "server_error",
@@ -297,19 +261,12 @@ fn scripted(script: Script) -> Reply {
 fn subjects(body: &Value) -> Vec<String> {
     let model = body.get("model").and_then(Value::as_str);
     let schema = body.pointer("/text/format/name").and_then(Value::as_str);
-    [model, Some(schema.unwrap_or("text"))]
-        .into_iter()
-        .flatten()
-        .map(str::to_owned)
-        .collect()
+    [model, Some(schema.unwrap_or("text"))].into_iter().flatten().map(str::to_owned).collect()
 }
 
 fn error(status: u16, kind: &str, code: &str, message: &str, param: Option<&str>) -> Answer {
-    Answer::json(
-        status,
-        &json!({"error": {"message": message, "type": kind, "code": code, "param": param}}),
-    )
-    .header("x-request-id", format!("req_{}", Uuid::new_v4().simple()))
+    Answer::json(status, &json!({"error": {"message": message, "type": kind, "code": code, "param": param}}))
+        .header("x-request-id", format!("req_{}", Uuid::new_v4().simple()))
 }
 
 fn id(prefix: &str) -> String {

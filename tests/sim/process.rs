@@ -115,18 +115,12 @@ impl Supervised {
         if let Some(dir) = &plan.current_dir {
             command.current_dir(dir);
         }
-        let mut shell = command.spawn().context(format!(
-            "cannot start {} through sh: is there a POSIX shell on the PATH?",
-            plan.name
-        ))?;
+        let mut shell = command
+            .spawn()
+            .context(format!("cannot start {} through sh: is there a POSIX shell on the PATH?", plan.name))?;
         let leash = shell.stdin.take();
         let stdout = shell.stdout.take();
-        let supervised = Self {
-            name: plan.name,
-            shell,
-            leash,
-            log: plan.log,
-        };
+        let supervised = Self { name: plan.name, shell, leash, log: plan.log };
         Ok((supervised, stdout))
     }
 
@@ -137,12 +131,7 @@ impl Supervised {
 
     /// An error that shows the end of the child's log.
     pub fn trouble(&self, what: &str) -> Trouble {
-        Trouble::new(format!(
-            "{}: {what}; the end of {}:\n{}",
-            self.name,
-            self.log.display(),
-            tail(&self.log, 15)
-        ))
+        Trouble::new(format!("{}: {what}; the end of {}:\n{}", self.name, self.log.display(), tail(&self.log, 15)))
     }
 
     /// The process group of the child and all it started.
@@ -178,11 +167,7 @@ impl Drop for Supervised {
 }
 
 fn append(path: &Path) -> Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .context(format!("cannot write the log {}", path.display()))
+    OpenOptions::new().create(true).append(true).open(path).context(format!("cannot write the log {}", path.display()))
 }
 
 fn tail(path: &Path, lines: usize) -> String {
@@ -194,10 +179,10 @@ fn tail(path: &Path, lines: usize) -> String {
 
 /// Runs a short command to its end; its output is in the error when it fails.
 pub fn run(command: &mut Command, what: &str) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().context(format!(
-        "{what}: cannot start {}",
-        command.get_program().to_string_lossy()
-    ))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .context(format!("{what}: cannot start {}", command.get_program().to_string_lossy()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
@@ -211,17 +196,22 @@ pub fn run(command: &mut Command, what: &str) -> Result<String> {
 }
 
 /// A port that was free a moment ago. Whoever binds it must be ready to be told otherwise and to ask again.
+///
+/// Below the range from which systems take ports for outgoing connections, or one of those might have it by then.
 pub fn free_port() -> Result<u16> {
-    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))
-        .context("cannot bind a port on 127.0.0.1: is the loopback interface up?")?;
-    let address = listener.local_addr().context("cannot read the port just bound")?;
-    Ok(address.port())
+    const FIRST: u128 = 12_000;
+    const COUNT: u128 = 20_000;
+    for _ in 0..50 {
+        let port = (FIRST + uuid::Uuid::new_v4().as_u128() % COUNT) as u16;
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(Trouble::new("no free port on 127.0.0.1: is the loopback interface up?"))
 }
 
 /// The first file of this name on the PATH.
 pub fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file())
 }

@@ -14,10 +14,7 @@ use crate::error::{Context, Result};
 fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| {
-        #[allow(
-            clippy::expect_used,
-            reason = "a process that cannot start two threads cannot do anything else either"
-        )]
+        #[allow(clippy::expect_used, reason = "a process that cannot start two threads cannot do anything else either")]
         Builder::new_multi_thread()
             .worker_threads(2)
             .thread_name("ihuza-world")
@@ -51,8 +48,5 @@ where
     T: Send + 'static,
     F: FnOnce() -> Result<T> + Send + 'static,
 {
-    runtime()
-        .spawn_blocking(work)
-        .await
-        .context("a blocking task of the local world ended early")?
+    runtime().spawn_blocking(work).await.context("a blocking task of the local world ended early")?
 }

@@ -45,10 +45,7 @@ impl CallSeed {
         let said = [
             ("assistant", "Hello, this is EasyMO. How can I help you?"),
             ("user", "Hello, I want to rent a house in Kimironko."),
-            (
-                "assistant",
-                "Gladly. What is your budget, and how many bedrooms do you need?",
-            ),
+            ("assistant", "Gladly. What is your budget, and how many bedrooms do you need?"),
             ("user", "300k RWF a month, two bedrooms."),
             ("assistant", "Thank you. We will send you matching houses today."),
         ];
@@ -74,10 +71,7 @@ impl CallSeed {
 
     /// What was said, as (`user` or `assistant`, text).
     pub fn transcript(mut self, lines: &[(&str, &str)]) -> Self {
-        self.transcript = lines
-            .iter()
-            .map(|(role, text)| ((*role).to_owned(), (*text).to_owned()))
-            .collect();
+        self.transcript = lines.iter().map(|(role, text)| ((*role).to_owned(), (*text).to_owned())).collect();
         self
     }
 
@@ -149,11 +143,7 @@ impl World {
             profile_id,
             phone: seed.phone.clone(),
         };
-        let status = if seed.ended_at.is_some() {
-            "completed"
-        } else {
-            "in_progress"
-        };
+        let status = if seed.ended_at.is_some() { "completed" } else { "in_progress" };
         self.execute(
             "insert into public.voice_calls
                (id, profile_id, origin, provider_call_id, from_number, to_number, locale, status, started_at, answered_at, ended_at)
@@ -207,15 +197,12 @@ impl World {
                 &[&id, &seed.phone, &has_whatsapp, &seed.allows_sms, &seed.locale, &seed.wrote_on_whatsapp_at],
             )
             .await?;
-        row.first()
-            .map(|row| row.get(0))
-            .ok_or_else(|| Trouble::new("the profile was not written"))
+        row.first().map(|row| row.get(0)).ok_or_else(|| Trouble::new("the profile was not written"))
     }
 
     /// Asks for the notification of a call, with the service key.
     pub async fn post_call_notify(&self, call: &SeededCall) -> Result<Answered> {
-        self.post_call_notify_with(&json!({"callId": call.id, "phoneNumber": call.phone}))
-            .await
+        self.post_call_notify_with(&json!({"callId": call.id, "phoneNumber": call.phone})).await
     }
 
     /// The same with a body of one's own.
@@ -227,10 +214,7 @@ impl World {
 
     /// What became of a notification, as its endpoint tells.
     pub async fn notification(&self, correlation_id: &str) -> Result<Answered> {
-        let url = format!(
-            "{}/post-call-notify/{correlation_id}",
-            self.edge()?.url("post-call-notify")?
-        );
+        let url = format!("{}/post-call-notify/{correlation_id}", self.edge()?.url("post-call-notify")?);
         let key = format!("Bearer {}", self.secret("SUPABASE_SERVICE_ROLE_KEY")?);
         self.send(self.http.get(url).header("authorization", key)).await
     }
@@ -255,10 +239,7 @@ impl World {
         let answer = request.send().await.context("the function does not answer")?;
         let status = answer.status().as_u16();
         let show = |(name, value): (&reqwest::header::HeaderName, &reqwest::header::HeaderValue)| {
-            (
-                name.as_str().to_owned(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let headers = answer.headers().iter().map(show).collect();
         let text = answer.text().await.context("the function broke off")?;
@@ -279,19 +260,13 @@ impl World {
     /// Runs a query as the owner of the database.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<tokio_postgres::Row>> {
         let client = self.db().await?;
-        client
-            .query(sql, parameters)
-            .await
-            .context(format!("the query failed: {sql}"))
+        client.query(sql, parameters).await.context(format!("the query failed: {sql}"))
     }
 
     /// Runs a statement as the owner of the database; the number of rows it touched.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64> {
         let client = self.db().await?;
-        client
-            .execute(sql, parameters)
-            .await
-            .context(format!("the statement failed: {sql}"))
+        client.execute(sql, parameters).await.context(format!("the statement failed: {sql}"))
     }
 
     /// The rows of a query as JSON objects, column names as keys.

@@ -79,12 +79,7 @@ impl Default for Statuses {
 
 impl Statuses {
     pub fn never() -> Self {
-        Self {
-            sent_after: None,
-            delivered_after: None,
-            read_after: None,
-            batched: false,
-        }
+        Self { sent_after: None, delivered_after: None, read_after: None, batched: false }
     }
 }
 
@@ -150,9 +145,7 @@ impl WhatsApp {
         let control = Arc::new(Control::default());
         let mut state = State::default();
         state.templates.push(Template::call_summary());
-        state
-            .not_on_whatsapp
-            .insert(NEVER_ON_WHATSAPP.to_owned(), Refused::Later);
+        state.not_on_whatsapp.insert(NEVER_ON_WHATSAPP.to_owned(), Refused::Later);
         let meta = Arc::new(Meta {
             account,
             // Meta goes on for days; a world does not live that long.
@@ -242,16 +235,12 @@ impl WhatsApp {
         let message = json!({"from": wa_id, "id": wamid(), "timestamp": Utc::now().timestamp().to_string(),
                              "type": "text", "text": {"body": text}});
         let contact = json!({"profile": {"name": "Uwase Aline"}, "wa_id": wa_id});
-        self.post(json!([self
-            .meta
-            .change(json!({"contacts": [contact], "messages": [message]}))]))
-            .await
+        self.post(json!([self.meta.change(json!({"contacts": [contact], "messages": [message]}))])).await
     }
 
     /// Posts statuses of any content in one signed webhook, in the order given.
     pub async fn report(&self, statuses: Vec<Value>) -> Result<Posted> {
-        self.post(json!([self.meta.change(json!({ "statuses": statuses }))]))
-            .await
+        self.post(json!([self.meta.change(json!({ "statuses": statuses }))])).await
     }
 
     /// Posts `changes` of any content, properly signed.
@@ -298,10 +287,7 @@ impl Meta {
             Some(call) => template::fill(&state.templates, call)?,
             None => message.text.clone().unwrap_or_default(),
         };
-        let open = state
-            .windows
-            .get(&message.recipient)
-            .is_some_and(|until| Utc::now() < *until);
+        let open = state.windows.get(&message.recipient).is_some_and(|until| Utc::now() < *until);
         if message.template.is_none() && !open {
             let why = "Message failed to send because more than 24 hours have passed since the customer last replied \
                        to this number.";
@@ -345,11 +331,7 @@ impl Meta {
             let after = plan.sent_after.unwrap_or_default();
             steps.push((after, status(sent, "failed", Some(code))));
         } else {
-            let plan = [
-                (plan.sent_after, "sent"),
-                (plan.delivered_after, "delivered"),
-                (plan.read_after, "read"),
-            ];
+            let plan = [(plan.sent_after, "sent"), (plan.delivered_after, "delivered"), (plan.read_after, "read")];
             for (after, name) in plan {
                 if let Some(after) = after {
                     steps.push((after, status(sent, name, None)));
@@ -401,10 +383,7 @@ impl Service for Meta {
     fn subjects(&self, request: &Request) -> Vec<String> {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        [text("/to"), text("/type"), text("/template/name")]
-            .into_iter()
-            .flatten()
-            .collect()
+        [text("/to"), text("/type"), text("/template/name")].into_iter().flatten().collect()
     }
 
     async fn handle(self: Arc<Self>, request: Request, met: Met) -> Answer {
@@ -430,14 +409,8 @@ impl Service for Meta {
         match (status, code) {
             (_, Some(code)) => refusal(code, "As ordered"),
             (401, _) => refusal(190, "Error validating access token"),
-            (429, _) => Answer {
-                status: 429,
-                ..refusal(130_429, "Cloud API message throughput has been reached.")
-            },
-            (503, _) => Answer {
-                status: 503,
-                ..refusal(131_016, "Service unavailable")
-            },
+            (429, _) => Answer { status: 429, ..refusal(130_429, "Cloud API message throughput has been reached.") },
+            (503, _) => Answer { status: 503, ..refusal(131_016, "Service unavailable") },
             // Something in front of the service broke: no code of the service, so nobody can know whether it got through.
             (status, _) => Answer::text(status, "text/html", "<html><body>Internal Server Error</body></html>"),
         }
@@ -458,10 +431,7 @@ impl Rate {
         let pair = self.pairs.entry(recipient.to_owned()).or_default();
         fresh(pair, PAIR_SPAN);
         if pair.len() >= PAIR_BURST {
-            return Err((
-                131_056,
-                "Too many messages sent from this phone number to the same recipient.".to_owned(),
-            ));
+            return Err((131_056, "Too many messages sent from this phone number to the same recipient.".to_owned()));
         }
         pair.push_back(now);
         self.number.push_back(now);

@@ -83,10 +83,7 @@ impl Small {
     }
 
     async fn front(&self, message: &str) -> Value {
-        let request = client()
-            .unwrap()
-            .post(self.edge.url("front").unwrap())
-            .body(message.to_owned());
+        let request = client().unwrap().post(self.edge.url("front").unwrap()).body(message.to_owned());
         request.send().await.unwrap().json().await.unwrap()
     }
 
@@ -114,17 +111,8 @@ impl Drop for Small {
 async fn queues_cron_and_variables_work_and_the_runtime_survives_its_death() {
     let small = Small::start().await;
     let vars = small.front("poison").await;
-    assert_eq!(
-        vars,
-        json!({"file": "file", "overridden": "world", "secret": "s3", "queue": true})
-    );
-    small
-        .wait_until_seen(json!([
-            ["work", "poison", 1],
-            ["work", "poison", 2],
-            ["work-dlq", "poison", 1]
-        ]))
-        .await;
+    assert_eq!(vars, json!({"file": "file", "overridden": "world", "secret": "s3", "queue": true}));
+    small.wait_until_seen(json!([["work", "poison", 1], ["work", "poison", 2], ["work-dlq", "poison", 1]])).await;
     small.edge.scheduled("back", "* * * * *").await.unwrap();
     assert_eq!(small.back().await["runs"], 1);
     assert_eq!(small.edge.logs().unwrap()[0].event().as_deref(), Some("ASKED"));
@@ -138,14 +126,7 @@ async fn queues_cron_and_variables_work_and_the_runtime_survives_its_death() {
 
     small.edge.withhold(&["work"]).await.unwrap();
     assert_eq!(small.front("lost").await["queue"], false);
-    assert!(
-        small
-            .edge
-            .url("nowhere")
-            .unwrap_err()
-            .to_string()
-            .contains("back, front")
-    );
+    assert!(small.edge.url("nowhere").unwrap_err().to_string().contains("back, front"));
 }
 
 /// Not a test by itself: the next one runs it as a process and kills that.
@@ -155,23 +136,12 @@ async fn start_a_world_and_wait_to_be_killed() {
     let Ok(report) = std::env::var("IHUZA_TEST_REPORT") else {
         return;
     };
-    let world = ihuza_sim::world::World::start(WorldConfig {
-        functions: true,
-        ..WorldConfig::default()
-    })
-    .await
-    .unwrap();
+    let world =
+        ihuza_sim::world::World::start(WorldConfig { functions: true, ..WorldConfig::default() }).await.unwrap();
     let row = world.query("show data_directory", &[]).await.unwrap();
     let directory: String = row[0].get(0);
-    std::fs::write(
-        &report,
-        format!(
-            "{}\n{directory}\n{}",
-            world.database_url(),
-            world.log_folder().display()
-        ),
-    )
-    .unwrap();
+    std::fs::write(&report, format!("{}\n{directory}\n{}", world.database_url(), world.log_folder().display()))
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
 }
 
@@ -179,12 +149,7 @@ async fn start_a_world_and_wait_to_be_killed() {
 async fn nothing_outlives_a_killed_process() {
     let report = std::env::temp_dir().join(format!("ihuza-killed-{}", std::process::id()));
     let mut victim = std::process::Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "world::edge::start_a_world_and_wait_to_be_killed",
-            "--ignored",
-            "--nocapture",
-        ])
+        .args(["--exact", "world::edge::start_a_world_and_wait_to_be_killed", "--ignored", "--nocapture"])
         .env("IHUZA_TEST_REPORT", &report)
         .spawn()
         .unwrap();
@@ -196,10 +161,7 @@ async fn nothing_outlives_a_killed_process() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let text = std::fs::read_to_string(&report).unwrap();
     let [database, directory, logs] = text.lines().collect::<Vec<_>>().try_into().unwrap();
-    assert!(
-        !mentions(directory).is_empty(),
-        "the server's command line names its folder"
-    );
+    assert!(!mentions(directory).is_empty(), "the server's command line names its folder");
 
     victim.kill().unwrap();
     victim.wait().unwrap();

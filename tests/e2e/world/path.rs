@@ -21,32 +21,18 @@ async fn a_call_becomes_messages_and_a_reply_is_answered() {
         )
         .await
         .unwrap();
-    assert!(
-        world.mtn().messages_to(PHONE)[0]
-            .text
-            .contains("Budget: 300k RWF/month")
-    );
+    assert!(world.mtn().messages_to(PHONE)[0].text.contains("Budget: 300k RWF/month"));
     assert_eq!(world.whatsapp().messages_to(PHONE).len(), 1);
 
-    assert_eq!(
-        world.sms_from(PHONE, "Change budget to 250k").await.unwrap().status,
-        Some(200)
-    );
+    assert_eq!(world.sms_from(PHONE, "Change budget to 250k").await.unwrap().status, Some(200));
     let answer = async || Ok(world.mtn().messages_to(PHONE).get(1).cloned());
     let answer = world.wait_for("an answer by SMS", WAIT, answer).await.unwrap();
-    assert!(
-        answer.text.contains("250k RWF/month instead of 300k"),
-        "{}",
-        answer.text
-    );
+    assert!(answer.text.contains("250k RWF/month instead of 300k"), "{}", answer.text);
 
     let schema =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/local-world.schema.json")).unwrap();
     let schema: Value = serde_json::from_str(&schema).unwrap();
-    for (name, file) in [
-        ("ready_file", world.ready_file()),
-        ("report", world.report().await.unwrap()),
-    ] {
+    for (name, file) in [("ready_file", world.ready_file()), ("report", world.report().await.unwrap())] {
         let described = &schema["$defs"][name];
         for field in described["required"].as_array().unwrap() {
             assert!(!file[field.as_str().unwrap()].is_null(), "{name} without {field}");

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::fault::NAMES;
 use super::*;
 use crate::edge::client;
 
@@ -36,24 +37,13 @@ struct Setup {
 impl Setup {
     async fn new() -> Self {
         let (control, service) = (Arc::new(Control::default()), Arc::new(Counting::default()));
-        let server = start(0, service.clone(), control.clone(), Duration::ZERO)
-            .await
-            .unwrap();
-        Self {
-            server,
-            control,
-            service,
-        }
+        let server = start(0, service.clone(), control.clone(), Duration::ZERO).await.unwrap();
+        Self { server, control, service }
     }
 
     async fn ask(&self, path: &str, body: &str) -> Option<(u16, String)> {
         let request = client().unwrap().post(format!("{}{path}", self.server.url()));
-        let answer = request
-            .body(body.to_owned())
-            .header("authorization", "Bearer hidden")
-            .send()
-            .await
-            .ok()?;
+        let answer = request.body(body.to_owned()).header("authorization", "Bearer hidden").send().await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
 
@@ -99,11 +89,7 @@ async fn a_fault_strikes_only_what_it_names_and_as_often_as_told() {
     setup.control.fail_with(Fault::Status503).on("+250788123456").times(2);
     setup.control.fail_with(Fault::Status429).on("/other").always();
     assert_eq!(setup.ask("/work", "250788000000").await.unwrap().0, 200);
-    assert_eq!(
-        setup.ask("/work", "250788123456").await.unwrap().0,
-        503,
-        "with and without +"
-    );
+    assert_eq!(setup.ask("/work", "250788123456").await.unwrap().0, 503, "with and without +");
     assert_eq!(setup.ask("/work", "+250788123456").await.unwrap().0, 503);
     assert_eq!(setup.ask("/work", "+250788123456").await.unwrap().0, 200);
     for _ in 0..3 {
@@ -119,9 +105,7 @@ async fn every_request_is_on_record_and_its_secrets_are_not() {
     setup.control.fail_with(Fault::CutAfter);
     setup.ask("/work", "first").await;
     setup.ask("/work", "second").await;
-    let record = client()
-        .unwrap()
-        .get(format!("{}/control/requests", setup.server.url()));
+    let record = client().unwrap().get(format!("{}/control/requests", setup.server.url()));
     let record: Vec<Value> = record.send().await.unwrap().json().await.unwrap();
     assert_eq!(record.len(), 2);
     assert_eq!(
@@ -146,14 +130,7 @@ async fn an_order_that_makes_no_sense_is_refused_with_what_would() {
     let (status, body) = setup.ask("/control/faults", r#"{"kind":"explode"}"#).await.unwrap();
     assert_eq!(status, 400);
     assert!(body.contains("status_429_retry_after"), "{body}");
-    assert_eq!(
-        setup
-            .ask("/control/faults", r#"{"kind":"slow","how":"very"}"#)
-            .await
-            .unwrap()
-            .0,
-        400
-    );
+    assert_eq!(setup.ask("/control/faults", r#"{"kind":"slow","how":"very"}"#).await.unwrap().0, 400);
 }
 
 #[tokio::test]

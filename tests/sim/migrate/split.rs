@@ -22,10 +22,7 @@ pub fn split(sql: &str) -> Vec<Statement> {
         if !body.is_empty() {
             // The comment above a statement belongs to it; the blank lines do not.
             let text = piece.trim();
-            statements.push(Statement {
-                sql: text.to_owned(),
-                line: line - newlines(blank.trim_start()),
-            });
+            statements.push(Statement { sql: text.to_owned(), line: line - newlines(blank.trim_start()) });
         }
         line += newlines(body);
         rest = after.strip_prefix(';').unwrap_or(after);
@@ -179,9 +176,7 @@ fn dollar_quoted(rest: &str) -> Option<usize> {
     }
     let delimiter = rest.get(..tag_length + 2)?;
     let body = rest.get(delimiter.len()..)?;
-    let end = body
-        .find(delimiter)
-        .map_or(rest.len(), |at| delimiter.len() + at + delimiter.len());
+    let end = body.find(delimiter).map_or(rest.len(), |at| delimiter.len() + at + delimiter.len());
     Some(end)
 }
 
@@ -205,23 +200,14 @@ mod tests {
     #[test]
     fn a_comment_belongs_to_the_statement_below_it() {
         check("-- why; not\nselect 1;\n-- the end;\n", &[("-- why; not\nselect 1", 1)]);
-        check(
-            "/* a /* nested; */ b; */ select 1",
-            &[("/* a /* nested; */ b; */ select 1", 1)],
-        );
+        check("/* a /* nested; */ b; */ select 1", &[("/* a /* nested; */ b; */ select 1", 1)]);
         check("\n\n-- one\n\nselect 1", &[("-- one\n\nselect 1", 3)]);
     }
 
     #[test]
     fn quotes_hide_semicolons() {
-        check(
-            "select 'a;''b;' ; select \"c;\"",
-            &[("select 'a;''b;'", 1), ("select \"c;\"", 1)],
-        );
-        check(
-            r"select e'it\';s'; select 2",
-            &[(r"select e'it\';s'", 1), ("select 2", 1)],
-        );
+        check("select 'a;''b;' ; select \"c;\"", &[("select 'a;''b;'", 1), ("select \"c;\"", 1)]);
+        check(r"select e'it\';s'; select 2", &[(r"select e'it\';s'", 1), ("select 2", 1)]);
         check(r"select 'c:\'; select 2", &[(r"select 'c:\'", 1), ("select 2", 1)]);
     }
 
@@ -229,10 +215,7 @@ mod tests {
     fn dollar_quotes_hide_everything() {
         let body = "create function f() as $body$ begin; $x$ ; $x$ 'it''s; $body$ language sql";
         check(&format!("{body};select 2"), &[(body, 1), ("select 2", 1)]);
-        check(
-            "select $1; select a$b$; select 3",
-            &[("select $1", 1), ("select a$b$", 1), ("select 3", 1)],
-        );
+        check("select $1; select a$b$; select 3", &[("select $1", 1), ("select a$b$", 1), ("select 3", 1)]);
     }
 
     #[test]

@@ -14,11 +14,7 @@ impl Setup {
     async fn new() -> Self {
         let account = Account::generate();
         let mtn = Mtn::start(0, account.clone(), Duration::ZERO).await.unwrap();
-        let mut setup = Self {
-            mtn,
-            account,
-            token: String::new(),
-        };
+        let mut setup = Self { mtn, account, token: String::new() };
         let (status, answer) = setup.token(&setup.account.api_secret, "client_credentials").await;
         assert_eq!(status, 200);
         assert_eq!(answer["expires_in"], "3599", "a string, as MTN writes it");
@@ -30,11 +26,7 @@ impl Setup {
         let url = format!("{}{TOKEN_PATH}?grant_type={grant}", self.mtn.url());
         let body = format!("client_id={}&client_secret={secret}", self.account.api_key);
         let request = client().unwrap().post(url).body(body);
-        let answer = request
-            .header("content-type", "application/x-www-form-urlencoded")
-            .send()
-            .await
-            .unwrap();
+        let answer = request.header("content-type", "application/x-www-form-urlencoded").send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
@@ -80,16 +72,10 @@ async fn the_token_needs_the_right_secret_and_grant() {
 async fn a_good_message_is_taken_and_kept() {
     let setup = Setup::new().await;
     let (status, answer) = setup.send(&good()).await;
-    assert_eq!(
-        (status, &answer["statusCode"], &answer["data"]["status"]),
-        (200, &json!("0000"), &json!("PENDING"))
-    );
+    assert_eq!((status, &answer["statusCode"], &answer["data"]["status"]), (200, &json!("0000"), &json!("PENDING")));
     let messages = setup.mtn.messages_to("+250788123456");
     assert_eq!(messages.len(), 1);
-    assert_eq!(
-        (messages[0].sender.as_str(), messages[0].text.as_str()),
-        ("EasyMO", "Hello")
-    );
+    assert_eq!((messages[0].sender.as_str(), messages[0].text.as_str()), ("EasyMO", "Hello"));
 }
 
 #[tokio::test]
@@ -131,23 +117,12 @@ async fn vendor_codes_come_with_their_status() {
     for (code, status) in [(3000, 503), (3006, 429), (6001, 403), (1012, 408), (7777, 200)] {
         setup.mtn.fail_with(Fault::Code(code));
         let (got, answer) = setup.send(&good()).await;
-        assert_eq!(
-            (got, answer["statusCode"].as_str()),
-            (status, Some(format!("{code:04}").as_str()))
-        );
+        assert_eq!((got, answer["statusCode"].as_str()), (status, Some(format!("{code:04}").as_str())));
     }
     setup.mtn.fail_with(Fault::Status500Before);
-    assert_eq!(
-        setup.send(&good()).await,
-        (500, Value::Null),
-        "no code: nobody knows whether it got through"
-    );
+    assert_eq!(setup.send(&good()).await, (500, Value::Null), "no code: nobody knows whether it got through");
     setup.mtn.fail_with(Fault::Status429);
-    assert_eq!(
-        setup.token(&setup.account.api_secret, "client_credentials").await.0,
-        200,
-        "the token is not struck"
-    );
+    assert_eq!(setup.token(&setup.account.api_secret, "client_credentials").await.0, 200, "the token is not struck");
 }
 
 /// Runs a webhook that counts, and returns the statuses it was told in order of arrival.
@@ -160,9 +135,7 @@ async fn reports(fault: Option<Fault>, expected: usize) -> Vec<String> {
             assert_eq!(request.path, format!("/delivery-status-webhook/mtn/{secret}"));
             let body: Value = serde_json::from_slice(&request.body).unwrap();
             assert_eq!(body["clientCorrelatorId"], good()["clientCorrelatorId"]);
-            seen.lock()
-                .unwrap()
-                .push(body["deliveryStatus"].as_str().unwrap().to_owned());
+            seen.lock().unwrap().push(body["deliveryStatus"].as_str().unwrap().to_owned());
             async { Reply::Whole(Answer::text(200, "text/plain", "")) }
         })
         .await
@@ -202,21 +175,13 @@ async fn delivery_reports_come_as_ordered() {
 
 #[test]
 fn inbound_messages_have_the_shapes_that_carriers_use() {
-    let inbound = Inbound::new("+250788123456", "Ndashaka inzu & imodoka")
-        .id("m-1")
-        .to("8080");
+    let inbound = Inbound::new("+250788123456", "Ndashaka inzu & imodoka").id("m-1").to("8080");
     let (_, v3) = inbound.encoded();
     let v3: Value = serde_json::from_str(&v3).unwrap();
-    assert_eq!(
-        (v3["senderAddress"].as_str(), v3["messageId"].as_str()),
-        (Some("250788123456"), Some("m-1"))
-    );
+    assert_eq!((v3["senderAddress"].as_str(), v3["messageId"].as_str()), (Some("250788123456"), Some("m-1")));
     let (content_type, form) = inbound.clone().shape(Shape::Form).encoded();
     assert_eq!(content_type, "application/x-www-form-urlencoded");
-    assert_eq!(
-        form,
-        "from=%2B250788123456&to=8080&text=Ndashaka+inzu+%26+imodoka&id=m-1"
-    );
-    let decoded = form_decoded(&form);
+    assert_eq!(form, "from=%2B250788123456&to=8080&text=Ndashaka+inzu+%26+imodoka&id=m-1");
+    let decoded = form::decoded(&form);
     assert_eq!(decoded[2], ("text".to_owned(), "Ndashaka inzu & imodoka".to_owned()));
 }

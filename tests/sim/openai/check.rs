@@ -36,23 +36,12 @@ const FIELDS: [&str; 18] = [
 ];
 
 /// In service, and not about to end.
-const MODELS: [&str; 6] = [
-    "gpt-6-luna",
-    "gpt-6.1-terra",
-    "gpt-5.6-luna",
-    "gpt-5.4-mini",
-    "gpt-5.4-nano",
-    "gpt-5.1",
-];
+const MODELS: [&str; 6] = ["gpt-6-luna", "gpt-6.1-terra", "gpt-5.6-luna", "gpt-5.4-mini", "gpt-5.4-nano", "gpt-5.1"];
 
 pub fn request(body: &Value) -> Checked {
     let fields = object(body, "body")?;
     if let Some(stranger) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-        return refuse(
-            "unknown_parameter",
-            stranger,
-            format!("Unknown parameter: '{stranger}'."),
-        );
+        return refuse("unknown_parameter", stranger, format!("Unknown parameter: '{stranger}'."));
     }
     let model = text(fields, "model")?;
     if !MODELS.contains(&model) {
@@ -88,19 +77,11 @@ fn limits(fields: &Map<String, Value>) -> Checked {
     if let Some(limit) = fields.get("max_output_tokens") {
         let limit = limit.as_u64().unwrap_or(0);
         if limit < 16 {
-            return refuse(
-                "integer_below_min_value",
-                "max_output_tokens",
-                "max_output_tokens must be at least 16",
-            );
+            return refuse("integer_below_min_value", "max_output_tokens", "max_output_tokens must be at least 16");
         }
     }
     if let Some(effort) = fields.get("reasoning").and_then(|reasoning| reasoning.get("effort")) {
-        one_of(
-            effort,
-            "reasoning.effort",
-            &["none", "minimal", "low", "medium", "high", "xhigh", "max"],
-        )?;
+        one_of(effort, "reasoning.effort", &["none", "minimal", "low", "medium", "high", "xhigh", "max"])?;
     }
     if let Some(verbosity) = fields.get("text").and_then(|text| text.get("verbosity")) {
         one_of(verbosity, "text.verbosity", &["low", "medium", "high"])?;
@@ -116,11 +97,7 @@ fn limits(fields: &Map<String, Value>) -> Checked {
         let long =
             |(key, value): (&String, &Value)| key.len() > 64 || value.as_str().is_none_or(|value| value.len() > 512);
         if metadata.len() > 16 || metadata.iter().any(long) {
-            return refuse(
-                "invalid_metadata",
-                "metadata",
-                "at most 16 pairs, keys of 64 and values of 512 characters",
-            );
+            return refuse("invalid_metadata", "metadata", "at most 16 pairs, keys of 64 and values of 512 characters");
         }
     }
     Ok(())
@@ -131,11 +108,7 @@ fn input(input: Option<&Value>) -> Checked {
         Some(Value::String(text)) if !text.is_empty() => return Ok(()),
         Some(Value::Array(items)) if !items.is_empty() => items,
         _ => {
-            return refuse(
-                "missing_required_parameter",
-                "input",
-                "input must be a text or a list of items, not empty",
-            );
+            return refuse("missing_required_parameter", "input", "input must be a text or a list of items, not empty");
         }
     };
     let mut calls: Vec<&str> = Vec::new();
@@ -176,33 +149,17 @@ fn input(input: Option<&Value>) -> Checked {
 
 fn message(fields: &Map<String, Value>, at: &str) -> Checked {
     let role = fields.get("role").unwrap_or(&Value::Null);
-    one_of(
-        role,
-        &format!("{at}.role"),
-        &["user", "assistant", "system", "developer"],
-    )?;
-    let part = if role == "assistant" {
-        ["output_text", "refusal"]
-    } else {
-        ["input_text", "input_image"]
-    };
+    one_of(role, &format!("{at}.role"), &["user", "assistant", "system", "developer"])?;
+    let part = if role == "assistant" { ["output_text", "refusal"] } else { ["input_text", "input_image"] };
     match fields.get("content") {
         Some(Value::String(text)) if !text.is_empty() => Ok(()),
         Some(Value::Array(parts)) if !parts.is_empty() => {
             for content in parts {
-                one_of(
-                    content.get("type").unwrap_or(&Value::Null),
-                    &format!("{at}.content"),
-                    &part,
-                )?;
+                one_of(content.get("type").unwrap_or(&Value::Null), &format!("{at}.content"), &part)?;
             }
             Ok(())
         }
-        _ => refuse(
-            "missing_required_parameter",
-            at,
-            "content must be a text or a list of parts, not empty",
-        ),
+        _ => refuse("missing_required_parameter", at, "content must be a text or a list of parts, not empty"),
     }
 }
 
@@ -214,11 +171,7 @@ fn text_format(format: &Value) -> Checked {
             name(text(fields, "name")?, "text.format.name")?;
             let schema = fields.get("schema").unwrap_or(&Value::Null);
             if fields.get("strict") != Some(&Value::Bool(true)) {
-                return refuse(
-                    "strict_not_true",
-                    "text.format.strict",
-                    "structured answers are asked for strictly",
-                );
+                return refuse("strict_not_true", "text.format.strict", "structured answers are asked for strictly");
             }
             if schema.get("type") != Some(&Value::from("object")) {
                 return refuse(
@@ -229,11 +182,7 @@ fn text_format(format: &Value) -> Checked {
             }
             strict_schema(schema, "text.format.schema")
         }
-        other => refuse(
-            "invalid_value",
-            "text.format.type",
-            format!("Invalid value: '{other}'."),
-        ),
+        other => refuse("invalid_value", "text.format.type", format!("Invalid value: '{other}'.")),
     }
 }
 
@@ -271,11 +220,7 @@ fn strict_schema(schema: &Value, at: &str) -> Checked {
                 "'additionalProperties' is required to be supplied and to be false.",
             );
         }
-        let required = fields
-            .get("required")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let required = fields.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
         for (key, property) in properties {
             if !required.iter().any(|name| name == key) {
                 let why = format!(
@@ -286,11 +231,7 @@ fn strict_schema(schema: &Value, at: &str) -> Checked {
             strict_schema(property, &format!("{at}.{key}"))?;
         }
         if required.len() != properties.len() {
-            return refuse(
-                "invalid_json_schema",
-                at,
-                "'required' names a property that is not there",
-            );
+            return refuse("invalid_json_schema", at, "'required' names a property that is not there");
         }
     } else if fields.get("type") == Some(&Value::from("object")) && !fields.contains_key("properties") {
         return refuse("invalid_json_schema", at, "an object must list its properties");
@@ -307,15 +248,9 @@ fn strict_schema(schema: &Value, at: &str) -> Checked {
 }
 
 fn name(name: &str, at: &str) -> Checked {
-    let proper = (1..=64).contains(&name.len())
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if proper {
-        Ok(())
-    } else {
-        refuse("invalid_value", at, "expected a name like [A-Za-z0-9_-]{1,64}")
-    }
+    let proper =
+        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    if proper { Ok(()) } else { refuse("invalid_value", at, "expected a name like [A-Za-z0-9_-]{1,64}") }
 }
 
 fn one_of(value: &Value, at: &str, allowed: &[&str]) -> Checked {
@@ -330,29 +265,16 @@ fn one_of(value: &Value, at: &str, allowed: &[&str]) -> Checked {
 }
 
 fn object<'a>(value: &'a Value, at: &str) -> Result<&'a Map<String, Value>, Refusal> {
-    value
-        .as_object()
-        .ok_or_else(|| invalid("invalid_type", at, "expected an object"))
+    value.as_object().ok_or_else(|| invalid("invalid_type", at, "expected an object"))
 }
 
 fn array<'a>(value: &'a Value, at: &str) -> Result<&'a Vec<Value>, Refusal> {
-    value
-        .as_array()
-        .ok_or_else(|| invalid("invalid_type", at, "expected a list"))
+    value.as_array().ok_or_else(|| invalid("invalid_type", at, "expected a list"))
 }
 
 fn text<'a>(fields: &'a Map<String, Value>, field: &str) -> Result<&'a str, Refusal> {
-    let value = fields
-        .get(field)
-        .and_then(Value::as_str)
-        .filter(|text| !text.is_empty());
-    value.ok_or_else(|| {
-        invalid(
-            "missing_required_parameter",
-            field,
-            format!("Missing required parameter: '{field}'."),
-        )
-    })
+    let value = fields.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
+    value.ok_or_else(|| invalid("missing_required_parameter", field, format!("Missing required parameter: '{field}'.")))
 }
 
 fn refuse(code: &'static str, param: &str, message: impl Into<String>) -> Checked {
@@ -360,10 +282,5 @@ fn refuse(code: &'static str, param: &str, message: impl Into<String>) -> Checke
 }
 
 fn invalid(code: &'static str, param: &str, message: impl Into<String>) -> Refusal {
-    Refusal {
-        status: 400,
-        code,
-        message: message.into(),
-        param: param.to_owned(),
-    }
+    Refusal { status: 400, code, message: message.into(), param: param.to_owned() }
 }

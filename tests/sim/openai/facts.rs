@@ -34,9 +34,7 @@ impl Facts {
             Pick::Last => amounts.last(),
         };
         Self {
-            thing: THINGS
-                .iter()
-                .position(|thing| thing.words.iter().any(|known| has(&words, known))),
+            thing: THINGS.iter().position(|thing| thing.words.iter().any(|known| has(&words, known))),
             place: place(text),
             monthly: MONTHLY.iter().any(|phrase| text.to_lowercase().contains(phrase)),
             budget,
@@ -70,10 +68,7 @@ impl Facts {
 
     /// `a house in Kimironko`, without the article.
     pub fn subject(&self, language: Language) -> String {
-        let thing = self
-            .thing
-            .and_then(|index| THINGS.get(index))
-            .map(|thing| language.of(thing.names));
+        let thing = self.thing.and_then(|index| THINGS.get(index)).map(|thing| language.of(thing.names));
         let request = language.of(["request", "demande", "icyifuzo", "ombi"]);
         let mut subject = thing.unwrap_or(request).to_owned();
         if let Some(place) = &self.place {
@@ -86,23 +81,28 @@ impl Facts {
     /// `300k RWF/month`
     pub fn price(&self, language: Language) -> Option<String> {
         let budget = self.budget.as_ref()?;
-        let month = if self.monthly {
-            language.of(["/month", "/mois", "/ukwezi", "/mwezi"])
-        } else {
-            ""
-        };
+        let month = if self.monthly { language.of(["/month", "/mois", "/ukwezi", "/mwezi"]) } else { "" };
         Some(format!("{budget}{month}"))
+    }
+
+    /// `budget`, or `price` of something offered.
+    pub fn price_label(&self, language: Language) -> &'static str {
+        if self.offers {
+            language.of(["price", "prix", "igiciro", "bei"])
+        } else {
+            language.of(["budget", "budget", "ingengo y'imari", "bajeti"])
+        }
     }
 
     /// Everything but the subject, one line each.
     pub fn points(&self, language: Language) -> Vec<String> {
         let mut points = Vec::new();
         if let Some(price) = self.price(language) {
-            let label = if self.offers {
-                language.of(["Price", "Prix", "Igiciro", "Bei"])
-            } else {
-                language.of(["Budget", "Budget", "Ingengo y'imari", "Bajeti"])
-            };
+            let mut label: Vec<char> = self.price_label(language).chars().collect();
+            if let Some(first) = label.first_mut() {
+                *first = first.to_ascii_uppercase();
+            }
+            let label = String::from_iter(label);
             points.push(format!("{label}: {price}"));
         }
         if let Some(rooms) = self.rooms {
@@ -114,7 +114,7 @@ impl Facts {
             });
         }
         if let Some(day) = self.day.and_then(|index| DAYS.get(index)) {
-            let label = language.of(["Visit", "Visite", "Gusura", "Ziara"]);
+            let label = language.of(["Day", "Jour", "Umunsi", "Siku"]);
             let name: String = language.of([day[0], day[1], day[2], day[3]]).to_owned();
             points.push(format!("{label}: {name}"));
         }
@@ -141,14 +141,8 @@ const THINGS: [Thing; 7] = [
         words: &["house", "houses", "maison", "inzu", "nyumba", "home"],
         names: ["house", "maison", "inzu", "nyumba"],
     },
-    Thing {
-        words: &["property", "bien", "umutungo", "mali"],
-        names: ["property", "bien", "umutungo", "mali"],
-    },
-    Thing {
-        words: &["car", "voiture", "imodoka", "gari"],
-        names: ["car", "voiture", "imodoka", "gari"],
-    },
+    Thing { words: &["property", "bien", "umutungo", "mali"], names: ["property", "bien", "umutungo", "mali"] },
+    Thing { words: &["car", "voiture", "imodoka", "gari"], names: ["car", "voiture", "imodoka", "gari"] },
     Thing {
         words: &["ride", "trip", "moto", "trajet", "urugendo", "safari"],
         names: ["ride", "trajet", "urugendo", "safari"],
@@ -159,7 +153,11 @@ const THINGS: [Thing; 7] = [
     },
 ];
 
-const OFFERS: [&str; 14] = [
+const OFFERS: [&str; 18] = [
+    "enregistré",
+    "enregistrée",
+    "byanditswe",
+    "imesajiliwa",
     "sell",
     "selling",
     "list",
@@ -176,17 +174,8 @@ const OFFERS: [&str; 14] = [
     "publish",
 ];
 
-const MONTHLY: [&str; 9] = [
-    "/month",
-    "per month",
-    "a month",
-    "monthly",
-    "par mois",
-    "/mois",
-    "ku kwezi",
-    "/ukwezi",
-    "kwa mwezi",
-];
+const MONTHLY: [&str; 10] =
+    ["/mwezi", "/month", "per month", "a month", "monthly", "par mois", "/mois", "ku kwezi", "/ukwezi", "kwa mwezi"];
 
 const PLACES: [&str; 26] = [
     "Kimironko",
@@ -258,26 +247,17 @@ fn place(text: &str) -> Option<String> {
     let lower = text.to_lowercase();
     let named = |name: &&&str| lower.contains(&name.to_lowercase());
     let last = |name: &&&str| lower.rfind(&name.to_lowercase());
-    let districts = PLACES
-        .iter()
-        .filter(named)
-        .filter(|name| **name != "Kigali")
-        .max_by_key(|name| last(name));
+    let districts = PLACES.iter().filter(named).filter(|name| **name != "Kigali").max_by_key(|name| last(name));
     let found = districts.or_else(|| PLACES.iter().find(named))?;
     Some((*found).to_owned())
 }
 
 fn rooms(words: &[String]) -> Option<u64> {
-    const ROOMS: [&str; 8] = [
-        "bedroom", "bedrooms", "rooms", "room", "chambres", "chambre", "ibyumba", "vyumba",
-    ];
+    const ROOMS: [&str; 8] = ["bedroom", "bedrooms", "rooms", "room", "chambres", "chambre", "ibyumba", "vyumba"];
     let at = words.iter().position(|word| ROOMS.contains(&word.as_str()))?;
     let before = at.checked_sub(1).and_then(|index| words.get(index));
     let after = words.get(at + 1);
-    [before, after]
-        .into_iter()
-        .flatten()
-        .find_map(|word| small_number(word))
+    [before, after].into_iter().flatten().find_map(|word| small_number(word))
 }
 
 fn small_number(word: &str) -> Option<u64> {
@@ -288,10 +268,7 @@ fn small_number(word: &str) -> Option<u64> {
         (4, &["four", "quatre", "bine", "vinne", "nne"]),
         (5, &["five", "cinq", "bitanu", "vitano", "tano"]),
     ];
-    let named = NAMES
-        .iter()
-        .find(|(_, names)| names.contains(&word))
-        .map(|(number, _)| *number);
+    let named = NAMES.iter().find(|(_, names)| names.contains(&word)).map(|(number, _)| *number);
     named.or_else(|| word.parse().ok().filter(|number| *number < 20))
 }
 
@@ -311,9 +288,7 @@ fn amounts(words: &[String]) -> impl Iterator<Item = String> {
         } else {
             1
         };
-        let amount = written(word)
-            .map(|amount| amount * scale)
-            .or_else(|| spoken(words, index));
+        let amount = written(word).map(|amount| amount * scale).or_else(|| spoken(words, index));
         if let Some(amount) = amount.filter(|amount| (1_000..100_000_000_000).contains(amount)) {
             found.push(show(amount, dollars));
         }
@@ -323,10 +298,7 @@ fn amounts(words: &[String]) -> impl Iterator<Item = String> {
 
 /// `300k`, `300,000`, `1.2m`, `300.000rwf`
 fn written(word: &str) -> Option<u64> {
-    let word = word
-        .trim_end_matches("/month")
-        .trim_end_matches("rwf")
-        .trim_end_matches("frw");
+    let word = word.trim_end_matches("/month").trim_end_matches("rwf").trim_end_matches("frw");
     let (digits, scale) = match word.strip_suffix('k') {
         Some(digits) => (digits, 1_000),
         None => match word.strip_suffix('m') {
@@ -355,16 +327,8 @@ fn written(word: &str) -> Option<u64> {
 /// `three hundred thousand`, `two hundred and fifty thousand`, `ibihumbi magana atatu`, `laki tatu` begin at `index`.
 fn spoken(words: &[String], index: usize) -> Option<u64> {
     const ONES: [&str; 9] = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine"];
-    const TENS: [(&str, u64); 5] = [
-        ("ten", 10),
-        ("twenty", 20),
-        ("thirty", 30),
-        ("fifty", 50),
-        ("eighty", 80),
-    ];
-    const MAGANA: [&str; 8] = [
-        "abiri", "atatu", "ane", "atanu", "atandatu", "arindwi", "inani", "icyenda",
-    ];
+    const TENS: [(&str, u64); 5] = [("ten", 10), ("twenty", 20), ("thirty", 30), ("fifty", 50), ("eighty", 80)];
+    const MAGANA: [&str; 8] = ["abiri", "atatu", "ane", "atanu", "atandatu", "arindwi", "inani", "icyenda"];
     let word = |offset: usize| words.get(index + offset).map(String::as_str);
     if word(0) == Some("ibihumbi") && word(1) == Some("magana") {
         let hundreds = MAGANA.iter().position(|name| Some(*name) == word(2))?;
@@ -375,10 +339,7 @@ fn spoken(words: &[String], index: usize) -> Option<u64> {
         return (word(1) == Some("thousand")).then_some(ones * 1_000);
     }
     let next = if word(2) == Some("and") { 3 } else { 2 };
-    let tens = TENS
-        .iter()
-        .find(|(name, _)| Some(*name) == word(next))
-        .map(|(_, tens)| *tens);
+    let tens = TENS.iter().find(|(name, _)| Some(*name) == word(next)).map(|(_, tens)| *tens);
     let end = if tens.is_some() { next + 1 } else { next };
     (word(end) == Some("thousand")).then_some((ones * 100 + tens.unwrap_or(0)) * 1_000)
 }
@@ -387,11 +348,7 @@ fn show(amount: u64, dollars: bool) -> String {
     let currency = if dollars { "USD" } else { "RWF" };
     if amount.is_multiple_of(100_000) && amount >= 1_000_000 {
         let (whole, tenth) = (amount / 1_000_000, amount / 100_000 % 10);
-        return if tenth == 0 {
-            format!("{whole}M {currency}")
-        } else {
-            format!("{whole}.{tenth}M {currency}")
-        };
+        return if tenth == 0 { format!("{whole}M {currency}") } else { format!("{whole}.{tenth}M {currency}") };
     }
     if amount.is_multiple_of(1_000) {
         return format!("{}k {currency}", amount / 1_000);
@@ -406,11 +363,7 @@ mod tests {
     #[track_caller]
     fn budget(text: &str, expected: &str) {
         let facts = Facts::of(text, Pick::Last);
-        assert_eq!(
-            facts.price(Language::En).as_deref().unwrap_or("nothing"),
-            expected,
-            "{text}"
-        );
+        assert_eq!(facts.price(Language::En).as_deref().unwrap_or("nothing"), expected, "{text}");
     }
 
     #[test]
@@ -430,12 +383,9 @@ mod tests {
 
     #[test]
     fn places_things_rooms_and_days_are_found() {
-        let facts = Facts::of(
-            "I want a 2 bedroom house in Kimironko, Kigali, visit on Saturday",
-            Pick::Last,
-        );
+        let facts = Facts::of("I want a 2 bedroom house in Kimironko, Kigali, visit on Saturday", Pick::Last);
         assert_eq!(facts.subject(Language::En), "house in Kimironko");
-        assert_eq!(facts.points(Language::En), ["2 bedrooms", "Visit: Saturday"]);
+        assert_eq!(facts.points(Language::En), ["2 bedrooms", "Day: Saturday"]);
         assert_eq!(facts.subject(Language::Rw), "inzu i Kimironko");
     }
 

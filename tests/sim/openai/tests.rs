@@ -43,9 +43,7 @@ fn with(mut body: Value, pointer: &str, value: Value) -> Value {
 fn words(answer: &Value) -> String {
     let output = answer["output"].as_array().unwrap();
     let messages = output.iter().filter(|item| item["type"] == "message");
-    messages
-        .map(|item| item.pointer("/content/0/text").unwrap().as_str().unwrap())
-        .collect()
+    messages.map(|item| item.pointer("/content/0/text").unwrap().as_str().unwrap()).collect()
 }
 
 #[tokio::test]
@@ -66,10 +64,7 @@ async fn a_structured_answer_fits_its_schema() {
     let setup = Setup::new().await;
     let (_, answer) = setup.ask(&summary()).await;
     let made: Value = serde_json::from_str(&words(&answer)).unwrap();
-    assert_eq!(
-        made,
-        json!({"headline": "Looking for: house in Remera", "points": ["Budget: 300k RWF"]})
-    );
+    assert_eq!(made, json!({"headline": "Looking for: house in Remera", "points": ["Budget: 300k RWF"]}));
 }
 
 #[tokio::test]
@@ -83,69 +78,25 @@ async fn requests_that_should_never_be_sent_are_refused() {
     check(with(good(), "/store", json!(true)), 400, "store_not_false").await;
     check(with(good(), "/temperature", json!(0.2)), 400, "unknown_parameter").await;
     check(with(good(), "/prompt", json!({})), 400, "unknown_parameter").await;
-    check(
-        with(good(), "/max_output_tokens", json!(8)),
-        400,
-        "integer_below_min_value",
-    )
-    .await;
+    check(with(good(), "/max_output_tokens", json!(8)), 400, "integer_below_min_value").await;
     check(with(good(), "/reasoning/effort", json!("huge")), 400, "invalid_value").await;
     check(with(good(), "/input", json!([])), 400, "missing_required_parameter").await;
-    check(
-        with(good(), "/input", json!([{"role": "tool", "content": "x"}])),
-        400,
-        "invalid_value",
-    )
-    .await;
+    check(with(good(), "/input", json!([{"role": "tool", "content": "x"}])), 400, "invalid_value").await;
     let answered = json!([{"role": "assistant", "content": [{"type": "input_text", "text": "x"}]}]);
     check(with(good(), "/input", answered), 400, "invalid_value").await;
     let orphan = json!([{"type": "function_call_output", "call_id": "c", "output": "x"}]);
     check(with(good(), "/input", orphan), 400, "invalid_value").await;
-    check(
-        with(good(), "/safety_identifier", json!("x".repeat(129))),
-        400,
-        "string_above_max_length",
-    )
-    .await;
+    check(with(good(), "/safety_identifier", json!("x".repeat(129))), 400, "string_above_max_length").await;
     let schema = "/text/format/schema";
-    check(
-        with(summary(), &format!("{schema}/required"), json!(["headline"])),
-        400,
-        "invalid_json_schema",
-    )
-    .await;
-    check(
-        with(summary(), &format!("{schema}/additionalProperties"), json!(true)),
-        400,
-        "invalid_json_schema",
-    )
-    .await;
-    check(
-        with(summary(), "/text/format/strict", json!(false)),
-        400,
-        "strict_not_true",
-    )
-    .await;
-    check(
-        with(summary(), "/text/format/name", json!("call summary")),
-        400,
-        "invalid_value",
-    )
-    .await;
+    check(with(summary(), &format!("{schema}/required"), json!(["headline"])), 400, "invalid_json_schema").await;
+    check(with(summary(), &format!("{schema}/additionalProperties"), json!(true)), 400, "invalid_json_schema").await;
+    check(with(summary(), "/text/format/strict", json!(false)), 400, "strict_not_true").await;
+    check(with(summary(), "/text/format/name", json!("call summary")), 400, "invalid_value").await;
     let tool = json!([{"type": "function", "name": "f", "strict": true, "parameters": {"type": "object", "required": [],
         "additionalProperties": false, "properties": {"status": {"type": "string"}}}}]);
     check(with(good(), "/tools", tool), 400, "invalid_json_schema").await;
     let unknown = client().unwrap().post(format!("{}/responses", setup.openai.base_url()));
-    assert_eq!(
-        unknown
-            .bearer_auth("sk-other")
-            .json(&good())
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        401
-    );
+    assert_eq!(unknown.bearer_auth("sk-other").json(&good()).send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]
@@ -180,13 +131,8 @@ async fn a_fault_may_name_the_schema() {
 async fn a_repeated_prefix_is_counted_as_cached() {
     let setup = Setup::new().await;
     let body = with(good(), "/prompt_cache_key", json!("sms-agent"));
-    let cached = |answer: &Value| {
-        answer
-            .pointer("/usage/input_tokens_details/cached_tokens")
-            .unwrap()
-            .as_u64()
-            .unwrap()
-    };
+    let cached =
+        |answer: &Value| answer.pointer("/usage/input_tokens_details/cached_tokens").unwrap().as_u64().unwrap();
     assert_eq!(cached(&setup.ask(&body).await.1), 0);
     assert!(cached(&setup.ask(&body).await.1) > 0);
 }

@@ -56,13 +56,7 @@ impl Message {
                 return Err((131_051, format!("Message type {kind} is not one that we send")));
             }
         };
-        Ok(Self {
-            recipient,
-            text,
-            template,
-            callback_data,
-            body,
-        })
+        Ok(Self { recipient, text, template, callback_data, body })
     }
 }
 
@@ -92,36 +86,22 @@ fn interactive(content: &Map<String, Value>) -> Verdict<String> {
     if content.get("type").and_then(Value::as_str) != Some("button") {
         return Err(wrong("interactive type must be button"));
     }
-    let body = content
-        .get("body")
-        .and_then(|body| body.get("text"))
-        .and_then(Value::as_str);
+    let body = content.get("body").and_then(|body| body.get("text")).and_then(Value::as_str);
     let body = body.ok_or((131_008, "The parameter interactive.body.text is required.".to_owned()))?;
     if body.trim().is_empty() || units(body) > MAX_BUTTON_BODY {
         return Err(wrong("interactive body must be 1 to 1024 characters"));
     }
-    let buttons = content
-        .get("action")
-        .and_then(|action| action.get("buttons"))
-        .and_then(Value::as_array);
+    let buttons = content.get("action").and_then(|action| action.get("buttons")).and_then(Value::as_array);
     let buttons = buttons.ok_or((131_008, "The parameter action.buttons is required.".to_owned()))?;
     if buttons.is_empty() || buttons.len() > MAX_BUTTONS {
         return Err(wrong("1 to 3 buttons"));
     }
     for button in buttons {
-        let title = button
-            .pointer("/reply/title")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
+        let title = button.pointer("/reply/title").and_then(Value::as_str).unwrap_or_default();
         if title.is_empty() || units(title) > MAX_BUTTON_TITLE {
             return Err(wrong("button title must be 1 to 20 characters"));
         }
-        if button
-            .pointer("/reply/id")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .is_empty()
-        {
+        if button.pointer("/reply/id").and_then(Value::as_str).unwrap_or_default().is_empty() {
             return Err(wrong("button id is required"));
         }
     }

@@ -32,10 +32,7 @@ impl Template {
 
     fn parameters(&self) -> Vec<&str> {
         let pieces = self.body.split("{{").skip(1);
-        pieces
-            .filter_map(|piece| piece.split_once("}}"))
-            .map(|(name, _)| name)
-            .collect()
+        pieces.filter_map(|piece| piece.split_once("}}")).map(|(name, _)| name).collect()
     }
 }
 
@@ -56,24 +53,13 @@ impl Call {
         let language = content.get("language").and_then(|language| language.get("code"));
         let mut call = Self {
             name: name.ok_or_else(|| missing("template.name"))?.to_owned(),
-            language: language
-                .and_then(Value::as_str)
-                .ok_or_else(|| missing("template.language.code"))?
-                .to_owned(),
+            language: language.and_then(Value::as_str).ok_or_else(|| missing("template.language.code"))?.to_owned(),
             parameters: Vec::new(),
             buttons: Vec::new(),
         };
-        let components = content
-            .get("components")
-            .and_then(Value::as_array)
-            .cloned()
-            .unwrap_or_default();
+        let components = content.get("components").and_then(Value::as_array).cloned().unwrap_or_default();
         for component in components {
-            let parameters = component
-                .get("parameters")
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
+            let parameters = component.get("parameters").and_then(Value::as_array).cloned().unwrap_or_default();
             match component.get("type").and_then(Value::as_str) {
                 Some("body") => {
                     for parameter in parameters {
@@ -111,29 +97,21 @@ fn body_parameter(parameter: &Value) -> Verdict<(Option<String>, String)> {
         let why = "Param text cannot have new-line/tab characters or more than 4 consecutive spaces";
         return Err((132_018, why.to_owned()));
     }
-    let name = parameter
-        .get("parameter_name")
-        .and_then(Value::as_str)
-        .map(str::to_owned);
+    let name = parameter.get("parameter_name").and_then(Value::as_str).map(str::to_owned);
     Ok((name, text.to_owned()))
 }
 
 /// The template as the person reads it.
 pub fn fill(templates: &[Template], call: &Call) -> Verdict<String> {
-    let template = templates
-        .iter()
-        .find(|template| template.name == call.name && template.languages.contains(&call.language));
+    let template =
+        templates.iter().find(|template| template.name == call.name && template.languages.contains(&call.language));
     let template = template.ok_or_else(|| {
         let why = format!("template name ({}) does not exist in {}", call.name, call.language);
         (132_001, why)
     })?;
     let wanted = template.parameters();
     if wanted.len() != call.parameters.len() {
-        let why = format!(
-            "body: number of parameters is {}, expected {}",
-            call.parameters.len(),
-            wanted.len()
-        );
+        let why = format!("body: number of parameters is {}, expected {}", call.parameters.len(), wanted.len());
         return Err((132_000, why));
     }
     if let Some(index) = call.buttons.iter().find(|index| **index >= template.buttons) {

@@ -66,18 +66,10 @@ async fn text_needs_an_open_window_and_a_template_does_not() {
     setup.whatsapp.open_window(PHONE);
     assert_eq!(setup.code(&text("Hello")).await, 0);
     setup.whatsapp.open_window_at(PHONE, Utc::now() - TimeDelta::hours(24));
-    assert_eq!(
-        setup.code(&text("Hello")).await,
-        131_047,
-        "24 hours and not a second more"
-    );
+    assert_eq!(setup.code(&text("Hello")).await, 131_047, "24 hours and not a second more");
     let sent = setup.whatsapp.messages_to(PHONE);
     assert_eq!(sent.len(), 2);
-    assert!(
-        sent[0]
-            .shown
-            .starts_with("Hello, here is the summary of your call with EasyMO about a house.")
-    );
+    assert!(sent[0].shown.starts_with("Hello, here is the summary of your call with EasyMO about a house."));
     assert_eq!(sent[1].biz_opaque_callback_data.as_deref(), Some("ref-1"));
 }
 
@@ -92,11 +84,7 @@ async fn requests_that_meta_would_refuse_are_refused() {
     check(with(text("Hi"), "/type", json!("sticker")), 131_008).await;
     check(text(" "), 131_009).await;
     check(text(&"x".repeat(4097)), 131_009).await;
-    check(
-        with(text("Hi"), "/biz_opaque_callback_data", json!("x".repeat(513))),
-        131_009,
-    )
-    .await;
+    check(with(text("Hi"), "/biz_opaque_callback_data", json!("x".repeat(513))), 131_009).await;
     check(json!([1]), 100).await;
 }
 
@@ -113,20 +101,8 @@ async fn templates_are_held_to_their_approval() {
     check(template("en", ""), 131_008).await;
     let body = "/template/components/0/parameters";
     check(with(template("en", "x"), body, json!([])), 132_000).await;
-    check(
-        with(
-            template("en", "x"),
-            &format!("{body}/0/parameter_name"),
-            json!("subject"),
-        ),
-        132_012,
-    )
-    .await;
-    check(
-        with(template("en", "x"), "/template/components/1/index", json!("1")),
-        132_000,
-    )
-    .await;
+    check(with(template("en", "x"), &format!("{body}/0/parameter_name"), json!("subject")), 132_012).await;
+    check(with(template("en", "x"), "/template/components/1/index", json!("1")), 132_000).await;
 }
 
 #[tokio::test]
@@ -136,10 +112,7 @@ async fn token_and_number_must_be_ours() {
     let (status, answer) = setup.post(&path, "nonsense", &text("Hi")).await;
     assert_eq!((status, &answer["error"]["code"]), (401, &json!(190)));
     let token = &setup.account.access_token;
-    assert_eq!(
-        setup.post("/v25.0/42/messages", token, &text("Hi")).await.1["error"]["code"],
-        100
-    );
+    assert_eq!(setup.post("/v25.0/42/messages", token, &text("Hi")).await.1["error"]["code"], 100);
     assert_eq!(setup.post("/latest/42/messages", token, &text("Hi")).await.0, 400);
 }
 
@@ -176,17 +149,10 @@ async fn statuses(fault: Option<Fault>, plan: Statuses, expected: usize) -> Vec<
             assert_eq!(request.header("x-hub-signature-256"), Some(expected.as_str()));
             assert!(request.body.is_ascii());
             let body: Value = serde_json::from_slice(&request.body).unwrap();
-            let list = body
-                .pointer("/entry/0/changes/0/value/statuses")
-                .unwrap()
-                .as_array()
-                .unwrap();
+            let list = body.pointer("/entry/0/changes/0/value/statuses").unwrap().as_array().unwrap();
             let named = |status: &Value| {
                 assert_eq!(status["biz_opaque_callback_data"], "ref-é");
-                let code = status
-                    .pointer("/errors/0/code")
-                    .map(|code| format!(" {code}"))
-                    .unwrap_or_default();
+                let code = status.pointer("/errors/0/code").map(|code| format!(" {code}")).unwrap_or_default();
                 format!("{}{code}", status["status"].as_str().unwrap())
             };
             seen.lock().unwrap().push(list.iter().map(named).collect::<Vec<_>>());
@@ -215,10 +181,7 @@ async fn statuses(fault: Option<Fault>, plan: Statuses, expected: usize) -> Vec<
 
 #[tokio::test]
 async fn statuses_come_signed_and_as_ordered() {
-    let plan = Statuses {
-        read_after: Some(Duration::from_millis(90)),
-        ..Statuses::default()
-    };
+    let plan = Statuses { read_after: Some(Duration::from_millis(90)), ..Statuses::default() };
     let batched = Statuses { batched: true, ..plan };
     let (well, reversed, together, late, never) = tokio::join!(
         statuses(None, plan, 3),
