@@ -52,18 +52,8 @@ pub fn run(options: &Options) -> Result<()> {
     build::ensure(&tools)?;
     let figures = sizes::measure()?;
     for figure in &figures {
-        let peer = figure
-            .peer
-            .as_deref()
-            .zip(figure.ratio)
-            .map(|(peer, ratio)| format!("  {ratio:.2} x {peer}"));
-        println!(
-            "{:<50} {:>12} {}{}",
-            figure.name,
-            figure.value,
-            figure.unit,
-            peer.unwrap_or_default()
-        );
+        let peer = figure.peer.as_deref().zip(figure.ratio).map(|(peer, ratio)| format!("  {ratio:.2} x {peer}"));
+        println!("{:<50} {:>12} {}{}", figure.name, figure.value, figure.unit, peer.unwrap_or_default());
     }
     let text = serde_json::to_string_pretty(&figures).context("could not write the figures as JSON")?;
     std::fs::write(json, text + "\n").with_context(|| format!("could not write {}", json.display()))

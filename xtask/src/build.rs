@@ -67,12 +67,7 @@ fn compile(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {
 /// Bundling is mostly wasm-opt, which uses one core: several functions at once.
 fn bundle(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {
     // worker-build only warns about a tool that is not there, and downloads another.
-    for tool in [
-        &tools.wasm_bindgen,
-        &tools.npm.wasm_opt,
-        &tools.npm.esbuild,
-        &tools.worker_build,
-    ] {
+    for tool in [&tools.wasm_bindgen, &tools.npm.wasm_opt, &tools.npm.esbuild, &tools.worker_build] {
         if !tool.is_file() {
             bail!("{} is not there any more: run `cargo xtask setup`", tool.display());
         }
@@ -80,17 +75,11 @@ fn bundle(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {
     let at_once = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     for some in stale.chunks(at_once) {
         let results: Vec<Result<()>> = std::thread::scope(|scope| {
-            let running: Vec<_> = some
-                .iter()
-                .map(|(function, _)| scope.spawn(|| bundle_one(tools, function)))
-                .collect();
+            let running: Vec<_> =
+                some.iter().map(|(function, _)| scope.spawn(|| bundle_one(tools, function))).collect();
             running
                 .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|_| bail!("a bundling thread ended abnormally"))
-                })
+                .map(|thread| thread.join().unwrap_or_else(|_| bail!("a bundling thread ended abnormally")))
                 .collect()
         });
         results.into_iter().collect::<Result<()>>()?;
@@ -137,13 +126,7 @@ fn fingerprint_of_shared(tools: &Tools) -> Result<String> {
     for tool in [&tools.wasm_bindgen, &tools.worker_build] {
         hash.update(tool.to_string_lossy().as_bytes());
     }
-    for file in [
-        "Cargo.toml",
-        "Cargo.lock",
-        "rust-toolchain.toml",
-        "package-lock.json",
-        ".cargo/config.toml",
-    ] {
+    for file in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", "package-lock.json", ".cargo/config.toml"] {
         add(&mut hash, &project, &project.join(file))?;
     }
     add(&mut hash, &project, &project.join("shared"))?;
@@ -165,10 +148,7 @@ fn add(hash: &mut Sha256, project: &Path, path: &Path) -> Result<()> {
         below.sort();
         for entry in below {
             let name = entry.file_name().unwrap_or_default();
-            if !matches!(
-                name.to_str(),
-                Some("build" | "target" | "tests" | "proptest-regressions")
-            ) {
+            if !matches!(name.to_str(), Some("build" | "target" | "tests" | "proptest-regressions")) {
                 add(hash, project, &entry)?;
             }
         }
@@ -186,9 +166,5 @@ fn hex(hash: Sha256) -> String {
 }
 
 fn count(functions: usize) -> String {
-    if functions == 1 {
-        "one function".to_owned()
-    } else {
-        format!("{functions} functions")
-    }
+    if functions == 1 { "one function".to_owned() } else { format!("{functions} functions") }
 }

@@ -34,12 +34,7 @@ impl Call {
         if Policy::is_distro() {
             Policy::forbid_downloads(&mut command);
         }
-        Self {
-            command,
-            what: what.to_owned(),
-            usual: None,
-            hint: None,
-        }
+        Self { command, what: what.to_owned(), usual: None, hint: None }
     }
 
     /// The cargo of the native toolchain (the one that runs this program).
@@ -74,15 +69,8 @@ impl Call {
 
     /// Put a folder first on the PATH of this program.
     pub fn path_first(mut self, dir: &Path) -> Self {
-        let own = self
-            .command
-            .get_envs()
-            .find(|(name, _)| *name == "PATH")
-            .and_then(|(_, value)| value);
-        let path = own
-            .map(OsStr::to_owned)
-            .or_else(|| std::env::var_os("PATH"))
-            .unwrap_or_default();
+        let own = self.command.get_envs().find(|(name, _)| *name == "PATH").and_then(|(_, value)| value);
+        let path = own.map(OsStr::to_owned).or_else(|| std::env::var_os("PATH")).unwrap_or_default();
         let all = std::iter::once(dir.to_owned()).chain(std::env::split_paths(&path));
         if let Ok(joined) = std::env::join_paths(all) {
             self.command.env("PATH", joined);
@@ -106,26 +94,17 @@ impl Call {
     pub fn run(mut self) -> Result<()> {
         let log = self.log_file()?;
         let file = File::create(&log).with_context(|| format!("could not write {}", log.display()))?;
-        let again = file
-            .try_clone()
-            .context("could not share the log file with a program")?;
+        let again = file.try_clone().context("could not share the log file with a program")?;
         let mut step = Step::start(&self.what, self.usual.as_deref());
         let mut child = match self.command.stdout(file).stderr(again).spawn() {
             Ok(child) => child,
             Err(error) => return Err(self.not_started(error)),
         };
         let status = loop {
-            if let Some(status) = child
-                .try_wait()
-                .with_context(|| format!("lost sight of a program: {}", self.what))?
-            {
+            if let Some(status) = child.try_wait().with_context(|| format!("lost sight of a program: {}", self.what))? {
                 break status;
             }
-            std::thread::sleep(Duration::from_millis(if step.elapsed() < Duration::from_secs(1) {
-                10
-            } else {
-                200
-            }));
+            std::thread::sleep(Duration::from_millis(if step.elapsed() < Duration::from_secs(1) { 10 } else { 200 }));
             step.tick(&last_line(&log));
         };
         if status.success() {
@@ -150,14 +129,8 @@ impl Call {
                 each(&line);
             }
         }
-        let status = child
-            .wait()
-            .with_context(|| format!("lost sight of a program: {}", self.what))?;
-        if status.success() {
-            Ok(())
-        } else {
-            Err(self.failed(&status.to_string()))
-        }
+        let status = child.wait().with_context(|| format!("lost sight of a program: {}", self.what))?;
+        if status.success() { Ok(()) } else { Err(self.failed(&status.to_string())) }
     }
 
     /// Run silently and return what it printed on stdout, without the last newline.
@@ -175,20 +148,12 @@ impl Call {
     fn log_file(&self) -> Result<PathBuf> {
         let dir = places::logs();
         std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
-        let name: String = self
-            .what
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
-            .collect();
+        let name: String = self.what.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         Ok(dir.join(format!("{name}.log")))
     }
 
     fn failed(&self, how: &str) -> anyhow::Error {
-        let hint = self
-            .hint
-            .as_ref()
-            .map(|hint| format!("\n  to do: {hint}"))
-            .unwrap_or_default();
+        let hint = self.hint.as_ref().map(|hint| format!("\n  to do: {hint}")).unwrap_or_default();
         anyhow!("could not {}: {how}{hint}", self.what)
     }
 
@@ -230,23 +195,14 @@ fn forget_the_outer_cargo(command: &mut Command) {
 
 fn last_line(log: &Path) -> String {
     let end = tail_bytes(log, 400);
-    end.lines()
-        .rev()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or_default()
-        .to_owned()
+    end.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }
 
 fn tail(log: &Path, lines: usize) -> String {
     let end = tail_bytes(log, 64 * 1024);
     let all: Vec<&str> = end.lines().collect();
     let from = all.len().saturating_sub(lines);
-    all.iter()
-        .skip(from)
-        .map(|line| format!("    {line}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    all.iter().skip(from).map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
 
 fn tail_bytes(log: &Path, at_most: u64) -> String {
@@ -269,8 +225,7 @@ pub fn lock(file: &Path) -> Result<File> {
     let lock = File::create(file).with_context(|| format!("could not create {}", file.display()))?;
     if lock.try_lock().is_err() {
         progress::note(&format!("another chore holds {}: waiting for it", file.display()));
-        lock.lock()
-            .with_context(|| format!("could not lock {}", file.display()))?;
+        lock.lock().with_context(|| format!("could not lock {}", file.display()))?;
     }
     Ok(lock)
 }

@@ -11,7 +11,7 @@ use anyhow::{Result, bail};
 use ihuza_sim::postgres::Data;
 use ihuza_sim::world::Provider;
 
-use crate::local_world;
+use crate::local_world::{self, End};
 use crate::progress;
 
 #[derive(clap::Args)]
@@ -33,7 +33,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    local_world::run(&options.world, Data::Fresh, async |world, keys| {
+    let end = local_world::run(&options.world, Data::Fresh, async |world, keys| {
         let carriers = [Provider::Mtn, Provider::WhatsApp];
         if let Some(real) = carriers.into_iter().find(|carrier| keys.is_real(*carrier))
             && options.to.is_none()
@@ -57,5 +57,9 @@ pub fn run(options: &Options) -> Result<()> {
         }
         local_world::tell_addresses(world)?;
         std::future::pending().await
-    })
+    })?;
+    if options.once && end == End::Interrupted {
+        bail!("interrupted before the end of the story");
+    }
+    Ok(())
 }

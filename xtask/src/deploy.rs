@@ -52,23 +52,13 @@ pub fn run(options: &Options) -> Result<()> {
     let chosen = functions::chosen(&options.functions)?;
     let settings = stage::settings(options.stage)?;
     if options.verify {
-        return verify::run(
-            options.stage,
-            &chosen,
-            &settings,
-            options.base_url.as_deref(),
-            options.phone.as_deref(),
-        );
+        return verify::run(options.stage, &chosen, &settings, options.base_url.as_deref(), options.phone.as_deref());
     }
     let tools = setup::ensure()?;
     build::ensure(&tools)?;
     let config = StageConfig::derive(options.stage, &settings)?;
     progress::headline(&format!("Deployment to {}", options.stage.name()));
-    if options.dry_run {
-        dry_run(&tools, &config, &chosen)
-    } else {
-        deploy(&tools, &config, &chosen, options.stage)
-    }
+    if options.dry_run { dry_run(&tools, &config, &chosen) } else { deploy(&tools, &config, &chosen, options.stage) }
 }
 
 fn dry_run(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Result<()> {
@@ -105,9 +95,7 @@ fn deploy(tools: &Tools, config: &StageConfig, chosen: &[Function], stage: Stage
             call = call.arg("--secrets-file").arg(file.path());
         }
         let said = call.read()?;
-        let url = said
-            .split_whitespace()
-            .find(|word| word.starts_with("https://") && word.contains(".workers.dev"));
+        let url = said.split_whitespace().find(|word| word.starts_with("https://") && word.contains(".workers.dev"));
         progress::done(&format!(
             "{} is deployed{}",
             function.name,

@@ -22,4 +22,5 @@ pub fn run(options: &Options) -> Result<()> {
         local_world::tell_addresses(world)?;
         std::future::pending().await
     })
+    .map(drop)
 }

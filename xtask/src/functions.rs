@@ -35,10 +35,8 @@ pub fn all() -> Result<Vec<Function>> {
 }
 
 fn of(config: &Table) -> Result<Vec<Function>> {
-    let sections = config
-        .get("env")
-        .and_then(Value::as_table)
-        .context("wrangler.toml has no [env.<function>] section")?;
+    let sections =
+        config.get("env").and_then(Value::as_table).context("wrangler.toml has no [env.<function>] section")?;
     sections
         .iter()
         .map(|(name, section)| {
@@ -63,12 +61,7 @@ pub fn chosen(names: &[String]) -> Result<Vec<Function>> {
     names
         .iter()
         .map(|name| {
-            let known = || {
-                all.iter()
-                    .map(|function| function.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", ")
-            };
+            let known = || all.iter().map(|function| function.name.as_str()).collect::<Vec<_>>().join(", ");
             all.iter()
                 .find(|function| function.name == *name)
                 .cloned()
@@ -92,15 +85,9 @@ mod tests {
 
     #[test]
     fn the_projects_own_file_names_every_folder_of_functions() {
-        let mut listed: Vec<String> = all()
-            .map(|all| all.into_iter().map(|f| f.name).collect())
-            .unwrap_or_default();
+        let mut listed: Vec<String> = all().map(|all| all.into_iter().map(|f| f.name).collect()).unwrap_or_default();
         let mut folders: Vec<String> = std::fs::read_dir(places::project().join("functions"))
-            .map(|dirs| {
-                dirs.flatten()
-                    .map(|dir| dir.file_name().to_string_lossy().into_owned())
-                    .collect()
-            })
+            .map(|dirs| dirs.flatten().map(|dir| dir.file_name().to_string_lossy().into_owned()).collect())
             .unwrap_or_default();
         listed.sort();
         folders.sort();

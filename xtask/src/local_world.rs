@@ -27,12 +27,8 @@ pub struct WorldOptions {
 }
 
 fn part_and_port(text: &str) -> Result<(String, u16), String> {
-    let (part, port) = text
-        .split_once('=')
-        .ok_or("write PART=PORT, such as sms-inbound-webhook=8787")?;
-    let port = port
-        .parse()
-        .map_err(|_| format!("{port:?} is no port: write a number from 1 to 65535"))?;
+    let (part, port) = text.split_once('=').ok_or("write PART=PORT, such as sms-inbound-webhook=8787")?;
+    let port = port.parse().map_err(|_| format!("{port:?} is no port: write a number from 1 to 65535"))?;
     Ok((part.to_owned(), port))
 }
 
@@ -51,11 +47,7 @@ impl Keys {
             ("OPENAI_API_KEY", Provider::OpenAi),
         ];
         let has = |name: &str| vars.get(name).is_some_and(|value| !value.is_empty());
-        let real = signs
-            .into_iter()
-            .filter(|(name, _)| has(name))
-            .map(|(_, provider)| provider)
-            .collect();
+        let real = signs.into_iter().filter(|(name, _)| has(name)).map(|(_, provider)| provider).collect();
         Ok(Self { vars, real })
     }
 
@@ -65,10 +57,7 @@ impl Keys {
 
     fn tell(&self) {
         for provider in &self.real {
-            progress::warn(&format!(
-                "{}: the real one, with the keys of .dev.vars",
-                name_of(*provider)
-            ));
+            progress::warn(&format!("{}: the real one, with the keys of .dev.vars", name_of(*provider)));
         }
     }
 }
@@ -81,8 +70,17 @@ pub fn name_of(provider: Provider) -> &'static str {
     }
 }
 
+/// How a world came to its end, when nothing went wrong.
+#[derive(PartialEq, Eq)]
+pub enum End {
+    /// Its life was over.
+    Natural,
+    /// Ctrl-C or SIGTERM.
+    Interrupted,
+}
+
 /// Run `life` in a world; when it ends, or Ctrl-C or SIGTERM comes, the world is taken down.
-pub fn run<L>(options: &WorldOptions, data: Data, life: L) -> Result<()>
+pub fn run<L>(options: &WorldOptions, data: Data, life: L) -> Result<End>
 where
     L: AsyncFnOnce(&World, &Keys) -> Result<()>,
 {
@@ -96,6 +94,10 @@ where
         .context("could not start the asynchronous runtime")?;
     let outcome = runtime.block_on(async {
         let mut signals = Signals::listen()?;
+        // One of an earlier world would send readers to nowhere.
+        if let Some(file) = &options.ready_file {
+            std::fs::remove_file(file).ok();
+        }
         let world = tokio::select! {
             world = start(options, data, &keys) => world?,
             () = signals.any() => bail!("stopped while the local world was starting"),
@@ -104,9 +106,9 @@ where
             world.write_ready_file(file)?;
         }
         let outcome = tokio::select! {
-            outcome = Box::pin(life(&world, &keys)) => outcome,
-            () = minutes(&world) => Ok(()),
-            () = signals.any() => Ok(()),
+            outcome = Box::pin(life(&world, &keys)) => outcome.map(|()| End::Natural),
+            () = minutes(&world) => Ok(End::Natural),
+            () = signals.any() => Ok(End::Interrupted),
         };
         if let Some(file) = &options.ready_file {
             std::fs::remove_file(file).ok();
@@ -134,12 +136,7 @@ async fn start(options: &WorldOptions, data: Data, keys: &Keys) -> Result<World>
     };
     let config = config.on_progress(|part| {
         if part.done {
-            progress::done(&format!(
-                "{} ({}): {}",
-                part.part,
-                progress::seconds(part.elapsed),
-                part.detail
-            ));
+            progress::done(&format!("{} ({}): {}", part.part, progress::seconds(part.elapsed), part.detail));
         }
     });
     // Boxed: the world's future is larger than a compiler likes to lay out inside others.

@@ -55,24 +55,15 @@ async fn migrate(url: &str, options: &Options) -> Result<()> {
     }
     let report = migrate::apply(&mut client, &migrations, options.dry_run).await?;
     for version in &report.applied {
-        let name = migrations
-            .iter()
-            .find(|migration| migration.version == *version)
-            .map(|found| found.name.as_str());
+        let name = migrations.iter().find(|migration| migration.version == *version).map(|found| found.name.as_str());
         let word = if options.dry_run { "would apply" } else { "applied" };
         progress::done(&format!("{word} {version} {}", name.unwrap_or_default()));
     }
     for version in &report.unknown {
-        progress::warn(&format!(
-            "{version} is in the database but not in migrations/: is this clone up to date?"
-        ));
+        progress::warn(&format!("{version} is in the database but not in migrations/: is this clone up to date?"));
     }
     let word = if options.dry_run { "to apply" } else { "applied" };
-    println!(
-        "{} {word}, {} already there",
-        report.applied.len(),
-        report.skipped.len()
-    );
+    println!("{} {word}, {} already there", report.applied.len(), report.skipped.len());
     if !report.changed.is_empty() {
         bail!(
             "edited after they were applied: {}. The database has the old text; a shipped file is never edited: put it \

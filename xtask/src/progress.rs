@@ -32,11 +32,7 @@ pub fn failure(error: &anyhow::Error) {
 }
 
 fn bold(text: &str) -> String {
-    if std::io::stderr().is_terminal() {
-        format!("\x1b[1m{text}\x1b[0m")
-    } else {
-        text.to_owned()
-    }
+    if std::io::stderr().is_terminal() { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
 }
 
 /// A step that lasts. Say what it does and, when it is long, how long it usually takes.
@@ -53,12 +49,7 @@ impl Step {
         let long = usual.map(|usual| format!(" ({usual})")).unwrap_or_default();
         eprintln!("  … {what}{long}");
         let now = Instant::now();
-        Self {
-            what: what.to_owned(),
-            started: now,
-            last_sign: now,
-            rewrites,
-        }
+        Self { what: what.to_owned(), started: now, last_sign: now, rewrites }
     }
 
     pub fn elapsed(&self) -> Duration {

@@ -42,8 +42,7 @@ pub struct Tools {
 impl Tools {
     /// Tests find the servers of the local world where the set-up found or put them.
     pub fn for_tests(&self, call: Call) -> Call {
-        call.env("POSTGRES_BIN", &self.postgres_bin_dir)
-            .env("POSTGREST_BIN", &self.postgrest)
+        call.env("POSTGRES_BIN", &self.postgres_bin_dir).env("POSTGREST_BIN", &self.postgrest)
     }
 
     /// The same for a local world in this very process: it reads the environment, which a process can only change by
@@ -96,13 +95,5 @@ pub fn ensure() -> Result<Tools> {
             progress::note(change);
         }
     }
-    Ok(Tools {
-        toolchain,
-        wasm_bindgen,
-        worker_build,
-        cargo_deny,
-        npm,
-        postgres_bin_dir,
-        postgrest,
-    })
+    Ok(Tools { toolchain, wasm_bindgen, worker_build, cargo_deny, npm, postgres_bin_dir, postgrest })
 }

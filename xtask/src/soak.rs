@@ -36,12 +36,7 @@ pub fn run(options: &Options) -> Result<()> {
         let seed = first_seed.wrapping_add(rounds).to_string();
         rounds += 1;
         progress::headline(&format!("Soak: round {rounds}, seed {seed}"));
-        let minutes = until
-            .saturating_duration_since(Instant::now())
-            .as_secs()
-            .div_ceil(60)
-            .max(1)
-            .to_string();
+        let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60).max(1).to_string();
         for (name, calls) in [("unit", &UNIT[..]), ("sql", &SQL[..]), ("e2e", &E2E[..])] {
             tally.record(&format!("{name} #{rounds}"), |part| {
                 for arguments in calls {
@@ -62,16 +57,11 @@ pub fn run(options: &Options) -> Result<()> {
             });
         }
         if tally.failed() > 0 {
-            progress::warn(&format!(
-                "failed with seed {seed}: repeat with `cargo xtask soak --seed {seed}`"
-            ));
+            progress::warn(&format!("failed with seed {seed}: repeat with `cargo xtask soak --seed {seed}`"));
             break;
         }
     }
-    println!(
-        "{rounds} rounds, first seed {first_seed}, {} property cases a test and round",
-        options.cases
-    );
+    println!("{rounds} rounds, first seed {first_seed}, {} property cases a test and round", options.cases);
     for (what, count) in tally.counts() {
         println!("{count:>12}  {what}");
     }
@@ -79,7 +69,5 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn drawn_seed() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(1, |since| since.as_secs() % 1_000_000)
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs() % 1_000_000)
 }

@@ -44,10 +44,8 @@ pub enum Part {
 const ALL: [Part; 6] = [Part::Fmt, Part::Deny, Part::Clippy, Part::Unit, Part::Sql, Part::E2e];
 
 pub fn run(options: &Options) -> Result<()> {
-    let parts: Vec<Part> = ALL
-        .into_iter()
-        .filter(|part| options.only.is_empty() || options.only.contains(part))
-        .collect();
+    let parts: Vec<Part> =
+        ALL.into_iter().filter(|part| options.only.is_empty() || options.only.contains(part)).collect();
     let tools = setup::ensure()?;
     let mut tally = Tally::default();
     for part in parts {
@@ -65,17 +63,12 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// What `cargo test` is asked to run for a part; one call each.
-pub const UNIT: [&[&str]; 2] = [
-    &["--workspace", "--exclude", "ihuza-tests"],
-    &["-p", "ihuza-tests", "--lib"],
-];
+pub const UNIT: [&[&str]; 2] = [&["--workspace", "--exclude", "ihuza-tests"], &["-p", "ihuza-tests", "--lib"]];
 pub const SQL: [&[&str]; 1] = [&["-p", "ihuza-tests", "--test", "sql"]];
 pub const E2E: [&[&str]; 1] = [&["-p", "ihuza-tests", "--test", "e2e"]];
 
 fn fmt() -> Call {
-    Call::cargo("check the formatting")
-        .args(["fmt", "--all", "--", "--check"])
-        .hint("run `cargo fmt --all`")
+    Call::cargo("check the formatting").args(["fmt", "--all", "--", "--check"]).hint("run `cargo fmt --all`")
 }
 
 fn clippy() -> Call {
@@ -86,14 +79,7 @@ fn clippy() -> Call {
 
 fn deny(tools: &Tools) -> Call {
     Call::new(&tools.cargo_deny, "check licences, bans and sources")
-        .args([
-            "--workspace",
-            "check",
-            "--hide-inclusion-graph",
-            "bans",
-            "licenses",
-            "sources",
-        ])
+        .args(["--workspace", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"])
         .hint("deny.toml says what is allowed and why")
 }
 

@@ -31,10 +31,7 @@ fn parse(text: &str) -> Result<Vars> {
         };
         let name = name.trim();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            bail!(
-                "line {} does not begin with a name of letters, digits and _",
-                number + 1
-            );
+            bail!("line {} does not begin with a name of letters, digits and _", number + 1);
         }
         vars.insert(name.to_owned(), unquoted(value.trim()).to_owned());
     }
@@ -42,10 +39,7 @@ fn parse(text: &str) -> Result<Vars> {
 }
 
 fn unquoted(value: &str) -> &str {
-    ['"', '\'']
-        .into_iter()
-        .find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote))
-        .unwrap_or(value)
+    ['"', '\''].into_iter().find_map(|quote| value.strip_prefix(quote)?.strip_suffix(quote)).unwrap_or(value)
 }
 
 #[cfg(test)]
@@ -55,10 +49,7 @@ mod tests {
     #[test]
     fn comments_quotes_and_export_are_taken_off() {
         let vars = parse("# keys\n\nA=1\nexport B=\"two words\"\nC='x=y'\n").unwrap_or_default();
-        let pairs: Vec<(&str, &str)> = vars
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let pairs: Vec<(&str, &str)> = vars.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         assert_eq!(pairs, [("A", "1"), ("B", "two words"), ("C", "x=y")]);
     }
 

@@ -69,10 +69,7 @@ impl WasmToolchain {
         if stamp.trim() != hash || !has_target(&dir.join("bin/rustc")) {
             return Ok(None);
         }
-        Ok(Some(Self::Private {
-            rustup: is_linked(&dir),
-            dir,
-        }))
+        Ok(Some(Self::Private { rustup: is_linked(&dir), dir }))
     }
 
     /// Make this call, and whatever it starts, compile with this toolchain.
@@ -124,18 +121,12 @@ pub fn has_target(rustc: &Path) -> bool {
 }
 
 pub fn commit_hash(rustc: &Path) -> Option<String> {
-    field(
-        &Call::new(rustc, "ask rustc for its version").arg("-vV").read().ok()?,
-        "commit-hash: ",
-    )
+    field(&Call::new(rustc, "ask rustc for its version").arg("-vV").read().ok()?, "commit-hash: ")
 }
 
 /// One line of `rustc -vV`.
 pub fn field(version: &str, name: &str) -> Option<String> {
-    version
-        .lines()
-        .find_map(|line| line.strip_prefix(name))
-        .map(str::to_owned)
+    version.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned)
 }
 
 /// Whether rustup knows the private sysroot by name.

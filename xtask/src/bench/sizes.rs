@@ -26,10 +26,7 @@ fn of(function: &Function) -> Result<[Figure; 3]> {
         .map(|file| std::fs::read(&file).with_context(|| format!("could not read {}: build first", file.display())));
     let (script, wasm) = (script?, wasm?);
     let gzip = gzipped(&wasm)? + gzipped(&script)?;
-    let ancestor = ANCESTORS
-        .iter()
-        .find(|(name, _)| *name == function.name)
-        .map(|(_, bytes)| *bytes);
+    let ancestor = ANCESTORS.iter().find(|(name, _)| *name == function.name).map(|(_, bytes)| *bytes);
     let figure = |what: &str, bytes: usize, note: &str| Figure {
         name: format!("edge.{}.{what}", function.name),
         value: bytes as f64,

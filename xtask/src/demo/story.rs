@@ -34,17 +34,8 @@ struct Session {
 
 impl<'a> Story<'a> {
     pub fn new(world: &'a World, keys: &'a Keys) -> Self {
-        let patience = if keys.real.is_empty() {
-            PATIENCE
-        } else {
-            PATIENCE_WITH_REAL_ONES
-        };
-        Self {
-            world,
-            keys,
-            patience,
-            timings: Map::new(),
-        }
+        let patience = if keys.real.is_empty() { PATIENCE } else { PATIENCE_WITH_REAL_ONES };
+        Self { world, keys, patience, timings: Map::new() }
     }
 
     /// Milliseconds that each step took, by person and step.
@@ -55,28 +46,17 @@ impl<'a> Story<'a> {
     pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
         let started = Instant::now();
         if let Some(number) = only_to {
-            self.phone_call_then_sms("You", "you", number, CallSeed::new(number), &["sms"])
-                .await?;
+            self.phone_call_then_sms("You", "you", number, CallSeed::new(number), &["sms"]).await?;
         } else {
             let call = CallSeed::new(MUKAMANA);
-            self.phone_call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, call, &["sms"])
-                .await?;
+            self.phone_call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, call, &["sms"]).await?;
             let call = CallSeed::new(ERIC).on_whatsapp_now();
-            self.phone_call_then_sms(
-                "Eric, with WhatsApp on his phone,",
-                "eric",
-                ERIC,
-                call,
-                &["whatsapp", "sms"],
-            )
-            .await?;
+            self.phone_call_then_sms("Eric, with WhatsApp on his phone,", "eric", ERIC, call, &["whatsapp", "sms"])
+                .await?;
             self.sms_without_call().await?;
         }
         self.delivery_reports().await?;
-        progress::headline(&format!(
-            "The whole story took {}",
-            progress::seconds(started.elapsed())
-        ));
+        progress::headline(&format!("The whole story took {}", progress::seconds(started.elapsed())));
         Ok(())
     }
 
@@ -90,17 +70,11 @@ impl<'a> Story<'a> {
         channels: &[&str],
     ) -> Result<()> {
         progress::headline(&format!("{who} {phone}"));
-        let call = self
-            .world
-            .seed_call(&seed)
-            .await
-            .context("the call was not written into the database")?;
+        let call = self.world.seed_call(&seed).await.context("the call was not written into the database")?;
         said(&seed);
-        progress::note("hangs up. The call handler tells post-call-notify:");
+        progress::note("The call ends, and the call handler tells post-call-notify:");
         let since = Instant::now();
-        self.announce(&call)
-            .await
-            .with_context(|| step(who, "the notification was not accepted"))?;
+        self.announce(&call).await.with_context(|| step(who, "the notification was not accepted"))?;
         self.happened(key, "accepted", since, "post-call-notify accepted it");
 
         for channel in channels {
@@ -108,15 +82,9 @@ impl<'a> Story<'a> {
                 .received(channel, phone, 1)
                 .await
                 .with_context(|| step(who, &format!("no summary arrived by {channel}")))?;
-            self.happened(
-                key,
-                &format!("{channel}_summary"),
-                since,
-                &format!("{} summary", name_of(channel)),
-            );
+            self.happened(key, &format!("{channel}_summary"), since, &format!("{} summary", name_of(channel)));
             bubble(&text);
-            self.check_summary(channel, &text)
-                .with_context(|| step(who, "the summary is not as promised"))?;
+            self.check_summary(channel, &text).with_context(|| step(who, "the summary is not as promised"))?;
         }
         let before = self
             .session_of_call(&call)
@@ -127,13 +95,11 @@ impl<'a> Story<'a> {
             .with_context(|| step(who, "the delivery log does not show the summary"))?;
 
         let wish = "Change budget to 250k";
-        progress::note("answers by SMS:");
+        progress::note("An answer by SMS:");
         own_bubble(wish);
         let texts_before = self.world.mtn().messages_to(phone).len();
         let since = Instant::now();
-        self.text(phone, wish)
-            .await
-            .with_context(|| step(who, "the SMS was not accepted"))?;
+        self.text(phone, wish).await.with_context(|| step(who, "the SMS was not accepted"))?;
         self.happened(key, "reply_accepted", since, "sms-inbound-webhook accepted it");
         let answer = self
             .received("sms", phone, texts_before + 1)
@@ -142,19 +108,13 @@ impl<'a> Story<'a> {
         self.happened(key, "answer", since, "the AI answers by SMS");
         bubble(&answer);
         if !self.keys.is_real(Provider::OpenAi) {
-            ensure!(
-                answer.contains("250"),
-                step(who, "the answer does not take up the new budget")
-            );
+            ensure!(answer.contains("250"), step(who, "the answer does not take up the new budget"));
         }
         let after = self
             .session_with_answer(phone, wish)
             .await
             .with_context(|| step(who, "the SMS and its answer are not in one session"))?;
-        ensure!(
-            after.id == before.id,
-            step(who, "the answer is in another session than the summary")
-        );
+        ensure!(after.id == before.id, step(who, "the answer is in another session than the summary"));
         progress::done(&format!("the same session as the call, now {}", after.status));
         Ok(())
     }
@@ -163,16 +123,12 @@ impl<'a> Story<'a> {
     async fn sms_without_call(&mut self) -> Result<()> {
         let who = "Uwase, who never called,";
         progress::headline(&format!("{who} {UWASE}"));
-        let wish = "Hello, I am looking for a house in Remera, two bedrooms, 200k";
+        let wish = "I want to rent a house in Remera, two bedrooms, 200k";
         own_bubble(wish);
         let since = Instant::now();
-        self.text(UWASE, wish)
-            .await
-            .with_context(|| step(who, "the SMS was not accepted"))?;
-        let answer = self
-            .received("sms", UWASE, 1)
-            .await
-            .with_context(|| step(who, "the AI's answer did not arrive by SMS"))?;
+        self.text(UWASE, wish).await.with_context(|| step(who, "the SMS was not accepted"))?;
+        let answer =
+            self.received("sms", UWASE, 1).await.with_context(|| step(who, "the AI's answer did not arrive by SMS"))?;
         self.happened("uwase", "answer", since, "the AI answers by SMS");
         bubble(&answer);
         let session = self
@@ -188,11 +144,7 @@ impl<'a> Story<'a> {
     async fn delivery_reports(&mut self) -> Result<()> {
         progress::headline("Delivery reports");
         let since = Instant::now();
-        let arrived = if self.keys.real.is_empty() {
-            "('delivered', 'read')"
-        } else {
-            "('sent', 'delivered', 'read')"
-        };
+        let arrived = if self.keys.real.is_empty() { "('delivered', 'read')" } else { "('sent', 'delivered', 'read')" };
         self.world
             .wait_for_sql(
                 &format!(
@@ -208,11 +160,8 @@ impl<'a> Story<'a> {
                      join public.profiles p on p.id = d.profile_id where d.direction = 'outbound' order by d.created_at";
         for row in self.world.rows(sql).await? {
             let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let segments = row
-                .get("segments")
-                .and_then(Value::as_i64)
-                .map(|n| format!("{n} segments"))
-                .unwrap_or_default();
+            let segments =
+                row.get("segments").and_then(Value::as_i64).map(|n| format!("{n} segments")).unwrap_or_default();
             progress::note(&format!(
                 "{:<15} {:<9} {:<13} {:<10} {segments}",
                 text("phone_number"),
@@ -227,11 +176,7 @@ impl<'a> Story<'a> {
     async fn announce(&self, call: &SeededCall) -> Result<()> {
         let answer = self.world.post_call_notify(call).await?;
         ensure!(answer.status == 202, "it answered {} {}", answer.status, answer.body);
-        ensure!(
-            answer.correlation_id().is_some(),
-            "it named no correlation id: {}",
-            answer.body
-        );
+        ensure!(answer.correlation_id().is_some(), "it named no correlation id: {}", answer.body);
         Ok(())
     }
 
@@ -239,12 +184,7 @@ impl<'a> Story<'a> {
     async fn text(&self, phone: &str, text: &str) -> Result<()> {
         if !self.keys.is_real(Provider::Mtn) {
             let posted = self.world.sms_from(phone, text).await?;
-            ensure!(
-                posted.status == Some(200),
-                "it answered {:?} {}",
-                posted.status,
-                posted.answer
-            );
+            ensure!(posted.status == Some(200), "it answered {:?} {}", posted.status, posted.answer);
             return Ok(());
         }
         let bearer = format!("Bearer {}", self.world.secret("MTN_WEBHOOK_SECRET")?);
@@ -260,11 +200,7 @@ impl<'a> Story<'a> {
     /// real one, only the delivery log can tell.
     async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
         let what = format!("message {count} to {phone} by {channel}");
-        let carrier = if channel == "whatsapp" {
-            Provider::WhatsApp
-        } else {
-            Provider::Mtn
-        };
+        let carrier = if channel == "whatsapp" { Provider::WhatsApp } else { Provider::Mtn };
         if self.keys.is_real(carrier) {
             let sql = format!(
                 "select d.content from public.message_delivery_log d join public.profiles p on p.id = d.profile_id
@@ -275,9 +211,7 @@ impl<'a> Story<'a> {
                 .world
                 .wait_for(what, self.patience, async || {
                     let rows = self.world.rows(&sql).await?;
-                    let newest = rows
-                        .get(count - 1)
-                        .and_then(|row| row.get("content")?.as_str().map(str::to_owned));
+                    let newest = rows.get(count - 1).and_then(|row| row.get("content")?.as_str().map(str::to_owned));
                     Ok(newest)
                 })
                 .await?);
@@ -286,19 +220,9 @@ impl<'a> Story<'a> {
             .world
             .wait_for(what, self.patience, async || {
                 let texts: Vec<String> = if channel == "whatsapp" {
-                    self.world
-                        .whatsapp()
-                        .messages_to(phone)
-                        .into_iter()
-                        .map(|sent| sent.shown)
-                        .collect()
+                    self.world.whatsapp().messages_to(phone).into_iter().map(|sent| sent.shown).collect()
                 } else {
-                    self.world
-                        .mtn()
-                        .messages_to(phone)
-                        .into_iter()
-                        .map(|sms| sms.text)
-                        .collect()
+                    self.world.mtn().messages_to(phone).into_iter().map(|sms| sms.text).collect()
                 };
                 Ok(texts.into_iter().nth(count - 1))
             })
@@ -306,11 +230,7 @@ impl<'a> Story<'a> {
     }
 
     fn check_summary(&self, channel: &str, text: &str) -> Result<()> {
-        let opening = if channel == "whatsapp" {
-            "EasyMO Call Summary"
-        } else {
-            "EasyMO summary:"
-        };
+        let opening = if channel == "whatsapp" { "EasyMO Call Summary" } else { "EasyMO summary:" };
         ensure!(text.contains(opening), "it does not say {opening:?}");
         Ok(())
     }
@@ -342,9 +262,7 @@ impl<'a> Story<'a> {
             .wait_for(what, self.patience, async || {
                 let rows = self.world.rows(sql).await?;
                 let text = |column: &str| rows.first()?.get(column)?.as_str().map(str::to_owned);
-                Ok(text("id")
-                    .zip(text("status"))
-                    .map(|(id, status)| Session { id, status }))
+                Ok(text("id").zip(text("status")).map(|(id, status)| Session { id, status }))
             })
             .await?)
     }
@@ -378,7 +296,7 @@ fn name_of(channel: &str) -> &'static str {
 
 /// What was said in the call.
 fn said(seed: &CallSeed) {
-    progress::note("is on the phone with the agent:");
+    progress::note("on the phone with the agent:");
     for (role, text) in &seed.transcript {
         let speaker = if role == "user" { "person" } else { "agent" };
         progress::note(&format!("  {speaker:>6}: {text}"));

@@ -15,11 +15,7 @@ pub fn ensure(tools: &Tools, config: &StageConfig) -> Result<()> {
         return Ok(());
     }
     for queue in missing {
-        tools
-            .npm
-            .wrangler(&format!("create queue {queue}"))
-            .args(["queues", "create", queue])
-            .run()?;
+        tools.npm.wrangler(&format!("create queue {queue}")).args(["queues", "create", queue]).run()?;
     }
     Ok(())
 }
@@ -29,10 +25,7 @@ fn existing(tools: &Tools) -> Result<Vec<String>> {
     const PAGES: u32 = 100;
     let mut names: Vec<String> = Vec::new();
     for page in 1..=PAGES {
-        let call = tools
-            .npm
-            .wrangler("list the queues")
-            .args(["queues", "list", "--page", &page.to_string()]);
+        let call = tools.npm.wrangler("list the queues").args(["queues", "list", "--page", &page.to_string()]);
         let found = names_in(&call.read()?);
         let new: Vec<String> = found.into_iter().filter(|name| !names.contains(name)).collect();
         if new.is_empty() {

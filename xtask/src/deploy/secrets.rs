@@ -54,10 +54,7 @@ fn already_set(tools: &Tools, config: &StageConfig, function: &Function) -> Vec<
     match call.args(["secret", "list", "--name", &worker]).read() {
         Ok(text) => names_in(&text),
         Err(error) => {
-            progress::note(&format!(
-                "{worker} has no secrets yet ({})",
-                first_line(&error.to_string())
-            ));
+            progress::note(&format!("{worker} has no secrets yet ({})", first_line(&error.to_string())));
             Vec::new()
         }
     }
@@ -67,9 +64,7 @@ fn already_set(tools: &Tools, config: &StageConfig, function: &Function) -> Vec<
 fn names_in(said: &str) -> Vec<String> {
     let json = said.find('[').and_then(|start| said.get(start..)).unwrap_or("[]");
     let list: Vec<Value> = serde_json::from_str(json).unwrap_or_default();
-    list.iter()
-        .filter_map(|secret| secret.get("name")?.as_str().map(str::to_owned))
-        .collect()
+    list.iter().filter_map(|secret| secret.get("name")?.as_str().map(str::to_owned)).collect()
 }
 
 fn first_line(text: &str) -> &str {
@@ -96,8 +91,7 @@ impl File {
             .open(&path)
             .with_context(|| format!("could not create {}", path.display()))?;
         let written = Self(path);
-        file.write_all(&text)
-            .context("could not write the secrets for wrangler")?;
+        file.write_all(&text).context("could not write the secrets for wrangler")?;
         Ok(Some(written))
     }
 

@@ -43,9 +43,7 @@ pub fn settings(stage: Stage) -> Result<Vars> {
 
 /// Whether a setting is a secret: uploaded as one, never written into a configuration.
 pub fn is_secret(name: &str) -> bool {
-    SETTINGS
-        .iter()
-        .any(|setting| setting.secret && (setting.name == name || setting.alias == Some(name)))
+    SETTINGS.iter().any(|setting| setting.secret && (setting.name == name || setting.alias == Some(name)))
 }
 
 pub struct StageConfig {
@@ -66,12 +64,7 @@ impl StageConfig {
         let head = "# Derived from wrangler.toml at each deployment: change that file, not this one.\n";
         std::fs::write(&file, format!("{head}{config}"))
             .with_context(|| format!("could not write {}", file.display()))?;
-        Ok(Self {
-            file,
-            secrets,
-            config,
-            suffix: stage.suffix(),
-        })
+        Ok(Self { file, secrets, config, suffix: stage.suffix() })
     }
 
     pub fn worker(&self, function: &Function) -> String {
@@ -81,26 +74,17 @@ impl StageConfig {
     /// Names of the variables that a function gets.
     pub fn vars(&self, function: &Function) -> Vec<&str> {
         let section = self.config.get("env").and_then(|env| env.get(&function.name));
-        let vars = section
-            .and_then(|section| section.get("vars"))
-            .and_then(Value::as_table);
-        vars.map(|vars| vars.keys().map(String::as_str).collect())
-            .unwrap_or_default()
+        let vars = section.and_then(|section| section.get("vars")).and_then(Value::as_table);
+        vars.map(|vars| vars.keys().map(String::as_str).collect()).unwrap_or_default()
     }
 
     /// Every queue that any function reads from or writes to, each once, sorted.
     pub fn queues(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
-        let sections = self
-            .config
-            .get("env")
-            .and_then(Value::as_table)
-            .context("wrangler.toml has no functions")?;
+        let sections = self.config.get("env").and_then(Value::as_table).context("wrangler.toml has no functions")?;
         for section in sections.values() {
             for queue in queue_tables(section) {
-                let named = ["queue", "dead_letter_queue"]
-                    .into_iter()
-                    .filter_map(|key| queue.get(key)?.as_str());
+                let named = ["queue", "dead_letter_queue"].into_iter().filter_map(|key| queue.get(key)?.as_str());
                 names.extend(named.map(str::to_owned));
             }
         }
@@ -119,25 +103,15 @@ fn queue_tables(section: &Value) -> impl Iterator<Item = &Table> {
 }
 
 fn rename(config: &mut Table, suffix: &str, vars: &Vars) -> Result<()> {
-    let sections = config
-        .get_mut("env")
-        .and_then(Value::as_table_mut)
-        .context("wrangler.toml has no functions")?;
+    let sections = config.get_mut("env").and_then(Value::as_table_mut).context("wrangler.toml has no functions")?;
     for (function, section) in sections.iter_mut() {
-        let section = section
-            .as_table_mut()
-            .with_context(|| format!("[env.{function}] is not a table"))?;
+        let section = section.as_table_mut().with_context(|| format!("[env.{function}] is not a table"))?;
         section.insert("name".into(), Value::String(format!("{function}{suffix}")));
         // The derived file lies one folder below the project.
-        section.insert(
-            "main".into(),
-            Value::String(format!("../functions/{function}/build/index.js")),
-        );
+        section.insert("main".into(), Value::String(format!("../functions/{function}/build/index.js")));
         for kind in ["producers", "consumers"] {
-            let queues = section
-                .get_mut("queues")
-                .and_then(|queues| queues.get_mut(kind))
-                .and_then(Value::as_array_mut);
+            let queues =
+                section.get_mut("queues").and_then(|queues| queues.get_mut(kind)).and_then(Value::as_array_mut);
             for queue in queues.into_iter().flatten() {
                 for key in ["queue", "dead_letter_queue"] {
                     if let Some(Value::String(name)) = queue.get_mut(key) {
@@ -148,13 +122,8 @@ fn rename(config: &mut Table, suffix: &str, vars: &Vars) -> Result<()> {
         }
         if !vars.is_empty() {
             let all = section.entry("vars").or_insert_with(|| Value::Table(Table::new()));
-            let all = all
-                .as_table_mut()
-                .with_context(|| format!("[env.{function}] vars is not a table"))?;
-            all.extend(
-                vars.iter()
-                    .map(|(name, value)| (name.clone(), Value::String(value.clone()))),
-            );
+            let all = all.as_table_mut().with_context(|| format!("[env.{function}] vars is not a table"))?;
+            all.extend(vars.iter().map(|(name, value)| (name.clone(), Value::String(value.clone()))));
         }
     }
     Ok(())
@@ -177,10 +146,7 @@ mod tests {
                     [[env.a.queues.consumers]]\nqueue = \"q\"\ndead_letter_queue = \"q-dlq\"\n\
                     [[env.a.queues.producers]]\nqueue = \"q\"\nbinding = \"Q\"\n";
         let mut config = text.parse::<Table>().unwrap_or_default();
-        let vars = vars
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
+        let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert!(rename(&mut config, suffix, &vars).is_ok());
         config
     }
@@ -201,10 +167,7 @@ mod tests {
         let staging = derived("-staging", &[]);
         assert_eq!(text(&staging, "name").as_deref(), Some("a-staging"));
         assert_eq!(text(&staging, "queues.consumers.0.queue").as_deref(), Some("q-staging"));
-        assert_eq!(
-            text(&staging, "queues.consumers.0.dead_letter_queue").as_deref(),
-            Some("q-staging-dlq")
-        );
+        assert_eq!(text(&staging, "queues.consumers.0.dead_letter_queue").as_deref(), Some("q-staging-dlq"));
         assert_eq!(text(&staging, "queues.producers.0.queue").as_deref(), Some("q-staging"));
         assert_eq!(text(&staging, "queues.producers.0.binding").as_deref(), Some("Q"));
         assert_eq!(text(&derived("", &[]), "name").as_deref(), Some("a"));

@@ -64,18 +64,11 @@ pub fn run(
 ) -> Result<()> {
     progress::headline(&format!("Verification of {}", stage.name()));
     let known = known_urls(stage)?;
-    let mut verifier = Verifier {
-        http: Http::new(),
-        settings,
-        failed: 0,
-    };
+    let mut verifier = Verifier { http: Http::new(), settings, failed: 0 };
     let mut inbound = None;
     for function in functions {
         let url = match base_url {
-            Some(template) => template
-                .replace("{function}", &function.name)
-                .trim_end_matches('/')
-                .to_owned(),
+            Some(template) => template.replace("{function}", &function.name).trim_end_matches('/').to_owned(),
             None => known.get(&function.name).cloned().with_context(|| {
                 format!(
                     "where {} answers is not known here: deploy from here first, or give --base-url \
@@ -122,25 +115,16 @@ impl Verifier<'_> {
 
     /// From the environment first, so that no file needs to hold a key.
     fn setting(&self, name: &str) -> Result<String> {
-        places::set(name)
-            .or_else(|| self.settings.get(name).cloned())
-            .with_context(|| {
-                format!("{name} is needed for this check: export it, or write it into the stage's .vars file")
-            })
+        places::set(name).or_else(|| self.settings.get(name).cloned()).with_context(|| {
+            format!("{name} is needed for this check: export it, or write it into the stage's .vars file")
+        })
     }
 
     fn health(&self, url: &str) -> Result<()> {
         let answer = self.http.get(&format!("{url}/health"), &[])?;
-        let missing = answer
-            .body
-            .get("missing")
-            .or_else(|| answer.body.get("missing_settings"));
-        let missing: Vec<&str> = missing
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .collect();
+        let missing = answer.body.get("missing").or_else(|| answer.body.get("missing_settings"));
+        let missing: Vec<&str> =
+            missing.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         ensure!(missing.is_empty(), "settings are missing: {}", missing.join(", "));
         ensure!(answer.status == 200, "GET {url}/health answered {answer}");
         Ok(())
@@ -158,11 +142,7 @@ impl Verifier<'_> {
         let rest = format!("{}/rest/v1", base.trim_end_matches('/'));
         let description = self.http.get(&format!("{rest}/"), &headers)?;
         ensure!(description.status == 200, "GET {rest}/ answered {description}");
-        let paths = description
-            .body
-            .get("paths")
-            .and_then(Value::as_object)
-            .context("PostgREST described nothing")?;
+        let paths = description.body.get("paths").and_then(Value::as_object).context("PostgREST described nothing")?;
         let absent: Vec<String> = TABLES
             .iter()
             .map(|table| format!("/{table}"))
@@ -174,16 +154,11 @@ impl Verifier<'_> {
             "missing: {}\n    to do: cargo xtask migrate --db-url URL, then `notify pgrst, 'reload schema'`",
             absent.join(", ")
         );
-        let health = self
-            .http
-            .post(&format!("{rest}/rpc/health_check"), &headers, &json!({ "p": {} }))?;
+        let health = self.http.post(&format!("{rest}/rpc/health_check"), &headers, &json!({ "p": {} }))?;
         ensure!(health.status == 200, "rpc/health_check answered {health}");
         let there = health.body.get("migrations").and_then(Value::as_str).unwrap_or("none");
         let newest = newest_migration()?;
-        ensure!(
-            there == newest,
-            "the database is at migration {there}, this project at {newest}: cargo xtask migrate"
-        );
+        ensure!(there == newest, "the database is at migration {there}, this project at {newest}: cargo xtask migrate");
         Ok(())
     }
 
@@ -208,18 +183,14 @@ impl Verifier<'_> {
     fn help(&self, url: &str, phone: &str) -> Result<()> {
         let secret = self.setting("MTN_WEBHOOK_SECRET")?;
         let id = format!("verify-{}", unix_seconds());
-        let to = self
-            .setting("MTN_SMS_SERVICE_CODE")
-            .or_else(|_| self.setting("MTN_SMS_SENDER_ID"));
+        let to = self.setting("MTN_SMS_SERVICE_CODE").or_else(|_| self.setting("MTN_SMS_SENDER_ID"));
         let to = to.unwrap_or_else(|_| "EasyMO".to_owned());
         let body = json!({ "from": phone, "to": to, "message": "HELP", "id": id });
         let answer = self.send_inbound(url, &secret, &body)?;
         ensure!(answer.status == 200, "it answered {answer}");
         let ids = answer.body.get("correlation_ids").and_then(Value::as_array);
-        let correlation = ids
-            .and_then(|ids| ids.first())
-            .and_then(Value::as_str)
-            .context("it named no correlation id")?;
+        let correlation =
+            ids.and_then(|ids| ids.first()).and_then(Value::as_str).context("it named no correlation id")?;
 
         let key = self.setting("SUPABASE_SERVICE_ROLE_KEY")?;
         let base = self.setting("SUPABASE_URL")?;
@@ -235,15 +206,8 @@ impl Verifier<'_> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             let rows = self.http.get(&log, &headers)?;
-            let statuses = rows
-                .body
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|row| row.get("status")?.as_str());
-            if let Some(status) = statuses
-                .into_iter()
-                .find(|status| matches!(*status, "sent" | "delivered" | "failed"))
+            let statuses = rows.body.as_array().into_iter().flatten().filter_map(|row| row.get("status")?.as_str());
+            if let Some(status) = statuses.into_iter().find(|status| matches!(*status, "sent" | "delivered" | "failed"))
             {
                 ensure!(
                     status != "failed",
@@ -253,10 +217,7 @@ impl Verifier<'_> {
             }
             std::thread::sleep(Duration::from_secs(1));
         }
-        bail!(
-            "no answer within {} s: follow correlation id {correlation} through the logs",
-            PATIENCE.as_secs()
-        )
+        bail!("no answer within {} s: follow correlation id {correlation} through the logs", PATIENCE.as_secs())
     }
 
     /// Signed as carriers' gateways do: HMAC-SHA256 over `<timestamp>.<body>`.
@@ -267,12 +228,7 @@ impl Verifier<'_> {
         mac.update(timestamp.as_bytes());
         mac.update(b".");
         mac.update(text.as_bytes());
-        let hex: String = mac
-            .finalize()
-            .into_bytes()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
         let signature = format!("sha256={hex}");
         let headers = [("x-timestamp", timestamp.as_str()), ("x-signature", signature.as_str())];
         self.http.post_text(url, &headers, &text)
@@ -280,9 +236,7 @@ impl Verifier<'_> {
 }
 
 fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// `20261121010000` of the last file.
@@ -294,7 +248,5 @@ fn newest_migration() -> Result<String> {
         let (version, _) = name.strip_suffix(".sql")?.split_once('_')?;
         Some(version.to_owned())
     });
-    versions
-        .max()
-        .with_context(|| format!("{} has no migration", dir.display()))
+    versions.max().with_context(|| format!("{} has no migration", dir.display()))
 }

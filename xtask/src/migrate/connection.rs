@@ -13,9 +13,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
     // The URL holds a password: it is not repeated in any message.
-    let mut config: Config = url
-        .parse()
-        .context("the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE")?;
+    let mut config: Config =
+        url.parse().context("the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE")?;
     config.application_name("ihuza-migrate");
     // `disable` can only have been asked for; `prefer` is what an URL without a word means.
     let plain = match config.get_ssl_mode() {
@@ -29,10 +28,7 @@ pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
         return Ok(client);
     }
     config.ssl_mode(SslMode::Require);
-    let (client, connection) = config
-        .connect(MakeRustlsConnect::new(tls(ca)?))
-        .await
-        .map_err(explain)?;
+    let (client, connection) = config.connect(MakeRustlsConnect::new(tls(ca)?)).await.map_err(explain)?;
     tokio::spawn(connection);
     Ok(client)
 }
@@ -52,9 +48,7 @@ fn tls(ca: Option<&Path>) -> Result<ClientConfig> {
                 .with_context(|| format!("could not read certificates from {}", file.display()))?;
             for certificate in certificates {
                 let certificate = certificate.with_context(|| format!("{} is not PEM", file.display()))?;
-                roots
-                    .add(certificate)
-                    .with_context(|| format!("{} holds a bad certificate", file.display()))?;
+                roots.add(certificate).with_context(|| format!("{} holds a bad certificate", file.display()))?;
             }
             if roots.is_empty() {
                 bail!("{} holds no certificate", file.display());

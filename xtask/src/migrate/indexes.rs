@@ -12,19 +12,13 @@ use crate::progress::{self, Step};
 pub async fn build(client: &mut Client, migrations: &[Migration], dry_run: bool) -> Result<()> {
     let pending = migrate::apply(client, migrations, true).await?.applied;
     let mut built = 0;
-    for migration in migrations
-        .iter()
-        .filter(|migration| pending.contains(&migration.version))
-    {
+    for migration in migrations.iter().filter(|migration| pending.contains(&migration.version)) {
         for statement in migrate::split(&migration.sql) {
             let Some(index) = Index::of(&statement.sql) else {
                 continue;
             };
             if !client_has(client, &index.table).await? {
-                progress::note(&format!(
-                    "{}: its table {} comes with the migration",
-                    index.name, index.table
-                ));
+                progress::note(&format!("{}: its table {} comes with the migration", index.name, index.table));
             } else if is_valid(client, &index).await? {
                 progress::done(&format!("{} is there", index.name));
             } else if dry_run {
@@ -51,10 +45,7 @@ impl Index {
     fn of(statement: &str) -> Option<Self> {
         const HEAD: &str = "index if not exists ";
         // Comments of the file stand before the statement they explain.
-        let code: Vec<&str> = statement
-            .lines()
-            .filter(|line| !line.trim_start().starts_with("--"))
-            .collect();
+        let code: Vec<&str> = statement.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
         let code = code.join("\n");
         let code = code.trim();
         let lower = code.to_ascii_lowercase();
@@ -62,24 +53,12 @@ impl Index {
             return None;
         }
         let at = lower.find(HEAD)?;
-        let mut words = code
-            .get(at + HEAD.len()..)?
-            .split([' ', '\n', '('])
-            .filter(|word| !word.is_empty());
+        let mut words = code.get(at + HEAD.len()..)?.split([' ', '\n', '(']).filter(|word| !word.is_empty());
         let name = words.next()?.to_owned();
-        let table = words
-            .find(|word| !matches!(word.to_ascii_lowercase().as_str(), "on" | "only"))?
-            .to_owned();
-        let concurrent = format!(
-            "{}index concurrently if not exists {}",
-            code.get(..at)?,
-            code.get(at + HEAD.len()..)?
-        );
-        Some(Self {
-            name,
-            table,
-            concurrent,
-        })
+        let table = words.find(|word| !matches!(word.to_ascii_lowercase().as_str(), "on" | "only"))?.to_owned();
+        let concurrent =
+            format!("{}index concurrently if not exists {}", code.get(..at)?, code.get(at + HEAD.len()..)?);
+        Some(Self { name, table, concurrent })
     }
 
     /// An index lives in the schema of its table.
@@ -94,14 +73,8 @@ impl Index {
         let step = Step::start(&format!("build {} on {}", self.name, self.table), None);
         // A build that broke off leaves an invalid index behind, which `if not exists` would take for a good one.
         let leftover = format!("drop index concurrently if exists {}", self.qualified());
-        client
-            .batch_execute(&leftover)
-            .await
-            .with_context(|| format!("could not drop a broken {}", self.name))?;
-        client
-            .batch_execute(&self.concurrent)
-            .await
-            .with_context(|| format!("could not build {}", self.name))?;
+        client.batch_execute(&leftover).await.with_context(|| format!("could not drop a broken {}", self.name))?;
+        client.batch_execute(&self.concurrent).await.with_context(|| format!("could not build {}", self.name))?;
         step.finish();
         Ok(())
     }

@@ -20,11 +20,7 @@ pub fn is_installed(package: &str) -> bool {
 
 /// Install what is missing of `packages`; `why` says what for.
 pub fn install(packages: &[String], why: &str, ledger: &mut Ledger) -> Result<()> {
-    let missing: Vec<&str> = packages
-        .iter()
-        .map(String::as_str)
-        .filter(|package| !is_installed(package))
-        .collect();
+    let missing: Vec<&str> = packages.iter().map(String::as_str).filter(|package| !is_installed(package)).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -34,10 +30,7 @@ pub fn install(packages: &[String], why: &str, ledger: &mut Ledger) -> Result<()
     }
     progress::warn(&format!("system packages are needed {why}: {names}"));
     // A stale list is no reason to stop: the packages may be known already.
-    if let Err(error) = as_root("refresh the list of system packages")?
-        .args(["update", "-qq"])
-        .run()
-    {
+    if let Err(error) = as_root("refresh the list of system packages")?.args(["update", "-qq"]).run() {
         progress::note(&format!("{error}: going on with the list as it is"));
     }
     as_root(&format!("install the system packages {names}"))?
@@ -60,7 +53,5 @@ fn as_root(what: &str) -> Result<Call> {
         bail!("could not {what}: that takes root, and there is no sudo here. Run it as root once");
     }
     progress::note("sudo may ask for your password");
-    Ok(Call::new("sudo", what)
-        .arg("--preserve-env=DEBIAN_FRONTEND")
-        .arg("apt-get"))
+    Ok(Call::new("sudo", what).arg("--preserve-env=DEBIAN_FRONTEND").arg("apt-get"))
 }

@@ -20,24 +20,12 @@ struct CargoTool {
 }
 
 /// Must equal the version of the crate `wasm-bindgen` in Cargo.lock; `check_bindgen` holds it to that.
-const WASM_BINDGEN: CargoTool = CargoTool {
-    package: "wasm-bindgen-cli",
-    bin: "wasm-bindgen",
-    version: "0.2.130",
-    usual: "about 3 min, once",
-};
-const WORKER_BUILD: CargoTool = CargoTool {
-    package: "worker-build",
-    bin: "worker-build",
-    version: "0.8.7",
-    usual: "about 3 min, once",
-};
-const CARGO_DENY: CargoTool = CargoTool {
-    package: "cargo-deny",
-    bin: "cargo-deny",
-    version: "0.20.2",
-    usual: "about 3 min, once",
-};
+const WASM_BINDGEN: CargoTool =
+    CargoTool { package: "wasm-bindgen-cli", bin: "wasm-bindgen", version: "0.2.130", usual: "about 3 min, once" };
+const WORKER_BUILD: CargoTool =
+    CargoTool { package: "worker-build", bin: "worker-build", version: "0.8.7", usual: "about 3 min, once" };
+const CARGO_DENY: CargoTool =
+    CargoTool { package: "cargo-deny", bin: "cargo-deny", version: "0.20.2", usual: "about 3 min, once" };
 
 pub fn ensure(ledger: &mut Ledger) -> Result<[PathBuf; 3]> {
     check_bindgen()?;
@@ -76,10 +64,7 @@ impl CargoTool {
     fn find(&self) -> Result<Option<PathBuf>> {
         let cached = self.root()?.join("bin").join(self.bin);
         let on_path = places::on_path(self.bin);
-        Ok(on_path
-            .into_iter()
-            .chain([cached])
-            .find(|program| self.is_right(program)))
+        Ok(on_path.into_iter().chain([cached]).find(|program| self.is_right(program)))
     }
 
     /// Programs say "wasm-bindgen 0.2.130" or only "0.8.7".
@@ -92,9 +77,7 @@ impl CargoTool {
     }
 
     fn root(&self) -> Result<PathBuf> {
-        Ok(places::cache()?
-            .join("tools")
-            .join(format!("{}-{}", self.bin, self.version)))
+        Ok(places::cache()?.join("tools").join(format!("{}-{}", self.bin, self.version)))
     }
 
     fn install(&self, scratch: &Path, ledger: &mut Ledger) -> Result<PathBuf> {
@@ -104,16 +87,7 @@ impl CargoTool {
         let root = self.root()?;
         // Without --locked: the lock file that wasm-bindgen-cli ships names a version that registries may not serve.
         Call::cargo(&format!("build {}", self.full_name()))
-            .args([
-                "install",
-                "--debug",
-                "--force",
-                "--version",
-                self.version,
-                "--bin",
-                self.bin,
-                "--root",
-            ])
+            .args(["install", "--debug", "--force", "--version", self.version, "--bin", self.bin, "--root"])
             .arg(&root)
             .arg(self.package)
             .env("CARGO_TARGET_DIR", scratch)
@@ -128,12 +102,7 @@ impl CargoTool {
 
 /// worker-build links to the system's OpenSSL.
 fn ensure_openssl(ledger: &mut Ledger) -> Result<()> {
-    let has = || {
-        Call::new("pkg-config", "look for OpenSSL")
-            .args(["--exists", "openssl"])
-            .read()
-            .is_ok()
-    };
+    let has = || Call::new("pkg-config", "look for OpenSSL").args(["--exists", "openssl"]).read().is_ok();
     if has() {
         return Ok(());
     }
@@ -142,11 +111,7 @@ fn ensure_openssl(ledger: &mut Ledger) -> Result<()> {
             "worker-build needs pkg-config and the development files of OpenSSL (openssl-devel or its like): install them"
         );
     }
-    apt::install(
-        &["pkg-config".to_owned(), "libssl-dev".to_owned()],
-        "to build worker-build",
-        ledger,
-    )
+    apt::install(&["pkg-config".to_owned(), "libssl-dev".to_owned()], "to build worker-build", ledger)
 }
 
 /// The crate in the wasm and the program that processes it must be of the same version, to the last digit.

@@ -92,9 +92,7 @@ fn is_current() -> Result<bool> {
 fn packages(file: &std::path::Path) -> Result<Value> {
     let text = std::fs::read_to_string(file).with_context(|| format!("could not read {}", file.display()))?;
     let lock: Value = serde_json::from_str(&text).with_context(|| format!("{} is not JSON", file.display()))?;
-    lock.get("packages")
-        .cloned()
-        .with_context(|| format!("{} names no packages", file.display()))
+    lock.get("packages").cloned().with_context(|| format!("{} names no packages", file.display()))
 }
 
 fn matches(wanted: &Value, installed: &Value) -> bool {
@@ -105,10 +103,7 @@ fn matches(wanted: &Value, installed: &Value) -> bool {
         Some(there) => there.get("integrity") == package.get("integrity"),
         None => package.get("optional").and_then(Value::as_bool).unwrap_or(false),
     };
-    wanted
-        .iter()
-        .filter(|(path, _)| !path.is_empty())
-        .all(|(path, package)| same(path, package))
+    wanted.iter().filter(|(path, _)| !path.is_empty()).all(|(path, package)| same(path, package))
         && installed.keys().all(|path| wanted.contains_key(path))
 }
 
@@ -123,10 +118,7 @@ fn node() -> Result<PathBuf> {
         bail!("Node {major}.{minor} or newer is needed: install it and set up again");
     };
     let version = Call::new(&node, "ask Node for its version").arg("--version").read()?;
-    let mut parts = version
-        .trim_start_matches('v')
-        .split('.')
-        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let mut parts = version.trim_start_matches('v').split('.').map(|part| part.parse::<u32>().unwrap_or(0));
     if (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < OLDEST_NODE {
         bail!("Node {version} is too old for wrangler: install {major}.{minor} or newer and set up again");
     }
@@ -165,9 +157,6 @@ mod tests {
     fn another_version_a_missing_or_a_surplus_package_asks_for_an_install() {
         assert!(!matches(&lock(), &json!({ "node_modules/a": { "integrity": "9" } })));
         assert!(!matches(&lock(), &json!({})));
-        assert!(!matches(
-            &lock(),
-            &json!({ "node_modules/a": { "integrity": "1" }, "node_modules/b": {} })
-        ));
+        assert!(!matches(&lock(), &json!({ "node_modules/a": { "integrity": "1" }, "node_modules/b": {} })));
     }
 }

