@@ -98,9 +98,28 @@ end
 $$;
 comment on function private.require_insertable is 'Fails loudly when a table that existed before would refuse the rows that we insert.';
 
+create or replace function private.validate_where_kept(p_table regclass, p_constraints text[]) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_name name;
+begin
+  for v_name in
+    select c.conname from pg_catalog.pg_constraint c where c.conrelid = p_table and c.conname = any (p_constraints) and not c.convalidated
+  loop
+    begin
+      execute format('alter table %s validate constraint %I', p_table, v_name);
+    exception when check_violation or foreign_key_violation then
+      raise warning '% holds rows that break %: they are left as they are, new and changed rows may not', p_table, v_name;
+    end;
+  end loop;
+end
+$$;
+comment on function private.validate_where_kept is
+  'Validates constraints that were added as not valid, since the table may have been here before with rows that break them; those keep theirs not valid.';
+
 revoke execute on function private.touch_updated_at(), private.refuse_change(), private.required(jsonb, text), private.uuid_or_null(text),
-  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[])
-  from public, anon, authenticated;
+  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[]),
+  private.validate_where_kept(regclass, text[]) from public, anon, authenticated;
 grant execute on function private.touch_updated_at(), private.refuse_change(), private.required(jsonb, text), private.uuid_or_null(text),
-  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[])
-  to service_role;
+  private.is_e164(text), private.now_of(jsonb), private.require_columns(regclass, jsonb), private.require_insertable(regclass, text[]),
+  private.validate_where_kept(regclass, text[]) to service_role;

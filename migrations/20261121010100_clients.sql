@@ -37,6 +37,7 @@ comment on column public.clients.contact_number is 'Number that HELP names, E.16
 comment on column public.clients.default_policy is 'Which channels carry a message where the profile has no wish of its own (notification_preferences.policy).';
 comment on column public.clients.mirror_replies is 'Answer an SMS on WhatsApp as well; off, because the same answer twice costs money and confuses.';
 comment on column public.clients.is_default is 'The client of numbers that are not in client_numbers; exactly one.';
+comment on column public.clients.settings is 'Rarely used: sms_provider names another provider than MTN.';
 
 insert into public.clients (slug, brand, sms_sender_id, default_locale, default_policy, mirror_replies, is_default)
 select 'easymo', 'EasyMO', 'EasyMO', 'en', 'both', false, true

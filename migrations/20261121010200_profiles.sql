@@ -92,11 +92,8 @@ begin
     alter table public.profiles add constraint profiles_last_active_channel_is_known
       check (last_active_channel in ('voice', 'whatsapp', 'sms')) not valid;
   end if;
-  if not exists (select from public.profiles where not private.is_e164(phone_number)) then
-    alter table public.profiles validate constraint profiles_phone_number_is_e164;
-  else
-    raise warning 'profiles holds phone numbers that are not E.164; they are not matched until they are rewritten';
-  end if;
+  -- A number that is not E.164 is not matched until it is rewritten.
+  perform private.validate_where_kept('public.profiles', '{profiles_phone_number_is_e164, profiles_last_active_channel_is_known}');
 end
 $$;
 create unique index if not exists idx_profiles_user on public.profiles (user_id) where user_id is not null;
@@ -109,6 +106,9 @@ comment on column public.profiles.has_whatsapp_source is 'Where the evidence is 
 comment on column public.profiles.allows_sms is 'False after STOP, or when a provider says the person opted out.';
 comment on column public.profiles.allows_sms_source is 'Who changed allows_sms last: keyword, provider, preference; allows_sms_at says when.';
 comment on column public.profiles.last_whatsapp_inbound_at is 'Opens Meta''s 24-hour window: the person''s last message or WhatsApp call to us.';
+comment on column public.profiles.whatsapp_jid is 'Name in WhatsApp''s own network (<digits>@s.whatsapp.net), where an older system knew it.';
+comment on column public.profiles.notification_preferences is '{policy: both | sms_only | whatsapp_only | none, mirror_replies}; a missing key: the client''s default.';
+comment on column public.profiles.last_active_channel is 'Where the person last spoke: voice, whatsapp, sms.';
 
 create table if not exists public.profile_identities (
   id uuid constraint profile_identities_pkey primary key default gen_random_uuid(),
@@ -128,6 +128,7 @@ $$;
 create index if not exists idx_profile_identities_profile on public.profile_identities (profile_id);
 comment on table public.profile_identities is 'Every name a channel knows a person by. A WhatsApp sender may have no phone number.';
 comment on column public.profile_identities.value is 'phone: E.164; whatsapp_phone: digits without plus (wa_id); whatsapp_user_id: business-scoped id; whatsapp_jid: as received.';
+comment on column public.profile_identities.kind is 'phone, whatsapp_phone, whatsapp_user_id, whatsapp_jid; see value.';
 
 create or replace function private.my_profile_ids() returns setof uuid
 language sql stable security definer set search_path = '' as $$

@@ -29,6 +29,7 @@ comment on table public.ai_agents is 'Who answers: instructions a locale, model,
 comment on column public.ai_agents.instructions is 'Locale -> instructions ("en", "fr", "rw", "sw"); English serves a locale that is missing. {brand} becomes the client''s brand.';
 comment on column public.ai_agents.model is 'Null: the configured default (OPENAI_TEXT_MODEL).';
 comment on column public.ai_agents.tools is 'Names of the tools the agent may use.';
+comment on column public.ai_agents.slug is 'Name in requests and logs.';
 
 insert into public.ai_agents (slug, display_name, instructions, tools)
 values ('call-center', 'Call center', jsonb_build_object(

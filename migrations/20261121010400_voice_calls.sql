@@ -72,6 +72,8 @@ begin
     alter table public.voice_calls add constraint voice_calls_agent_id_fkey
       foreign key (agent_id) references public.ai_agents (id) on delete set null not valid;
   end if;
+  perform private.validate_where_kept('public.voice_calls', '{voice_calls_origin_is_known, voice_calls_direction_is_known,
+    voice_calls_profile_id_fkey, voice_calls_agent_id_fkey}');
 end
 $$;
 create unique index if not exists idx_voice_calls_mtn_sid on public.voice_calls (mtn_call_sid) where mtn_call_sid is not null;
@@ -89,6 +91,8 @@ comment on column public.voice_calls.from_number is 'As the trunk gave it: E.164
 comment on column public.voice_calls.status is 'in_progress, completed (answered and ended), or how it failed: failed, no_answer, busy, canceled.';
 comment on column public.voice_calls.notified_at is 'When the notification of this call was first claimed; null: nobody has begun it.';
 comment on column public.voice_calls.notify_requested_at is 'When the sweeper last asked for the notification of this ended call.';
+comment on column public.voice_calls.metadata is 'What the trunk or relay adds; nothing here reads it.';
+comment on column public.voice_calls.end_reason is 'Why it ended, as the trunk says.';
 
 create or replace function private.call_json(p_call public.voice_calls) returns jsonb
 language plpgsql stable set search_path = '' as $$

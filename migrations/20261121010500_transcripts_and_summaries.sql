@@ -26,6 +26,7 @@ create index if not exists idx_transcripts_client on public.transcripts (client_
 comment on table public.transcripts is 'One turn of speech a row.';
 comment on column public.transcripts.seq is 'Order within the call.';
 comment on column public.transcripts.start_ms is 'Milliseconds since the call was answered.';
+comment on column public.transcripts.end_ms is 'Milliseconds since the call was answered.';
 
 create table if not exists public.call_summaries (
   id uuid constraint call_summaries_pkey primary key default gen_random_uuid(),
@@ -56,6 +57,8 @@ create index if not exists idx_call_summaries_client on public.call_summaries (c
 comment on table public.call_summaries is 'The summary of a call, one a call; written by the voice side, or made from the transcript when it is missing.';
 comment on column public.call_summaries.source is 'database: written by the voice side; model: made from the transcript; facts: only what the call record says.';
 comment on column public.call_summaries.usage is 'Tokens that the model reported.';
+comment on column public.call_summaries.points is 'Array of texts, the most important first.';
+comment on column public.call_summaries.intent is 'What the call was about, in a word or two; the session takes it over.';
 
 create or replace function private.transcript_tail(p_call_id uuid, p_characters integer) returns jsonb
 language plpgsql stable set search_path = '' as $$

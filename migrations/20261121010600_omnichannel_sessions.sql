@@ -45,6 +45,8 @@ comment on column public.omnichannel_sessions.primary_channel is 'The channel it
 comment on column public.omnichannel_sessions.active_channels is 'Every channel used in it, in order of first use.';
 comment on column public.omnichannel_sessions.call_id is 'The newest call of the session; its summary is context for replies.';
 comment on column public.omnichannel_sessions.previous_session_id is 'The session of the same person before this one.';
+comment on column public.omnichannel_sessions.context is 'What agents noted for later turns: {note}.';
+comment on column public.omnichannel_sessions.last_intent is 'What the person wants, in a word or two, as last understood.';
 
 create table if not exists public.conversation_threads (
   id uuid constraint conversation_threads_pkey primary key default gen_random_uuid(),

@@ -61,6 +61,15 @@ comment on column public.conversation_turns.claims is 'How often it was claimed,
 comment on column public.conversation_turns.unknown_wait_seconds is 'How long an unknown outcome waits for word of the provider.';
 comment on column public.conversation_turns.sms_delivery_id is 'Id that the SMS of this turn will have; the provider gets it as clientCorrelatorId, so that a report finds it even after a crash.';
 comment on column public.conversation_turns.result is 'What finish_sms_turn answered; a repeat answers the same.';
+comment on column public.conversation_turns.keyword is 'Kind keyword: which one; such a turn never waits for the session.';
+comment on column public.conversation_turns.lease_token is 'Who works on it, while status is open.';
+comment on column public.conversation_turns.lease_until is 'End of the lease; after it, and the wait for word of a provider, another may claim once more.';
+comment on column public.conversation_turns.next_attempt_at is 'Released: not to be claimed before, unless a new message comes.';
+comment on column public.conversation_turns.possible_duplicate is 'Claimed again after a crash: what it sends may arrive twice.';
+comment on column public.conversation_turns.session_created is 'Whether its message opened the session; told again to whoever asks again.';
+comment on column public.conversation_turns.whatsapp_delivery_id is 'Id that the WhatsApp message of this turn will have; the provider gets it as biz_opaque_callback_data.';
+comment on column public.conversation_turns.swept_at is 'When the sweeper last put it back into its queue.';
+comment on column public.conversation_turns.kind is 'conversation: what is unanswered in a session; keyword: one STOP, START or HELP.';
 
 create table if not exists public.conversation_messages (
   id uuid constraint conversation_messages_pkey primary key default gen_random_uuid(),
@@ -132,6 +141,9 @@ comment on column public.conversation_messages.routing is 'Which channels were c
 comment on column public.conversation_messages.handled_at is 'Inbound: when nothing more is owed for it; null: unanswered.';
 comment on column public.conversation_messages.occurred_at is 'Inbound: when the provider says it came; outbound: when it was finished.';
 comment on column public.conversation_messages.usage is 'Tokens that the model reported.';
+comment on column public.conversation_messages.kind is 'conversation; call_summary: we wrote after a call; keyword: STOP, START or HELP, or the answer to it.';
+comment on column public.conversation_messages.handled_as is 'Inbound: why nothing more is owed for it.';
+comment on column public.conversation_messages.source is 'Outbound: who wrote it: model, database, facts, fallback, keyword.';
 
 drop trigger if exists conversation_turns_touch on public.conversation_turns;
 create trigger conversation_turns_touch before update on public.conversation_turns for each row execute function private.touch_updated_at();

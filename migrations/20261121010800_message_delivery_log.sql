@@ -141,6 +141,13 @@ comment on column public.message_delivery_log.unknown_wait_seconds is 'How long 
 comment on column public.message_delivery_log.possible_duplicate is 'Sent again although the first sending may have arrived.';
 comment on column public.message_delivery_log.error_code is 'The provider''s code of the error that counts; never replaced by nothing.';
 comment on column public.message_delivery_log.fallback_of is 'The message on the other channel that failed and that this one carries instead.';
+comment on column public.message_delivery_log.idempotency_key is 'call:<id>:<channel>, turn:<id>:<channel>, fallback:<id>, or the caller''s own: one row a key.';
+comment on column public.message_delivery_log.deadline_at is 'Not sent after it; then expired.';
+comment on column public.message_delivery_log.encoding is 'Of an SMS: gsm7 or ucs2.';
+comment on column public.message_delivery_log.lease_token is 'Who sends it now.';
+comment on column public.message_delivery_log.lease_until is 'End of the lease; then the outcome is unknown.';
+comment on column public.message_delivery_log.provider_request_id is 'The provider''s id of the request, for its support.';
+comment on column public.message_delivery_log.suppress_reason is 'Status suppressed: why it was not sent, as code.';
 
 create table if not exists public.message_delivery_attempts (
   id bigint generated always as identity constraint message_delivery_attempts_pkey primary key,
@@ -181,6 +188,12 @@ create index if not exists idx_message_delivery_attempts_provider on public.mess
 comment on table public.message_delivery_attempts is 'Every sending, append-only.';
 comment on column public.message_delivery_attempts.error_reason is 'Short code-like reason; never text of a message.';
 comment on column public.message_delivery_attempts.counts is 'Counts for the provider''s circuit breaker: accepted, and failures that are not about the recipient.';
+comment on column public.message_delivery_attempts.outcome is 'accepted, or the class of what went wrong (docs/errors.md).';
+comment on column public.message_delivery_attempts.next_attempt_at is 'When the function wanted to try again.';
+comment on column public.message_delivery_attempts.possible_duplicate is 'The message may have arrived by an earlier attempt.';
+comment on column public.message_delivery_attempts.retry_after_s is 'Pause that the provider asked for, in seconds.';
+comment on column public.message_delivery_attempts.lease_token is 'Of the claim or lease that it was made under.';
+comment on column public.message_delivery_attempts.provider_request_id is 'The provider''s id of the request, for its support.';
 
 create table if not exists public.message_status_events (
   id bigint generated always as identity constraint message_status_events_pkey primary key,
@@ -222,6 +235,11 @@ create index if not exists idx_message_status_events_orphan_age on public.messag
 comment on table public.message_status_events is 'Every status anybody reported of a message, ours included; append-only. Without delivery_id: an orphan, came before its message.';
 comment on column public.message_status_events.delivery_ref is 'The delivery id that the provider handed back, as text.';
 comment on column public.message_status_events.dedupe_key is 'The same report twice has the same key.';
+comment on column public.message_status_events.source is 'own: a transition that we know of ourselves; provider: a report.';
+comment on column public.message_status_events.raw_status is 'The provider''s own word.';
+comment on column public.message_status_events.evidence is 'What the event says about the recipient: not_on_whatsapp, opted_out, window_closed.';
+comment on column public.message_status_events.pricing is 'As the provider reported it.';
+comment on column public.message_status_events.provider_message_key is 'Normal form of provider_message_id, for reports that spell it differently.';
 
 create or replace function private.only_join_orphan() returns trigger
 language plpgsql set search_path = '' as $$

@@ -59,6 +59,14 @@ comment on column public.call_notifications.attempt is '2 after one crash under 
 comment on column public.call_notifications.unknown_wait_seconds is 'How long an unknown outcome waits for word of the provider.';
 comment on column public.call_notifications.sms_delivery_id is 'Id that the SMS will have; the provider gets it as clientCorrelatorId.';
 comment on column public.call_notifications.result is 'What finish_call_notification answered; a repeat answers the same.';
+comment on column public.call_notifications.claims is 'How often it was claimed, releases included; bounds a notification that never ends.';
+comment on column public.call_notifications.lease_token is 'Who works on it, while status is open.';
+comment on column public.call_notifications.lease_until is 'End of the lease; after it, and the wait for word of a provider, another may claim once more.';
+comment on column public.call_notifications.next_attempt_at is 'Released: not to be claimed before.';
+comment on column public.call_notifications.possible_duplicate is 'Claimed again after a crash: what it sends may arrive twice.';
+comment on column public.call_notifications.session_created is 'Whether the first claim opened the session; told again to whoever asks again.';
+comment on column public.call_notifications.whatsapp_delivery_id is 'Id that the WhatsApp message will have; the provider gets it as biz_opaque_callback_data.';
+comment on column public.call_notifications.swept_at is 'When the sweeper last put it back into its queue.';
 
 create table if not exists public.notification_requests (
   correlation_id text constraint notification_requests_pkey primary key,
@@ -87,6 +95,7 @@ create index if not exists idx_notification_requests_client on public.notificati
 comment on table public.notification_requests is 'What became of each request for a notification, by correlation id.';
 comment on column public.notification_requests.call_ref is 'What the request named as the call.';
 comment on column public.notification_requests.error is 'Why it failed, without personal data.';
+comment on column public.notification_requests.status is 'call_not_found: looked for again; working: see the notification; duplicate: of another request''s; failed: given up.';
 
 drop trigger if exists call_notifications_touch on public.call_notifications;
 create trigger call_notifications_touch before update on public.call_notifications for each row execute function private.touch_updated_at();

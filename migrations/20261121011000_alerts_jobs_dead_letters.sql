@@ -31,6 +31,9 @@ create index if not exists idx_alerts_last on public.alerts (last_at desc);
 comment on table public.alerts is 'Something a person must look at. The same again only counts up until somebody resolves it.';
 comment on column public.alerts.message is 'A whole sentence without phone numbers or message text.';
 comment on column public.alerts.client_id is 'Null: concerns the whole installation.';
+comment on column public.alerts.kind is 'What happened, as code: dead_letter, provider_open, provider_config, delivery_bug, deliveries_expired, deliveries_overdue, ...';
+comment on column public.alerts.dedupe_key is 'One alert a key is open; the same again counts up occurrences.';
+comment on column public.alerts.details is 'Facts for the person who looks: ids, counts, codes; never a number or text of a message.';
 
 create table if not exists public.jobs (
   id uuid constraint jobs_pkey primary key default gen_random_uuid(),
@@ -61,6 +64,9 @@ create index if not exists idx_jobs_done on public.jobs (completed_at) where sta
 comment on table public.jobs is 'Envelopes that a queue refused or that are too large for one; the sweeper puts them back.';
 comment on column public.jobs.dedupe_key is 'The same envelope waits once, though an answer was lost and it came again.';
 comment on column public.jobs.lease_until is 'Until then a sweeper is putting it back.';
+comment on column public.jobs.payload is 'The envelope, as the queue would have had it.';
+comment on column public.jobs.reason is 'Why it is here: the queue refused it, or it is too large for one.';
+comment on column public.jobs.leases is 'How often a sweeper took it.';
 
 create table if not exists public.dead_letters (
   id uuid constraint dead_letters_pkey primary key default gen_random_uuid(),
@@ -87,6 +93,10 @@ $$;
 create index if not exists idx_dead_letters_client on public.dead_letters (client_id) where client_id is not null;
 create index if not exists idx_dead_letters_created on public.dead_letters (created_at desc);
 comment on table public.dead_letters is 'Work that was given up, with all that is needed to do it again.';
+comment on column public.dead_letters.message_id is 'The queue''s id of the message, or call:<id> and turn:<id> for a claim that was given up.';
+comment on column public.dead_letters.payload is 'The envelope, or the ids of the claim.';
+comment on column public.dead_letters.reason is 'Why it was given up, as code.';
+comment on column public.dead_letters.replayed_at is 'When an operator put it back.';
 
 create or replace function private.raise_alert(
   p_kind text, p_severity text, p_dedupe_key text, p_message text, p_details jsonb default '{}', p_client_id uuid default null

@@ -27,6 +27,10 @@ comment on table public.provider_health is 'Circuit breaker a provider. Written 
 comment on column public.provider_health.open_seconds is 'Length of the current opening: 30, doubled by each failed probe up to 300; 900 after a configuration error.';
 comment on column public.provider_health.probe_token is 'Lease of the one that may try while half open.';
 comment on column public.provider_health.changed_at is 'Last transition; attempts before it no longer count.';
+comment on column public.provider_health.state is 'closed: send; open: do not, until open_until; half_open: one may try.';
+comment on column public.provider_health.reason is 'Why it is open: failures, config.';
+comment on column public.provider_health.open_until is 'End of the pause; then one probe.';
+comment on column public.provider_health.probe_until is 'End of the probe''s lease; then another may try.';
 insert into public.provider_health (provider) values ('mtn'), ('whatsapp'), ('openai') on conflict do nothing;
 
 create table if not exists public.provider_outcomes (
@@ -44,6 +48,7 @@ end
 $$;
 create index if not exists idx_provider_outcomes_provider on public.provider_outcomes (provider, created_at desc);
 comment on table public.provider_outcomes is 'Outcomes of calls that are no delivery (models), for the circuit breaker; kept for an hour.';
+comment on column public.provider_outcomes.outcome is 'accepted, or the class of what went wrong.';
 
 create table if not exists public.rate_limits (
   bucket text not null,

@@ -27,6 +27,8 @@ create index if not exists idx_mcp_tool_calls_turn on public.mcp_tool_calls (tur
 create index if not exists idx_mcp_tool_calls_call on public.mcp_tool_calls (call_id) where call_id is not null;
 comment on table public.mcp_tool_calls is 'Tool calls of agents, in voice and in text, with what they answered.';
 comment on column public.mcp_tool_calls.result is 'The whole answer {ok, result | error}; the same key gets it again.';
+comment on column public.mcp_tool_calls.arguments is 'As the model gave them.';
+comment on column public.mcp_tool_calls.idempotency_key is 'Of the model''s call; the same key acts once.';
 
 alter table public.mcp_tool_calls enable row level security;
 drop policy if exists mcp_tool_calls_select on public.mcp_tool_calls;
