@@ -17,7 +17,9 @@
 
 mod support;
 
+mod lints;
 mod migrations;
+mod rls;
 mod schema;
 mod seeds;
 mod smoke;

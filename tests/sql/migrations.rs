@@ -34,7 +34,11 @@ async fn all_files_apply_to_an_empty_database_and_a_second_time_nothing_happens(
 
     let foreseen = migrate::apply(&mut client, &files, true).await.unwrap();
     assert_eq!(foreseen.applied, versions);
-    assert_eq!(dump(&client).await.lines().filter(|line| line.starts_with("table")).count(), 0, "a dry run writes nothing");
+    assert_eq!(
+        dump(&client).await.lines().filter(|line| line.starts_with("table")).count(),
+        0,
+        "a dry run writes nothing"
+    );
 
     let first = migrate::apply(&mut client, &files, false).await.unwrap();
     assert_eq!(first.applied, versions);
@@ -173,6 +177,13 @@ async fn profiles_and_calls_that_were_there_before_are_kept_and_usable() {
     let old = "select count(*) from information_schema.columns where table_schema = 'public' and column_name = 'twilio_call_sid'";
     assert_eq!(value(&client, old).await, 0);
 
+    let open = "select jsonb_agg(conname order by conname) from pg_constraint where connamespace = 'public'::regnamespace and not convalidated";
+    assert_eq!(
+        value(&client, open).await,
+        json!(["profiles_phone_number_is_e164"]),
+        "only what rows of before break stays open"
+    );
+
     client.batch_execute("set role service_role").await.unwrap();
     let claim = json!({"correlation_id": "earlier", "call_ref": "CA-1", "profile_ref": "11111111-1111-4111-8111-111111111111",
                        "lease_token": token(1), "now": at_text(0)});
@@ -203,23 +214,34 @@ async fn refused(earlier: &str) -> Option<String> {
 async fn a_column_of_another_type_is_refused_by_name() {
     for (earlier, column) in [
         ("create table public.profiles (id bigint primary key, phone_number text)", "id is bigint, expected uuid"),
-        ("create table public.profiles (id uuid primary key, phone_number bigint)", "phone_number is bigint, expected text"),
+        (
+            "create table public.profiles (id uuid primary key, phone_number bigint)",
+            "phone_number is bigint, expected text",
+        ),
         (
             "create table public.profiles (id uuid primary key, created_at timestamp)",
             "created_at is timestamp without time zone, expected timestamp with time zone",
         ),
-        ("create table public.voice_calls (id uuid primary key, duration_seconds text)", "duration_seconds is text, expected integer"),
+        (
+            "create table public.voice_calls (id uuid primary key, duration_seconds text)",
+            "duration_seconds is text, expected integer",
+        ),
         ("create table public.voice_calls (id text primary key)", "id is text, expected uuid"),
     ] {
         let said = refused(earlier).await.unwrap_or_else(|| panic!("accepted: {earlier}"));
-        assert!(said.contains("has another shape than this migration needs") && said.contains(column), "{earlier}\n{said}");
+        assert!(
+            said.contains("has another shape than this migration needs") && said.contains(column),
+            "{earlier}\n{said}"
+        );
         assert!(said.contains("hint: The table was here before"), "{said}");
     }
 }
 
 #[tokio::test]
 async fn ids_of_profiles_that_must_be_accounts_are_refused_with_advice() {
-    let said = refused("create table public.profiles (id uuid primary key references auth.users (id), phone_number text)").await;
+    let said =
+        refused("create table public.profiles (id uuid primary key references auth.users (id), phone_number text)")
+            .await;
     assert!(said.is_some_and(|said| said.contains("most people who call have no account")));
 }
 

@@ -28,12 +28,8 @@ pub async fn dump(client: &Client) -> String {
     text
 }
 
-const SECTIONS: [(&str, &str); 4] = [
-    ("schemas", SCHEMAS),
-    ("tables and views", RELATIONS),
-    ("sequences", SEQUENCES),
-    ("functions", FUNCTIONS),
-];
+const SECTIONS: [(&str, &str); 4] =
+    [("schemas", SCHEMAS), ("tables and views", RELATIONS), ("sequences", SEQUENCES), ("functions", FUNCTIONS)];
 
 const SCHEMAS: &str = "
 select format('%s: usage for %s%s', n.nspname,

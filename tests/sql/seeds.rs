@@ -125,8 +125,12 @@ async fn the_helper_functions_take_what_the_documents_pass() {
     let context = db.value("select public.get_session_context(id) from public.omnichannel_sessions").await;
     assert_eq!(context["session"]["active_channels"], json!(["sms", "whatsapp"]));
     assert_eq!(context["profile"]["whatsapp"], "yes");
-    let closed = db.value("select public.update_omnichannel_session_status(id, 'closed', 'done') from public.omnichannel_sessions").await;
+    let closed = db
+        .value("select public.update_omnichannel_session_status(id, 'closed', 'done') from public.omnichannel_sessions")
+        .await;
     assert_eq!(closed, "closed");
-    let reopened = db.value("select public.update_omnichannel_session_status(id, 'active') from public.omnichannel_sessions").await;
+    let reopened = db
+        .value("select public.update_omnichannel_session_status(id, 'active') from public.omnichannel_sessions")
+        .await;
     assert_eq!(reopened, "closed", "a closed session stays closed");
 }

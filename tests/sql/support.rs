@@ -52,11 +52,7 @@ impl Db {
             let client = postgres::connect(&url).await.unwrap();
             client.batch_execute(&sql).await.unwrap();
         }
-        Self {
-            admin: postgres::connect(&url).await.unwrap(),
-            service: as_service(&url).await,
-            url,
-        }
+        Self { admin: postgres::connect(&url).await.unwrap(), service: as_service(&url).await, url }
     }
 
     /// A database as a new Supabase project has it: none of our migrations.
@@ -149,10 +145,7 @@ pub fn refusal(error: &tokio_postgres::Error) -> Refusal {
                 database.where_().map(|at| format!(" at {at}")).unwrap_or_default()
             ),
         },
-        None => Refusal {
-            code: String::new(),
-            message: error.to_string(),
-        },
+        None => Refusal { code: String::new(), message: error.to_string() },
     }
 }
 
@@ -248,11 +241,7 @@ fn difference(stored: &str, found: &str) -> String {
         })
     };
     let text = missing(&stored, &found, "-") + &missing(&found, &stored, "+");
-    if text.is_empty() {
-        "the same lines in another order".to_owned()
-    } else {
-        text
-    }
+    if text.is_empty() { "the same lines in another order".to_owned() } else { text }
 }
 
 /// Tries `cases` cases (or `PROPTEST_CASES`) of what `strategy` makes; on failure prints the smallest one and the seed.

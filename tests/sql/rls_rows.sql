@@ -1,0 +1,51 @@
+-- Rows for the matrix of rights (tests/sql/rls.rs): one function for what belongs to a client, one for what belongs to a person.
+-- A new table needs a row here, in the function it belongs to; the test says so until it has one.
+create schema rls_rows;
+
+create function rls_rows.client(p_n integer, p_member uuid) returns uuid language plpgsql as $$
+declare
+  v_client uuid;
+begin
+  insert into public.clients (slug, brand) values ('client-' || p_n, 'Brand') returning id into v_client;
+  insert into public.client_members (client_id, user_id, role) values (v_client, p_member, 'viewer');
+  insert into public.client_numbers (client_id, channel, address) values (v_client, 'sms', '800' || p_n);
+  insert into public.ai_agents (client_id, slug, display_name) values (v_client, 'agent-' || p_n, 'Agent');
+  return v_client;
+end
+$$;
+
+create function rls_rows.person(p_n integer, p_client uuid, p_user uuid) returns void language plpgsql as $$
+declare
+  v_profile uuid; v_call uuid; v_session uuid; v_thread uuid; v_turn uuid; v_message uuid; v_delivery uuid; v_notification uuid;
+begin
+  insert into public.profiles (user_id, phone_number) values (p_user, '+25078811111' || p_n) returning id into v_profile;
+  insert into public.profile_identities (profile_id, kind, value) values (v_profile, 'phone', '+25078811111' || p_n);
+  insert into public.voice_calls (client_id, profile_id, origin, provider_call_id) values (p_client, v_profile, 'mtn_sip', 'call-' || p_n)
+  returning id into v_call;
+  insert into public.transcripts (client_id, call_id, seq, role, text) values (p_client, v_call, 1, 'user', 'Hello');
+  insert into public.call_summaries (client_id, call_id, headline) values (p_client, v_call, 'A call');
+  insert into public.omnichannel_sessions (client_id, profile_id, primary_channel, call_id) values (p_client, v_profile, 'voice', v_call)
+  returning id into v_session;
+  insert into public.conversation_threads (client_id, session_id, profile_id, call_id) values (p_client, v_session, v_profile, v_call)
+  returning id into v_thread;
+  insert into public.conversation_turns (client_id, session_id, profile_id, kind, lease_token, lease_until, correlation_id)
+  values (p_client, v_session, v_profile, 'conversation', gen_random_uuid(), now(), 'turn-' || p_n) returning id into v_turn;
+  insert into public.conversation_messages (client_id, thread_id, session_id, profile_id, turn_id, direction, role, channel, content)
+  values (p_client, v_thread, v_session, v_profile, v_turn, 'outbound', 'assistant', 'sms', 'Hello') returning id into v_message;
+  insert into public.message_delivery_log (client_id, session_id, profile_id, call_id, message_id, channel, provider, provider_message_id)
+  values (p_client, v_session, v_profile, v_call, v_message, 'sms', 'mtn', 'm-' || p_n) returning id into v_delivery;
+  insert into public.message_delivery_attempts (delivery_id, attempt, provider, outcome) values (v_delivery, 1, 'mtn', 'accepted');
+  insert into public.message_status_events (delivery_id, source, status, occurred_at, dedupe_key) values (v_delivery, 'own', 'sent', now(), 'e-' || p_n);
+  insert into public.call_notifications (client_id, call_id, profile_id, session_id, lease_token, lease_until, correlation_id)
+  values (p_client, v_call, v_profile, v_session, gen_random_uuid(), now(), 'notification-' || p_n) returning id into v_notification;
+  insert into public.notification_requests (correlation_id, client_id, call_id, notification_id, status)
+  values ('request-' || p_n, p_client, v_call, v_notification, 'working');
+  insert into public.mcp_tool_calls (client_id, session_id, turn_id, name, idempotency_key) values (p_client, v_session, v_turn, 'a_tool', 'tool-' || p_n);
+  insert into public.alerts (client_id, kind, severity, dedupe_key, message) values (p_client, 'a_kind', 'warning', 'alert-' || p_n, 'Look.');
+  insert into public.jobs (queue, payload) values ('a-queue', to_jsonb(p_n));
+  insert into public.dead_letters (client_id, queue, message_id) values (p_client, 'a-queue', 'letter-' || p_n);
+  insert into public.provider_health (provider) values ('provider-' || p_n);
+  insert into public.provider_outcomes (provider, outcome) values ('provider-' || p_n, 'accepted');
+  insert into public.rate_limits (bucket, window_start, taken) values ('bucket:' || v_profile, now(), 1);
+end
+$$;
