@@ -41,6 +41,8 @@ pub struct World {
     database: Database,
     keys: ProjectKeys,
     secrets: BTreeMap<String, String>,
+    /// Providers that are not simulated.
+    real: Vec<Provider>,
     pub(crate) http: reqwest::Client,
     /// Goes last: everything above writes into it.
     logs: Logs,
@@ -136,6 +138,7 @@ impl World {
             database,
             keys,
             secrets,
+            real: config.real,
             logs,
         })
     }

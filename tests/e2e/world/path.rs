@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ihuza_sim::verbs::CallSeed;
-use ihuza_sim::world::{World, WorldConfig};
+use ihuza_sim::world::{ServiceKey, World, WorldConfig};
 use serde_json::Value;
 
 const PHONE: &str = "+250788123456";
@@ -11,7 +11,9 @@ const WAIT: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn a_call_becomes_messages_and_a_reply_is_answered() {
-    let world = World::start(WorldConfig::default()).await.unwrap();
+    // The newer of the two kinds of keys: not a token, and sent in another header.
+    let config = WorldConfig { service_key: ServiceKey::Opaque, ..WorldConfig::default() };
+    let world = World::start(config).await.unwrap();
     let call = world.seed_call(&CallSeed::new(PHONE).on_whatsapp_now()).await.unwrap();
     assert_eq!(world.post_call_notify(&call).await.unwrap().status, 202);
     world

@@ -1,5 +1,6 @@
 //! The ready file and the report: what the world tells others.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -8,12 +9,16 @@ use std::path::Path;
 use chrono::{SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use super::World;
+use super::{Provider, World};
 use crate::edge::Edge;
 use crate::error::{Context, Result};
 
 /// Of the ready file; a change that readers must know of raises it.
 const READY_FILE_VERSION: u32 = 1;
+
+/// Whose variable it is.
+const PREFIXES: [(&str, Provider); 3] =
+    [("MTN_", Provider::Mtn), ("WHATSAPP_", Provider::WhatsApp), ("OPENAI_", Provider::OpenAi)];
 
 /// Of the report.
 const REPORT_VERSION: u32 = 1;
@@ -47,8 +52,20 @@ impl World {
                 "whatsapp": simulator(self.whatsapp.url()),
                 "openai": simulator(self.openai.url()),
             },
-            "secrets": self.secrets,
+            "secrets": self.shared_secrets(),
         })
+    }
+
+    /// Keys of a real provider open more than this world: they stay where they are.
+    fn shared_secrets(&self) -> BTreeMap<&str, &str> {
+        let of_real = |name: &str| {
+            let opens = ["_API_KEY", "_API_SECRET", "_ACCESS_TOKEN"].iter().any(|end| name.ends_with(end));
+            let provider =
+                |(start, provider): &(&str, Provider)| name.starts_with(start) && self.real.contains(provider);
+            opens && PREFIXES.iter().any(provider)
+        };
+        let all = self.secrets.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        all.filter(|(name, _)| !of_real(name)).collect()
     }
 
     /// Everything that happened so far, as `docs/local-world.schema.json` describes it: rows of our tables, column names
