@@ -58,10 +58,10 @@ async fn check(fault: &str, status: Option<u16>, done: bool) {
     let order = json!({"kind": fault, "delay_ms": 80}).to_string();
     let (ordered, _) = setup.ask("/control/faults", &order).await.unwrap();
     assert_eq!(ordered, 201, "{fault}");
-    let answer = setup.ask("/work", "").await;
+    let answer = setup.ask("/thing", "").await;
     assert_eq!(answer.map(|(status, _)| status), status, "{fault}");
     assert_eq!(setup.done(), u32::from(done), "{fault}");
-    assert_eq!(setup.ask("/work", "").await.unwrap().0, 200, "{fault} strikes once");
+    assert_eq!(setup.ask("/thing", "").await.unwrap().0, 200, "{fault} strikes once");
 }
 
 #[tokio::test]
@@ -88,10 +88,10 @@ async fn a_fault_strikes_only_what_it_names_and_as_often_as_told() {
     let setup = Setup::new().await;
     setup.control.fail_with(Fault::Status503).on("+250788123456").times(2);
     setup.control.fail_with(Fault::Status429).on("/other").always();
-    assert_eq!(setup.ask("/work", "250788000000").await.unwrap().0, 200);
-    assert_eq!(setup.ask("/work", "250788123456").await.unwrap().0, 503, "with and without +");
-    assert_eq!(setup.ask("/work", "+250788123456").await.unwrap().0, 503);
-    assert_eq!(setup.ask("/work", "+250788123456").await.unwrap().0, 200);
+    assert_eq!(setup.ask("/thing", "250788000000").await.unwrap().0, 200);
+    assert_eq!(setup.ask("/thing", "250788123456").await.unwrap().0, 503, "with and without +");
+    assert_eq!(setup.ask("/thing", "+250788123456").await.unwrap().0, 503);
+    assert_eq!(setup.ask("/thing", "+250788123456").await.unwrap().0, 200);
     for _ in 0..3 {
         assert_eq!(setup.ask("/other", "").await.unwrap().0, 429);
     }
@@ -103,8 +103,8 @@ async fn a_fault_strikes_only_what_it_names_and_as_often_as_told() {
 async fn every_request_is_on_record_and_its_secrets_are_not() {
     let setup = Setup::new().await;
     setup.control.fail_with(Fault::CutAfter);
-    setup.ask("/work", "first").await;
-    setup.ask("/work", "second").await;
+    setup.ask("/thing", "first").await;
+    setup.ask("/thing", "second").await;
     let record = client().unwrap().get(format!("{}/control/requests", setup.server.url()));
     let record: Vec<Value> = record.send().await.unwrap().json().await.unwrap();
     assert_eq!(record.len(), 2);
@@ -137,7 +137,7 @@ async fn an_order_that_makes_no_sense_is_refused_with_what_would() {
 async fn work_goes_on_when_the_caller_hangs_up() {
     let setup = Setup::new().await;
     setup.control.fail_with(Fault::Slow).delay(Duration::from_millis(150));
-    let impatient = client().unwrap().post(format!("{}/work", setup.server.url()));
+    let impatient = client().unwrap().post(format!("{}/thing", setup.server.url()));
     assert!(impatient.timeout(Duration::from_millis(50)).send().await.is_err());
     let since = Instant::now();
     while setup.done() == 0 && since.elapsed() < Duration::from_secs(5) {
@@ -151,11 +151,11 @@ async fn a_server_goes_away_and_comes_back_on_the_same_port() {
     let setup = Setup::new().await;
     setup.server.go_down();
     let since = Instant::now();
-    while setup.ask("/work", "").await.is_some() && since.elapsed() < Duration::from_secs(5) {}
+    while setup.ask("/thing", "").await.is_some() && since.elapsed() < Duration::from_secs(5) {}
     let error = client().unwrap().get(setup.server.url()).send().await.unwrap_err();
     assert!(error.is_connect(), "{error}");
     setup.server.come_back().await.unwrap();
-    assert_eq!(setup.ask("/work", "").await.unwrap().0, 200);
+    assert_eq!(setup.ask("/thing", "").await.unwrap().0, 200);
 }
 
 #[test]
