@@ -180,19 +180,18 @@ fn masked(key: &str, value: Value) -> Value {
         }
         // A number as large as a phone number: only counters of time grow that far, and they say so in their name.
         Value::Number(number)
-            if number.as_f64().is_some_and(|size| size >= 1e8) && !key.ends_with("_ms") && !key.ends_with("_bytes") =>
+            if number.as_i64().is_none_or(|size| size.unsigned_abs() >= 100_000_000) && !key.ends_with("_ms") && !key.ends_with("_bytes") =>
         {
             Value::from(phone::mask(&number.to_string()))
         }
         Value::Array(items) => Value::Array(items.into_iter().map(|item| masked(key, item)).collect()),
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .map(|(key, value)| {
-                    let value = masked(&key, value);
-                    (redact::scrub(&key), value)
-                })
-                .collect(),
-        ),
+        Value::Object(map) => {
+            let mut clean = Map::new();
+            for (key, value) in map {
+                clean.insert(redact::scrub(&key), masked(&key, value));
+            }
+            Value::Object(clean)
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => value,
     }
 }

@@ -28,7 +28,7 @@ impl Config {
                     // A number in wrangler.toml arrives as a number.
                     value
                         .as_string()
-                        .or_else(|| value.as_f64().map(|n| n.to_string()))
+                        .or_else(|| value.as_f64().map(|n| (n as i64).to_string()))
                         .or_else(|| value.as_bool().map(|b| b.to_string()))
                 }))
             })
