@@ -110,6 +110,11 @@ language plpgsql set search_path = '' as $$
 begin
   update public.message_status_events e set delivery_id = p_id
    where e.delivery_id is null and e.delivery_ref = p_id::text;
+  -- A report that names us may name the provider's id as well, before the answer to our request does, or when that was lost.
+  perform private.set_provider_ids(p_id, (
+    select e.provider_message_id from public.message_status_events e
+      join public.message_delivery_log l on l.id = e.delivery_id and l.provider = e.provider
+     where e.delivery_id = p_id and e.source = 'provider' and e.provider_message_id is not null order by e.id limit 1), null);
   update public.message_status_events e set delivery_id = p_id
     from public.message_delivery_log l
    where l.id = p_id and l.provider_message_id is not null and l.direction = 'outbound'
@@ -117,7 +122,7 @@ begin
      and e.provider_message_key = any (private.provider_message_keys(l.provider_message_id));
 end
 $$;
-comment on function private.join_orphans is 'Gives a delivery the reports that came before it.';
+comment on function private.join_orphans is 'Gives a delivery the reports that came before it, and the provider''s id where only they name it.';
 
 create or replace function private.set_provider_ids(p_id uuid, p_provider_message_id text, p_provider_request_id text) returns void
 language plpgsql set search_path = '' as $$
@@ -136,7 +141,7 @@ begin
          provider_request_id = coalesce(p_provider_request_id, provider_request_id)
    where id = p_id
      and ((provider_message_id is null and p_provider_message_id is not null)
-       or p_provider_request_id is distinct from provider_request_id);
+       or (p_provider_request_id is not null and p_provider_request_id is distinct from provider_request_id));
 end
 $$;
 comment on function private.set_provider_ids is 'Notes the ids a provider gave; an id that another message already has stays in the attempt only.';

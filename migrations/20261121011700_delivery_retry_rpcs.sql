@@ -328,11 +328,10 @@ begin
   end loop;
 
   for v_id in select distinct i from unnest(v_ids) i order by 1 loop
-    -- A report may name the provider's id before the answer to our request does.
-    perform private.set_provider_ids(v_id, (
-      select e.provider_message_id from public.message_status_events e
-        join public.message_delivery_log l on l.id = e.delivery_id and l.provider = e.provider
-       where e.delivery_id = v_id and e.source = 'provider' and e.provider_message_id is not null order by e.id limit 1), null);
+    -- A report may name the provider's id before the answer to our request does; others that named only that one have waited.
+    if exists (select from public.message_delivery_log l where l.id = v_id and l.provider_message_id is null) then
+      perform private.join_orphans(v_id);
+    end if;
     v_status := private.refold_delivery(v_id);
     if v_status in ('failed', 'undeliverable', 'expired') then
       v_fallback := private.create_fallback(v_id, v_now);
