@@ -17,6 +17,7 @@
 
 mod support;
 
+mod fold;
 mod lints;
 mod migrations;
 mod rls;
