@@ -24,7 +24,22 @@ pub fn warn(text: &str) {
     eprintln!("  ! {text}");
 }
 
+/// The error of a chore that has told all about its failure: it only sets the exit code.
+#[derive(Debug)]
+pub struct AlreadyTold;
+
+impl std::fmt::Display for AlreadyTold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("something failed, as told above")
+    }
+}
+
+impl std::error::Error for AlreadyTold {}
+
 pub fn failure(error: &anyhow::Error) {
+    if error.is::<AlreadyTold>() {
+        return;
+    }
     eprintln!("\n{}", bold(&format!("error: {error}")));
     for cause in error.chain().skip(1) {
         eprintln!("  because: {cause}");

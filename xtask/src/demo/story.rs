@@ -160,8 +160,11 @@ impl<'a> Story<'a> {
                      join public.profiles p on p.id = d.profile_id where d.direction = 'outbound' order by d.created_at";
         for row in self.world.rows(sql).await? {
             let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default().to_owned();
-            let segments =
-                row.get("segments").and_then(Value::as_i64).map(|n| format!("{n} segments")).unwrap_or_default();
+            let segments = match row.get("segments").and_then(Value::as_i64) {
+                Some(1) => "1 segment".to_owned(),
+                Some(count) => format!("{count} segments"),
+                None => String::new(),
+            };
             progress::note(&format!(
                 "{:<15} {:<9} {:<13} {:<10} {segments}",
                 text("phone_number"),

@@ -122,9 +122,11 @@ impl Verifier<'_> {
 
     fn health(&self, url: &str) -> Result<()> {
         let answer = self.http.get(&format!("{url}/health"), &[])?;
-        let missing = answer.body.get("missing").or_else(|| answer.body.get("missing_settings"));
-        let missing: Vec<&str> =
-            missing.and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        for warning in answer.body.get("warnings").and_then(Value::as_array).into_iter().flatten() {
+            progress::note(&format!("note: {}", warning.as_str().unwrap_or_default()));
+        }
+        let missing = answer.body.get("missing_settings").and_then(Value::as_array);
+        let missing: Vec<&str> = missing.into_iter().flatten().filter_map(Value::as_str).collect();
         ensure!(missing.is_empty(), "settings are missing: {}", missing.join(", "));
         ensure!(answer.status == 200, "GET {url}/health answered {answer}");
         Ok(())

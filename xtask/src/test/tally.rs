@@ -82,7 +82,8 @@ impl Part {
 
     pub fn fail(&mut self, what: &str, error: &anyhow::Error) {
         self.failed += 1;
-        self.failures.push(format!("{what}: {error}"));
+        let error = error.to_string();
+        self.failures.push(format!("{what}: {}", error.lines().next().unwrap_or_default()));
     }
 
     /// One line of a test runner's output: `test <name> ... FAILED`, `test result: ok. 3 passed; …`, or our own
