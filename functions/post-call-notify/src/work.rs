@@ -139,8 +139,10 @@ async fn send_and_record(cx: &Cx, work: &Notification, lease_token: &str) {
     let language = found.summary.language;
     let outbox = Outbox { cx, claim, purpose: Purpose::CallSummary, inbound: Channel::Voice, locale: language };
     let sent = outbox.send(&content, host::now()).await;
+    // The thread holds what the person was shown, in its fullest form.
+    let on_whatsapp = sent.routing.sends(Channel::Whatsapp);
     let message = obj(&mut [
-        ("content", (&content.whatsapp).into()),
+        ("content", if on_whatsapp { &content.whatsapp } else { &content.sms.text }.into()),
         ("language", language.into()),
         ("routing", sent.routing.to_value().into()),
         ("renditions", sent.renditions.into()),

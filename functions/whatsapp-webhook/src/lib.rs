@@ -68,5 +68,9 @@ async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
             ("unreadable", updates.unreadable.into()),
         ],
     );
+    if updates.inbound_messages > 0 {
+        let said = "people wrote on WhatsApp; this function does not answer them yet";
+        call.cx.log(Level::Warn, Event::WhatsappInboundReceived, said, &[("count", updates.inbound_messages.into())]);
+    }
     Ok(Reply::json(200, &obj(&mut [("status", "accepted".into()), ("statuses", updates.statuses.len().into())])))
 }

@@ -180,6 +180,8 @@ fn by_http(status: Option<u16>) -> Classified {
         Some(425) => retryable("too_early"),
         Some(408) => unknown("timeout_at_provider").counts(),
         Some(409) => unknown("conflict"),
+        // Cloudflare's own words for "never reached the other side" (refused, no TCP in time, no route, TLS, DNS).
+        Some(521 | 522 | 523 | 525 | 526 | 530) => retryable("never_connected").counts(),
         Some(500..=599) => unknown("server_error").counts(),
         Some(400..=499) => bug("refused_request"),
         Some(300..=399) => config("redirected"),

@@ -56,8 +56,6 @@ events! {
     PostCallNotifyDone = "POST_CALL_NOTIFY_DONE",
     /// There was nothing to do: a repeat, or nobody to write to.
     PostCallNotifySkipped = "POST_CALL_NOTIFY_SKIPPED",
-    /// The work could not be done now and is tried again.
-    PostCallNotifyFailed = "POST_CALL_NOTIFY_FAILED",
     /// The call named is not in the database (yet).
     CallNotFound = "CALL_NOT_FOUND",
     /// Which channels carry a message, and why.
@@ -82,14 +80,10 @@ events! {
     SmsInboundSkipped = "SMS_INBOUND_SKIPPED",
     /// A turn was answered and recorded.
     SmsTurnDone = "SMS_TURN_DONE",
-    /// A turn could not be answered now and is tried again.
-    SmsTurnFailed = "SMS_TURN_FAILED",
     /// Somebody sent STOP, START or HELP.
     KeywordReceived = "KEYWORD_RECEIVED",
     /// A conversation began.
     SessionCreated = "SESSION_CREATED",
-    /// A conversation changed its status.
-    SessionUpdated = "SESSION_UPDATED",
     /// A summary was made by the model.
     SummaryCreated = "SUMMARY_CREATED",
     /// The model could not be used: the plain summary goes out.
@@ -128,16 +122,10 @@ events! {
     JobStored = "JOB_STORED",
     /// Neither queue nor database took a message; the sender keeps it.
     AcceptFailed = "ACCEPT_FAILED",
-    /// A request was accepted.
-    RequestAccepted = "REQUEST_ACCEPTED",
     /// A request was refused.
     RequestRefused = "REQUEST_REFUSED",
     /// The database could not be reached or refused.
     DatabaseFailed = "DATABASE_FAILED",
-    /// A setting is missing or a provider refuses our credentials.
-    ConfigError = "CONFIG_ERROR",
-    /// A provider is held for down, or up again.
-    ProviderGate = "PROVIDER_GATE",
     /// A queue message could not be worked on and is tried again.
     WorkRetried = "WORK_RETRIED",
     /// What should not have happened.

@@ -104,11 +104,6 @@ impl Problem {
         Problem::new("unauthorized", "Not authorised", 401)
     }
 
-    /// 401 for a webhook whose signature does not match; as silent as [`Problem::unauthorized`].
-    pub fn bad_signature() -> Problem {
-        Problem::new("bad-signature", "The signature does not match", 401)
-    }
-
     /// 403 without any detail.
     pub fn forbidden() -> Problem {
         Problem::new("forbidden", "Not allowed", 403)
@@ -135,23 +130,6 @@ impl Problem {
         Problem::new("too-large", "The body is too large", 413).detail(detail).hint("Send fewer items at once")
     }
 
-    /// 415.
-    pub fn unsupported_media_type(hint: &'static str) -> Problem {
-        Problem::new("unsupported-media-type", "This content type is not supported", 415).hint(hint)
-    }
-
-    /// 409: the same id was used for something else, or the work is under way.
-    pub fn conflict(detail: impl Into<Box<str>>) -> Problem {
-        Problem::new("conflict", "The request conflicts with an earlier one", 409).detail(detail)
-    }
-
-    /// 429 with `Retry-After`.
-    pub fn too_many(retry_after_s: u32) -> Problem {
-        let mut problem = Problem::new("too-many-requests", "Too many requests", 429);
-        problem.retry_after_s = Some(u16::try_from(retry_after_s).unwrap_or(u16::MAX));
-        problem
-    }
-
     /// 503 with `Retry-After`: the sender keeps the message and tries again.
     pub fn unavailable(retry_after_s: u32) -> Problem {
         let mut problem = Problem::new("unavailable", "The service cannot take this right now", 503)
@@ -159,12 +137,6 @@ impl Problem {
             .hint("Send the same request again after the time in Retry-After");
         problem.retry_after_s = Some(u16::try_from(retry_after_s).unwrap_or(u16::MAX));
         problem
-    }
-
-    /// 500 for what should not have happened.
-    pub fn internal() -> Problem {
-        Problem::new("internal", "Something went wrong on our side", 500)
-            .hint("Send the same request again; if it keeps failing, give us the correlation_id")
     }
 
     /// The whole `type` address.
@@ -231,7 +203,7 @@ mod tests {
 
     #[test]
     fn bad_credentials_get_no_detail() {
-        for problem in [Problem::unauthorized(), Problem::bad_signature()] {
+        for problem in [Problem::unauthorized()] {
             let body = problem.to_json();
             assert_eq!((body.get("detail"), body.get("hint"), body.get("field")), (None, None, None));
             assert_eq!(problem.status, 401);
