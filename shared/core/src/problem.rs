@@ -203,11 +203,10 @@ mod tests {
 
     #[test]
     fn bad_credentials_get_no_detail() {
-        for problem in [Problem::unauthorized()] {
-            let body = problem.to_json();
-            assert_eq!((body.get("detail"), body.get("hint"), body.get("field")), (None, None, None));
-            assert_eq!(problem.status, 401);
-        }
+        let problem = Problem::unauthorized();
+        let body = problem.to_json();
+        assert_eq!((body.get("detail"), body.get("hint"), body.get("field")), (None, None, None));
+        assert_eq!(problem.status, 401);
     }
 
     #[test]
