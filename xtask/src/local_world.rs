@@ -39,8 +39,12 @@ pub struct Keys {
 }
 
 impl Keys {
-    pub fn read() -> Result<Self> {
-        let vars = vars_file::read(&places::project().join(".dev.vars"))?;
+    fn read(data: &Data) -> Result<Self> {
+        let mut vars = vars_file::read(&places::project().join(".dev.vars"))?;
+        if matches!(data, Data::Fresh) {
+            // What is told of a fresh database is read back from it: a project in the cloud would not do.
+            vars.retain(|name, _| !name.starts_with("SUPABASE_"));
+        }
         let signs = [
             ("MTN_SMS_API_KEY", Provider::Mtn),
             ("WHATSAPP_ACCESS_TOKEN", Provider::WhatsApp),
@@ -87,7 +91,7 @@ where
     let tools = setup::ensure()?;
     tools.tell_the_world()?;
     build::ensure(&tools)?;
-    let keys = Keys::read()?;
+    let keys = Keys::read(&data)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

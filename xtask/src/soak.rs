@@ -7,10 +7,16 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::Result;
 
 use crate::build;
-use crate::call::Call;
 use crate::progress;
 use crate::setup;
-use crate::test::{E2E, SQL, Tally, UNIT};
+use crate::test::{Part, Tally, tests};
+
+/// Property cases a test in the first round.
+const FIRST_CASES: u64 = 1_000;
+/// Each round has so many times the cases of the round before.
+const GROWTH: u64 = 4;
+/// A case that goes through a database costs about so many cases that do not.
+const DATABASE_CASE: u64 = 20;
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -20,8 +26,8 @@ pub struct Options {
     /// Seed of the first round (the next ones count up); drawn when absent, and printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// Property cases a test and round.
-    #[arg(long, default_value_t = 100_000)]
+    /// Most property cases a test and round; rounds grow up to it.
+    #[arg(long, default_value_t = 1_000_000)]
     cases: u64,
 }
 
@@ -31,29 +37,26 @@ pub fn run(options: &Options) -> Result<()> {
     let first_seed = options.seed.unwrap_or_else(drawn_seed);
     let until = Instant::now() + Duration::from_secs(options.minutes * 60);
     let mut tally = Tally::default();
-    let mut rounds = 0;
+    let (mut rounds, mut all_cases) = (0, 0);
     while rounds == 0 || Instant::now() < until {
-        let seed = first_seed.wrapping_add(rounds).to_string();
+        let seed = first_seed.wrapping_add(rounds);
+        let grown = FIRST_CASES.saturating_mul(GROWTH.saturating_pow(u32::try_from(rounds).unwrap_or(u32::MAX)));
+        let cases = grown.min(options.cases);
         rounds += 1;
-        progress::headline(&format!("Soak: round {rounds}, seed {seed}"));
-        let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60).max(1).to_string();
-        for (name, calls) in [("unit", &UNIT[..]), ("sql", &SQL[..]), ("e2e", &E2E[..])] {
-            tally.record(&format!("{name} #{rounds}"), |part| {
-                for arguments in calls {
-                    let call = tools
-                        .for_tests(Call::cargo(&format!("run the {name} tests")))
-                        .env("PROPTEST_CASES", options.cases.to_string())
-                        .env("PROPTEST_RNG_SEED", &seed)
-                        .env("IHUZA_SOAK_MINUTES", &minutes)
-                        .env("IHUZA_SEED", &seed)
-                        .args(["test", "--no-fail-fast"])
-                        .args(*arguments)
-                        // Shown also for tests that pass: they say there what they counted.
-                        .args(["--", "--show-output"]);
-                    if let Err(error) = call.follow(|line| part.read(line)) {
-                        part.ended_with(&error);
-                    }
-                }
+        all_cases += cases;
+        progress::headline(&format!("Soak: round {rounds}, seed {seed}, {cases} cases a property"));
+        let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60).max(1);
+        for part in [Part::Unit, Part::Sql, Part::E2e] {
+            let part_cases = if part == Part::Unit { cases } else { (cases / DATABASE_CASE).max(1) };
+            tests(&mut tally, &format!("{} #{rounds}", part.name()), part, &tools, |call| {
+                call.env("CARGO_PROFILE_DEV_OPT_LEVEL", "2")
+                    .env("PROPTEST_CASES", part_cases.to_string())
+                    .env("PROPTEST_RNG_SEED", seed.to_string())
+                    .env("IHUZA_SOAK_MINUTES", minutes.to_string())
+                    .env("IHUZA_SEED", seed.to_string())
+                    // Shown also for tests that pass: they say there what they counted.
+                    .arg("--")
+                    .arg("--show-output")
             });
         }
         if tally.failed() > 0 {
@@ -61,7 +64,7 @@ pub fn run(options: &Options) -> Result<()> {
             break;
         }
     }
-    println!("{rounds} rounds, first seed {first_seed}, {} property cases a test and round", options.cases);
+    println!("{rounds} rounds from seed {first_seed}, {all_cases} cases a property");
     for (what, count) in tally.counts() {
         println!("{count:>12}  {what}");
     }

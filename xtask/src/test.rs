@@ -2,8 +2,9 @@
 
 mod tally;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::ValueEnum;
+use serde_json::Value;
 
 use crate::build;
 use crate::call::Call;
@@ -43,29 +44,40 @@ pub enum Part {
 
 const ALL: [Part; 6] = [Part::Fmt, Part::Deny, Part::Clippy, Part::Unit, Part::Sql, Part::E2e];
 
+impl Part {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fmt => "fmt",
+            Self::Clippy => "clippy",
+            Self::Deny => "deny",
+            Self::Unit => "unit",
+            Self::Sql => "sql",
+            Self::E2e => "e2e",
+        }
+    }
+}
+
 pub fn run(options: &Options) -> Result<()> {
-    let parts: Vec<Part> =
-        ALL.into_iter().filter(|part| options.only.is_empty() || options.only.contains(part)).collect();
     let tools = setup::ensure()?;
     let mut tally = Tally::default();
-    for part in parts {
-        let filter = options.filter.as_deref();
+    for part in ALL.into_iter().filter(|part| options.only.is_empty() || options.only.contains(part)) {
         match part {
-            Part::Fmt => check(&mut tally, "fmt", fmt()),
-            Part::Clippy => check(&mut tally, "clippy", clippy()),
-            Part::Deny => check(&mut tally, "deny", deny(&tools)),
-            Part::Unit => tests(&mut tally, "unit", &tools, &UNIT, filter),
-            Part::Sql => tests(&mut tally, "sql", &tools, &SQL, filter),
-            Part::E2e => end_to_end(&mut tally, &tools, filter),
+            Part::Fmt => check(&mut tally, part, fmt()),
+            Part::Clippy => check(&mut tally, part, clippy()),
+            Part::Deny => check(&mut tally, part, deny(&tools)),
+            Part::Unit | Part::Sql | Part::E2e => {
+                if part == Part::E2e
+                    && let Err(error) = build::ensure(&tools)
+                {
+                    tally.record(part.name(), |part| part.fail("the functions were not built", &error));
+                    continue;
+                }
+                tests(&mut tally, part.name(), part, &tools, |call| call.args(&options.filter));
+            }
         }
     }
     tally.close()
 }
-
-/// What `cargo test` is asked to run for a part; one call each.
-pub const UNIT: [&[&str]; 2] = [&["--workspace", "--exclude", "ihuza-tests"], &["-p", "ihuza-tests", "--lib"]];
-pub const SQL: [&[&str]; 1] = [&["-p", "ihuza-tests", "--test", "sql"]];
-pub const E2E: [&[&str]; 1] = [&["-p", "ihuza-tests", "--test", "e2e"]];
 
 fn fmt() -> Call {
     Call::cargo("check the formatting").args(["fmt", "--all", "--", "--check"]).hint("run `cargo fmt --all`")
@@ -84,35 +96,63 @@ fn deny(tools: &Tools) -> Call {
 }
 
 /// A check without tests of its own counts as one.
-fn check(tally: &mut Tally, name: &str, call: Call) {
-    tally.record(name, |part| match call.run() {
-        Ok(()) => part.pass(1),
-        Err(error) => part.fail(name, &error),
+fn check(tally: &mut Tally, part: Part, call: Call) {
+    tally.record(part.name(), |counts| match call.run() {
+        Ok(()) => counts.pass(1),
+        Err(error) => counts.fail(part.name(), &error),
     });
 }
 
-fn end_to_end(tally: &mut Tally, tools: &Tools, filter: Option<&str>) {
-    if let Err(error) = build::ensure(tools) {
-        tally.record("e2e", |part| part.fail("the functions were not built", &error));
-        return;
-    }
-    tests(tally, "e2e", tools, &E2E, filter);
-}
-
-pub fn tests(tally: &mut Tally, name: &str, tools: &Tools, calls: &[&[&str]], filter: Option<&str>) {
+/// Run the tests of a part; `more` adds to each call of cargo.
+pub fn tests(tally: &mut Tally, name: &str, part: Part, tools: &Tools, more: impl Fn(Call) -> Call) {
     progress::headline(&format!("Tests: {name}"));
-    tally.record(name, |part| {
-        for arguments in calls {
+    tally.record(name, |counts| {
+        let calls = match targets(part) {
+            Ok(calls) => calls,
+            Err(error) => return counts.fail("the tests could not be listed", &error),
+        };
+        for targets in calls {
             let call = tools
                 .for_tests(Call::cargo(&format!("run the {name} tests")))
-                .args(["test", "--no-fail-fast"])
-                .args(*arguments)
-                .args(filter);
-            if let Err(error) = call.follow(|line| part.read(line)) {
-                part.ended_with(&error);
+                // Always the whole workspace: another selection means other features, and everything compiled again.
+                .args(["test", "--workspace", "--no-fail-fast"])
+                .args(targets);
+            if let Err(error) = more(call).follow(|line| counts.read(line)) {
+                counts.ended_with(&error);
             }
         }
     });
+}
+
+/// What each call of `cargo test` selects. Whatever is neither the SQL nor the end-to-end tests is a unit test.
+fn targets(part: Part) -> Result<Vec<Vec<String>>> {
+    let own = |name: &str| vec!["--test".to_owned(), name.to_owned()];
+    let calls = match part {
+        Part::Sql => vec![own(Part::Sql.name())],
+        Part::E2e => vec![own(Part::E2e.name())],
+        _ => {
+            let mut first = vec!["--lib".to_owned(), "--bins".to_owned()];
+            let others = integration_tests()?;
+            let others = others.iter().filter(|name| *name != Part::Sql.name() && *name != Part::E2e.name());
+            first.extend(others.flat_map(|name| own(name)));
+            vec![first, vec!["--doc".to_owned()]]
+        }
+    };
+    Ok(calls)
+}
+
+/// Names of all integration tests of the workspace.
+fn integration_tests() -> Result<Vec<String>> {
+    let text =
+        Call::cargo("list the crates").args(["metadata", "--no-deps", "--format-version", "1", "--offline"]).read()?;
+    let metadata: Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
+    let packages = metadata.get("packages").and_then(Value::as_array).context("cargo metadata names no packages")?;
+    let targets = packages.iter().filter_map(|package| package.get("targets")?.as_array()).flatten();
+    let tests = targets.filter(|target| {
+        let kinds = target.get("kind").and_then(Value::as_array);
+        kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "test"))
+    });
+    Ok(tests.filter_map(|target| target.get("name")?.as_str().map(str::to_owned)).collect())
 }
 
 impl Tally {
