@@ -17,7 +17,9 @@
 
 mod support;
 
+mod claims;
 mod fold;
+mod guards;
 mod lints;
 mod migrations;
 mod rls;

@@ -288,3 +288,22 @@ pub fn text(answer: &Value, pointer: &str) -> String {
 pub fn attempt(outcome: &str, ms: i64) -> Value {
     json!({"attempt": 1, "outcome": outcome, "started_at": at_text(ms), "finished_at": at_text(ms), "duration_ms": 0})
 }
+
+/// Runs all at the same time and waits for every one; answers in order.
+pub async fn all<F: Future>(futures: impl IntoIterator<Item = F>) -> Vec<F::Output> {
+    let mut pending: Vec<_> = futures.into_iter().map(|future| (Box::pin(future), None)).collect();
+    std::future::poll_fn(|context| {
+        let mut waits = false;
+        for (future, answer) in &mut pending {
+            if answer.is_none() {
+                match future.as_mut().poll(context) {
+                    std::task::Poll::Ready(found) => *answer = Some(found),
+                    std::task::Poll::Pending => waits = true,
+                }
+            }
+        }
+        if waits { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+    })
+    .await;
+    pending.into_iter().filter_map(|(_, answer)| answer).collect()
+}
