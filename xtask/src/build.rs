@@ -106,11 +106,33 @@ fn bundle_one(tools: &Tools, function: &Function) -> Result<()> {
             bail!("worker-build said it was done but {} is not there", output.display());
         }
     }
-    Ok(())
+    strip(tools, function)
+}
+
+/// Takes the names of Rust's functions out of what is deployed: a sixth of it, and needed only to read a stack trace.
+/// The module with its names stays below the target folder; its functions have the same numbers.
+fn strip(tools: &Tools, function: &Function) -> Result<()> {
+    let [_, wasm] = function.outputs();
+    let named = names(function);
+    let folder = named.parent().unwrap_or(&named);
+    std::fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
+    std::fs::copy(&wasm, &named).with_context(|| format!("could not keep {}", named.display()))?;
+    let call = Call::new(&tools.npm.wasm_opt, &format!("strip {}", function.name))
+        .args(["--strip-debug", "--strip-producers"])
+        .arg(&named)
+        .arg("-o")
+        .arg(&wasm);
+    tools.npm.quiet(call).run()
+}
+
+/// The module of a function with the names of its Rust functions.
+fn names(function: &Function) -> PathBuf {
+    places::edge_target().join("names").join(&function.name).with_extension("wasm")
 }
 
 fn is_current(function: &Function, fingerprint: &str) -> bool {
     function.outputs().iter().all(|output| output.is_file())
+        && names(function).is_file()
         && std::fs::read_to_string(stamp(function)).is_ok_and(|stamp| stamp == fingerprint)
 }
 
