@@ -139,8 +139,8 @@ begin
       when 'wait' then
         return jsonb_build_object('decision', 'wait_unknown', 'retry_after_s', private.seconds_until(v_turn.lease_until + p_wait, p_now));
       when 'mine' then
+        -- Asked again under the same token, because the answer was lost or to take up the rest of a burst.
         update public.conversation_turns set lease_until = p_now + p_lease where id = v_turn.id;
-        return private.turn_answer(v_turn.id, p_history_limit, p_now);
       when 'free' then
         update public.conversation_turns
            set status = 'open', lease_token = p_token, lease_until = p_now + p_lease, claims = claims + 1, next_attempt_at = null, result = null

@@ -481,9 +481,7 @@ impl Conversation {
                     Found::Wait { ms } => json!({"decision": "wait_unknown", "retry_after_s": whole_seconds(ms)}),
                     _ => {
                         claim.take(found, who, now);
-                        if found != Found::Mine {
-                            self.gather(n);
-                        }
+                        self.gather(n);
                         self.go(n)
                     }
                 };

@@ -69,11 +69,6 @@ const ROUNDS: u32 = 5;
 const HISTORY_LIMIT: u32 = 30;
 
 pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
-    let burst_ms = cx.config.number("BURST_WAIT_MS");
-    if burst_ms > 0 && envelope.body.get("from").is_some() {
-        // The message is not in the database yet, but it is in the queue: nothing is lost by waiting.
-        pause::for_ms(burst_ms.min(10_000)).await;
-    }
     let mut body = envelope.body.clone();
     for _ in 0..ROUNDS {
         match round(&cx, &envelope, &body).await {
@@ -96,7 +91,18 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
     if let Some(p) = p.as_object_mut() {
         p.insert("history_limit".to_owned(), HISTORY_LIMIT.into());
     }
-    let claimed = database::rpc(cx, "begin_sms_turn", &p).await.map_err(|error| Verdict::after(&error, envelope))?;
+    let mut claimed =
+        database::rpc(cx, "begin_sms_turn", &p).await.map_err(|error| Verdict::after(&error, envelope))?;
+    let burst_ms = cx.config.number("BURST_WAIT_MS").min(10_000);
+    let is_turn =
+        |claimed: &Value| str_at(claimed, "decision") == Some("go") && str_at(claimed, "kind") == Some("conversation");
+    if burst_ms > 0 && body.get("from").is_some() && is_turn(&claimed) {
+        // We hold the session, so what else comes now is only stored; asked again, the same claim takes it up.
+        pause::for_ms(burst_ms).await;
+        if let Some(whole) = database::rpc(cx, "begin_sms_turn", &p).await.ok().filter(is_turn) {
+            claimed = whole;
+        }
+    }
     let wait_s = u32_at(&claimed, "retry_after_s").unwrap_or(5).max(1);
     match str_at(&claimed, "decision").unwrap_or_default() {
         "go" => {}
