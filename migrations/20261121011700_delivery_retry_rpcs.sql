@@ -346,7 +346,11 @@ begin
   for v_id in select distinct i from unnest(v_ids) i order by 1 loop
     perform private.apply_evidence(v_id);
   end loop;
-  return jsonb_build_object('applied', v_applied, 'orphaned', v_orphaned, 'duplicate', v_duplicate, 'ignored', v_ignored, 'fallbacks', v_fallbacks);
+  return jsonb_build_object('applied', v_applied, 'orphaned', v_orphaned, 'duplicate', v_duplicate, 'ignored', v_ignored, 'fallbacks', v_fallbacks,
+    -- Under which correlation id each message went out, so that the log can tell of its report under the same one.
+    'deliveries', coalesce((
+      select jsonb_agg(jsonb_build_object('id', l.id, 'channel', l.channel, 'status', l.status, 'correlation_id', l.correlation_id) order by l.id)
+        from public.message_delivery_log l where l.id = any (v_ids)), '[]'));
 end
 $$;
 comment on function public.record_delivery_events is 'RPC: folds provider reports into the log, in any order and any number of times; one that comes before its message waits for it.';

@@ -13,7 +13,7 @@ use crate::{
     database, delivery,
     queue::{self, Envelope},
 };
-use ihuza_core::json::{Part, obj, u32_at};
+use ihuza_core::json::{Part, items_at, obj, str_at, u32_at};
 
 /// Events a queue message carries: well under its 100 KB, and one transaction stays short.
 const SLICE: usize = 100;
@@ -47,6 +47,22 @@ pub async fn record(cx: Cx, envelope: Envelope) -> Verdict {
                     ("duplicate", (count("duplicate")).into()),
                 ],
             );
+            for reported in items_at(&answer, "deliveries") {
+                let text = |name| str_at(reported, name).unwrap_or_default();
+                // Under the id of the work that the message belongs to, so that one id tells the whole story.
+                let work = str_at(reported, "correlation_id").map_or_else(|| cx.clone(), |id| cx.for_work(id));
+                work.log(
+                    Level::Info,
+                    Event::DeliveryStatusApplied,
+                    &format!("a report on the {} message: it is {} now", text("channel"), text("status")),
+                    &[
+                        ("delivery_id", text("id").into()),
+                        ("channel", text("channel").into()),
+                        ("status", text("status").into()),
+                        ("report_id", (&cx.correlation_id).into()),
+                    ],
+                );
+            }
             delivery::dispatch_fallbacks(&cx, &answer).await;
             Verdict::Done
         }
