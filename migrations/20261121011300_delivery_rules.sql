@@ -441,7 +441,8 @@ declare
 begin
   delete from public.message_status_events
    where id in (select e.id from public.message_status_events e
-                 where e.delivery_id is null and e.created_at < p_before order by e.created_at limit p_limit);
+                 where e.delivery_id is null and e.created_at < p_before order by e.created_at limit p_limit
+                   for update skip locked);
   get diagnostics v_count = row_count;
   return v_count;
 end
