@@ -22,6 +22,7 @@ mod fold;
 mod guards;
 mod lints;
 mod migrations;
+mod parallel;
 mod rls;
 mod schema;
 mod seeds;

@@ -140,9 +140,15 @@ pub fn refusal(error: &tokio_postgres::Error) -> Refusal {
         Some(database) => Refusal {
             code: database.code().code().to_owned(),
             message: format!(
-                "{}{}",
+                "{}{}{}",
                 database.message(),
-                database.where_().map(|at| format!(" at {at}")).unwrap_or_default()
+                database.where_().map(|at| format!(" at {at}")).unwrap_or_default(),
+                // Of a deadlock: who waits for whom.
+                database
+                    .detail()
+                    .filter(|_| database.code().code() == "40P01")
+                    .map(|detail| format!("\n{detail}"))
+                    .unwrap_or_default(),
             ),
         },
         None => Refusal { code: String::new(), message: error.to_string() },
