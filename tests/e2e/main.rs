@@ -1,6 +1,23 @@
 //! End to end, in one binary: the functions on the real edge runtime, and the local world that is around them.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that cannot go on should stop where it is")]
+#![recursion_limit = "256"]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that cannot go on should stop where it is"
+)]
+
+mod counting;
+mod journeys;
+mod keywords;
+mod logs;
+mod notify;
+mod outage;
+mod reports;
+mod stage;
+mod texts;
+mod turns;
 
 /// Are the world's parts as strict, and as faulty on order, as what they stand for?
 mod world {

@@ -1,0 +1,85 @@
+//! The queue refuses, the database is away, the model is away: nothing that was accepted is lost.
+
+use ihuza_sim::control::Fault;
+use ihuza_sim::verbs::CallSeed;
+use ihuza_sim::world::WorldConfig;
+
+use crate::stage::Stage;
+
+const QUEUES: [&str; 2] = ["post-call-notify", "sms-inbound"];
+
+fn without_queues() -> WorldConfig {
+    WorldConfig { withhold_queues: QUEUES.map(str::to_owned).to_vec(), ..WorldConfig::default() }
+}
+
+#[tokio::test]
+async fn what_the_queue_refuses_is_a_job_row_and_what_both_refuse_stays_with_the_sender() {
+    let stage = Stage::alone("no-queues", without_queues).await;
+    let (caller, writer) = (stage.stranger(), stage.stranger());
+
+    // The queue is away: Postgres keeps the work.
+    stage.told(&CallSeed::new(&caller)).await;
+    assert_eq!(stage.sms_from(&writer, "I look for a house in Remera").await.unwrap().status, Some(200));
+    assert_eq!(stage.count("jobs where status = 'pending'").await, 2);
+    assert_eq!(stage.mtn().messages().len(), 0);
+
+    // A sweep while the queue is still away loses nothing.
+    stage.cron().await.unwrap();
+    assert_eq!(stage.count("jobs where status = 'pending'").await, 2);
+
+    // Both are away: the sender is told to keep it, and when to come again.
+    stage.gateway_server().go_down();
+    let refused = stage.sms_from(&writer, "for 400k").await.unwrap();
+    assert_eq!(refused.status, Some(503), "{}", refused.answer);
+    let call = stage.seed_call(&CallSeed::new(&caller)).await.unwrap();
+    let answer = stage.post_call_notify(&call).await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.body);
+    let header = |name: &str| answer.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+    assert!(
+        header("retry-after").is_some_and(|seconds| seconds.parse::<u32>().is_ok_and(|s| s > 0)),
+        "{:?}",
+        answer.headers
+    );
+    assert_eq!(header("content-type"), Some("application/problem+json"));
+    stage.gateway_server().come_back().await.unwrap();
+    assert_eq!(stage.count("jobs").await, 2, "what was refused is not stored");
+
+    // All is well again: the sweep puts the rows onto their queues.
+    stage.edge().unwrap().withhold(&[]).await.unwrap();
+    stage.execute("update jobs set lease_until = null", &[]).await.unwrap();
+    stage.cron().await.unwrap();
+    stage.delivered(&caller, "sms delivered 1").await;
+    stage.delivered(&writer, "sms delivered 1").await;
+    assert!(stage.sms_to(&writer, 1).await.contains("Remera"));
+    assert_eq!(stage.count("jobs where status = 'done'").await, 2);
+}
+
+#[tokio::test]
+async fn while_the_model_is_away_an_answer_is_tried_again_and_then_apologised_for() {
+    let stage = Stage::alone("no-model", WorldConfig::default).await;
+    stage.without_breakers().await;
+    let phone = stage.stranger();
+    stage.openai().fail_with(Fault::Status500Before).on("text").always();
+    stage.sms_from(&phone, "I look for a house in Remera").await.unwrap();
+    stage.until("select bool_and(status = 'released' and claims = 1) from conversation_turns").await;
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 0, "not yet");
+    // Keywords need no model.
+    let other = stage.stranger();
+    assert!(stage.says(&other, "HELP").await.contains("STOP"));
+
+    let apology = stage.sms_to(&phone, 1).await;
+    assert!(apology.contains("sorry"), "{apology}");
+    stage.delivered(&phone, "sms delivered 1").await;
+    let turn = stage.row("select claims, status from conversation_turns where kind = 'conversation'").await;
+    assert_eq!((&turn["claims"], &turn["status"]), (&3.into(), &"answered".into()));
+    let source = stage
+        .value("select source from conversation_messages where direction = 'outbound' and kind = 'conversation'")
+        .await;
+    assert_eq!(source, "fallback");
+
+    // One that is away for a moment costs a pause, not the answer.
+    stage.openai().control().clear_faults();
+    stage.openai().fail_with(Fault::Status500Before).on("text").times(2);
+    let answer = stage.says(&phone, "My budget is 400k").await;
+    assert!(answer.contains("400k") || answer.contains("Remera"), "{answer}");
+}
