@@ -47,6 +47,7 @@ begin
 end
 $$;
 create index if not exists idx_provider_outcomes_provider on public.provider_outcomes (provider, created_at desc);
+create index if not exists idx_provider_outcomes_created on public.provider_outcomes (created_at);
 comment on table public.provider_outcomes is 'Outcomes of calls that are no delivery (models), for the circuit breaker; kept for an hour.';
 comment on column public.provider_outcomes.outcome is 'accepted, or the class of what went wrong.';
 
