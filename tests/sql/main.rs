@@ -23,6 +23,7 @@ mod guards;
 mod lints;
 mod migrations;
 mod parallel;
+mod plans;
 mod rls;
 mod schema;
 mod seeds;
