@@ -1,4 +1,5 @@
-//! What each function weighs: the wasm and the script that loads it, as they are and as gzip makes them.
+//! What each function weighs: the wasm and the script that loads it, as they are and as gzip makes them, and what the
+//! weight consists of.
 
 use std::io::Write;
 
@@ -7,10 +8,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use super::Figure;
+use super::wasm;
 use crate::functions::{self, Function};
+use crate::places;
 
-/// The TypeScript functions that these follow weighed this much, uncompressed.
+/// The TypeScript functions that these follow weighed this much, as their deployment printed it.
 const ANCESTORS: [(&str, f64); 2] = [("post-call-notify", 87_880.0), ("sms-inbound-webhook", 89_000.0)];
+/// The third and largest of them: the limit of functions that had none.
+const LARGEST_ANCESTOR: f64 = 122_400.0;
 
 pub fn measure() -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
@@ -20,34 +25,47 @@ pub fn measure() -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn of(function: &Function) -> Result<[Figure; 3]> {
-    let [script, wasm] = function
+fn of(function: &Function) -> Result<Vec<Figure>> {
+    let [glue, wasm] = function
         .outputs()
         .map(|file| std::fs::read(&file).with_context(|| format!("could not read {}: build first", file.display())));
-    let (script, wasm) = (script?, wasm?);
-    let gzip = gzipped(&wasm)? + gzipped(&script)?;
+    let (glue, wasm) = (glue?, wasm?);
+    let name = |what: &str| format!("edge.{}.{what}_bytes", function.name);
+    let figure = |what: &str, bytes: usize, note: &str| Figure::new(name(what), bytes as f64, "bytes", 1, note);
     let ancestor = ANCESTORS.iter().find(|(name, _)| *name == function.name).map(|(_, bytes)| *bytes);
-    let figure = |what: &str, bytes: usize, note: &str| Figure {
-        name: format!("edge.{}.{what}", function.name),
-        value: bytes as f64,
-        unit: "bytes",
-        n: 1,
-        peer: None,
-        peer_value: None,
-        ratio: None,
-        note: note.to_owned(),
+    let (peer, bytes) = match ancestor {
+        Some(bytes) => ("typescript ancestor", bytes),
+        None => ("largest typescript ancestor", LARGEST_ANCESTOR),
     };
-    let mut gzip_bytes = figure("gzip_bytes", gzip, "wasm and script, gzip -9 each");
-    if let Some(ancestor) = ancestor {
-        gzip_bytes.peer = Some("TypeScript ancestor".to_owned());
-        gzip_bytes.peer_value = Some(ancestor);
-        gzip_bytes.ratio = Some(gzip as f64 / ancestor);
+    let mut figures = vec![
+        figure("wasm", wasm.len(), "after wasm-opt"),
+        figure("glue", glue.len(), "the script around the wasm, minified"),
+        figure("raw", wasm.len() + glue.len(), "wasm and glue as they are").beside(peer, bytes),
+        figure(
+            "gzip",
+            gzipped(&wasm)? + gzipped(&glue)?,
+            "wasm and glue, gzip -9 each; whether the ancestors were counted before or after gzip is not known",
+        )
+        .beside(peer, bytes),
+    ];
+    let crate_name = function.name.replace('-', "_");
+    let (named, note) = if wasm::has_names(&wasm) {
+        (None, "by the names of its functions")
+    } else {
+        // The names are gone from what is deployed; cargo's own output still has them.
+        let before = places::edge_target().join(format!("wasm32-unknown-unknown/release/{crate_name}.wasm"));
+        let before = std::fs::read(before).ok().filter(|module| wasm::has_names(module));
+        let note = match before {
+            Some(_) => "code in the proportions of the compiler's output, before wasm-opt",
+            None => "neither this wasm nor the compiler's output tells the names of functions: code is not divided",
+        };
+        (before, note)
+    };
+    let shares = wasm::shares(&wasm, named.as_deref(), &crate_name).with_context(|| name("share"))?;
+    for (part, bytes) in shares {
+        figures.push(figure(&format!("share.{part}"), usize::try_from(bytes)?, note));
     }
-    Ok([
-        figure("wasm_bytes", wasm.len(), "after wasm-opt -Oz"),
-        figure("script_bytes", script.len(), "minified"),
-        gzip_bytes,
-    ])
+    Ok(figures)
 }
 
 fn gzipped(bytes: &[u8]) -> Result<usize> {
