@@ -32,6 +32,9 @@ fn message(row: &Value) -> Option<Message> {
     })
 }
 
+/// Whose lost answers are asked for again.
+const CLAIM: &str = "claim_due_deliveries";
+
 /// RPCs that may be made later from the queue; anything else in a message is not ours.
 const RECORDERS: &[&str] = &["finish_call_notification", "finish_sms_turn", "record_delivery_results"];
 
@@ -69,12 +72,18 @@ async fn record_late(cx: &Cx, envelope: &Envelope) -> Verdict {
 
 /// Claims what is due (or the one delivery named), sends it, records it; says how many there were.
 pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<usize, DatabaseError> {
-    let lease_token = host::new_uuid();
+    let lease_token = claim::lease_token(CLAIM);
     let mut p = claim::request(cx, &obj(&mut [("limit", limit.into())]), &lease_token);
     if let (Some(id), Some(p)) = (delivery_id, p.as_object_mut()) {
         p.insert("delivery_id".to_owned(), id.into());
     }
-    let claimed = database::rpc(cx, "claim_due_deliveries", &p).await?;
+    let claimed = match database::rpc(cx, CLAIM, &p).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            claim::unheard(CLAIM, lease_token);
+            return Err(error);
+        }
+    };
     let rows = items_at(&claimed, "deliveries");
     if rows.is_empty() {
         return Ok(0);

@@ -52,11 +52,14 @@ impl Notification {
 const LATE_CALL_EVERY_S: u32 = 5;
 
 pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
-    let lease_token = host::new_uuid();
+    let lease_token = claim::lease_token(&cx.correlation_id);
     let p = claim::request(&cx, &envelope.body, &lease_token);
     let claimed = match database::rpc(&cx, "begin_call_notification", &p).await {
         Ok(claimed) => claimed,
-        Err(error) => return Verdict::after(&error, &envelope),
+        Err(error) => {
+            claim::unheard(&cx.correlation_id, lease_token);
+            return Verdict::after(&error, &envelope);
+        }
     };
     let again =
         |why: &str| Verdict::Again { in_s: u32_at(&claimed, "retry_after_s").unwrap_or(5).max(1), why: why.to_owned() };

@@ -11,7 +11,7 @@ use ihuza_edge::{
     claim::{self, Claim},
     consume::{self, Verdict},
     context::Cx,
-    database, delivery, host, pause,
+    database, delivery, pause,
     queue::{self, Envelope},
 };
 use serde_json::Value;
@@ -86,13 +86,18 @@ pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
 
 /// One claim and its answer. `Some(session)`: more messages came meanwhile, and the lease is free for another round.
 async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<String>, Verdict> {
-    let lease_token = host::new_uuid();
+    let lease_token = claim::lease_token(&cx.correlation_id);
     let mut p = claim::request(cx, body, &lease_token);
     if let Some(p) = p.as_object_mut() {
         p.insert("history_limit".to_owned(), HISTORY_LIMIT.into());
     }
-    let mut claimed =
-        database::rpc(cx, "begin_sms_turn", &p).await.map_err(|error| Verdict::after(&error, envelope))?;
+    let mut claimed = match database::rpc(cx, "begin_sms_turn", &p).await {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            claim::unheard(&cx.correlation_id, lease_token);
+            return Err(Verdict::after(&error, envelope));
+        }
+    };
     let burst_ms = cx.config.number("BURST_WAIT_MS").min(10_000);
     let is_turn =
         |claimed: &Value| str_at(claimed, "decision") == Some("go") && str_at(claimed, "kind") == Some("conversation");

@@ -1,9 +1,34 @@
 //! What a claim returns: all the context of one piece of work, from one transaction. Shapes as in `docs/api.md`, "RPCs".
 
+use std::{cell::RefCell, collections::BTreeMap};
+
 use ihuza_core::json::{flag_at, items_at, str_at, string_at, u32_at};
 use serde_json::Value;
 
-use crate::context::Cx;
+use crate::{context::Cx, host};
+
+thread_local! {
+    static UNHEARD: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
+}
+
+/// Tokens that are remembered: those of a long outage, and no more.
+const UNHEARD_MAX: usize = 1_000;
+
+/// The token for a claim of `work`. Where no answer came to the last one, the same again: that claim may stand, nothing was
+/// done under it, and under another token it would be waited for as if its holder had died.
+pub fn lease_token(work: &str) -> String {
+    UNHEARD.with_borrow_mut(|unheard| unheard.remove(work)).unwrap_or_else(host::new_uuid)
+}
+
+/// No answer came to the claim of `work` under this token.
+pub fn unheard(work: &str, token: String) {
+    UNHEARD.with_borrow_mut(|unheard| {
+        if unheard.len() >= UNHEARD_MAX {
+            unheard.pop_first();
+        }
+        unheard.insert(work.to_owned(), token);
+    });
+}
 
 /// The person.
 #[derive(Debug, Clone)]

@@ -134,7 +134,9 @@ fn read(status: u16, body: &[u8]) -> Result<Value, DatabaseError> {
 fn is_transient(status: u16, code: &str) -> bool {
     let transient_state = ["08", "53"].iter().any(|class| code.len() == 5 && code.starts_with(class))
         || matches!(code, "40001" | "40P01" | "55P03" | "57014" | "57P01" | "57P02" | "57P03" | "25006");
+    // A 500 without a code is none of PostgREST's: the gateway broke, and the call may have been made.
     matches!(status, 408 | 425 | 429 | 502 | 503 | 504)
+        || (status == 500 && code == "none")
         || (520..=527).contains(&status)
         || transient_state
         || matches!(code, "PGRST000" | "PGRST001" | "PGRST002" | "PGRST003" | "PGRST202")
@@ -153,6 +155,8 @@ mod tests {
         assert!(transient(503, r#"{"code":"PGRST002","message":"schema cache"}"#));
         assert!(transient(504, ""));
         assert!(transient(500, r#"{"code":"57014"}"#), "a statement timeout comes as 500");
+        assert!(transient(500, r#"{"message":"An unexpected error occurred"}"#), "the gateway's own");
+        assert!(!transient(500, r#"{"code":"XX000"}"#));
         assert!(transient(404, r#"{"code":"PGRST202"}"#), "a stale schema cache");
         assert!(!transient(400, r#"{"code":"23514","details":"Failing row contains (+250788123456)"}"#));
         assert!(!transient(401, "Invalid API key"));
