@@ -168,7 +168,9 @@ fn masked(key: &str, value: Value) -> Value {
         }
         // A number as large as a phone number: only counters of time grow that far, and they say so in their name.
         Value::Number(number)
-            if number.as_i64().is_none_or(|size| size.unsigned_abs() >= 100_000_000) && !key.ends_with("_ms") && !key.ends_with("_bytes") =>
+            if number.as_i64().is_none_or(|size| size.unsigned_abs() >= 100_000_000)
+                && !key.ends_with("_ms")
+                && !key.ends_with("_bytes") =>
         {
             Value::from(phone::mask(&number.to_string()))
         }

@@ -36,7 +36,8 @@ impl Conversation {
         let told = items.iter().filter(|item| item.role == "developer" || item.role == "system");
         let told = told.map(|item| item.text.as_str()).collect::<Vec<_>>().join("\n");
         // A time of day names a zone, not where somebody wants a house.
-        let told = told.replace("Kigali time", "");
+        // The clock says where it is, which is not where somebody looks for a house.
+        let told = told.replace("Kigali time", "").replace("in Kigali.", "");
         let topic = told.split("<<<").nth(1).unwrap_or_default();
         let topic = topic.lines().map(str::trim).find(|line| !line.is_empty()).map(str::to_owned);
         let from_call = Facts::of(&told, Pick::First);
