@@ -9,6 +9,9 @@
 )]
 
 mod counting;
+mod faults;
+mod faults_of_the_database;
+mod faults_of_the_model;
 mod journeys;
 mod keywords;
 mod logs;
