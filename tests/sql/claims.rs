@@ -160,7 +160,8 @@ fn end() -> impl Strategy<Value = End> {
 }
 
 fn pause() -> impl Strategy<Value = i64> {
-    prop_oneof![4 => 1_i64..10_000, 2 => 10_000_i64..70_000, 2 => 60_000_i64..200_000]
+    // Short ones, about the end of a lease, about the end of the wait for word of a provider.
+    prop_oneof![4 => 1_i64..10_000, 2 => 50_000_i64..70_000, 1 => 100_000_i64..179_000, 3 => 180_000_i64..200_000]
 }
 
 // A call's notification ---------------------------------------------------------------------------------------------
@@ -185,6 +186,7 @@ async fn check_call(db: &Db, steps: &[(i64, u32, CallStep)]) -> Result<(), TestC
     let call = ended_call(db, &phone(), -1000).await;
     let mut claim: Option<Claim> = None;
     let mut answer = Value::Null;
+    let mut result = Value::Null;
     let mut now = 0;
     for (pause, who, step) in steps {
         now += pause;
@@ -213,7 +215,14 @@ async fn check_call(db: &Db, steps: &[(i64, u32, CallStep)]) -> Result<(), TestC
                     p,
                     json!({"notification_id": answer["notification_id"], "outcome": if *end == End::Done { "done" } else { "released" }}),
                 );
+                let told_before = *who == claim.holder && claim.answered;
                 let said = db.try_rpc("finish_call_notification", p).await;
+                if told_before {
+                    prop_assert_eq!(said.as_ref(), Ok(&result), "the same answer again: {}", context);
+                }
+                if *who == claim.holder {
+                    result = said.clone().unwrap_or_default();
+                }
                 let said = said.map(|found| text(&found, "/status")).map_err(|refusal| refusal.code);
                 let expected = claim.finish(*who, *end, now, "done").map(str::to_owned).ok_or("PT409".to_owned());
                 prop_assert_eq!(said, expected, "{}", context);
@@ -281,6 +290,45 @@ async fn report(db: &Db, answer: &Value, claim: &mut Claim, word: &'static str, 
     }
 }
 
+#[tokio::test]
+async fn work_that_was_given_up_counts_as_done_when_a_report_says_that_it_was_sent() {
+    let db = Db::new().await;
+    let call = ended_call(&db, &phone(), -1000).await;
+    let from = phone();
+    let claims = async |n: u32| {
+        let now = i64::from(n) * (LEASE_MS + WAIT_MS);
+        let p = json!({"correlation_id": "c", "lease_token": token(n), "lease_seconds": 60, "unknown_wait_seconds": 120, "now": at_text(now)});
+        let message =
+            json!({"provider": "mtn", "provider_message_id": "m-1", "from": from, "to": "8080", "text": "hello"});
+        let call = db.rpc("begin_call_notification", with(json!({"call_ref": call}), p.clone())).await;
+        (call, db.rpc("begin_sms_turn", with(message, p)).await)
+    };
+    let (call, turn) = claims(1).await;
+    claims(2).await;
+    let (third_call, third_turn) = claims(3).await;
+    assert_eq!(
+        (&third_call["status"], &third_turn["decision"]),
+        (&json!("unknown"), &json!("duplicate")),
+        "crashed twice"
+    );
+    let state = async || {
+        let sql = "select jsonb_build_array((select status from public.call_notifications), (select status from public.conversation_turns),
+                     (select handled_as from public.conversation_messages), (select count(*) from public.message_delivery_log where direction = 'outbound'),
+                     (select count(*) from public.dead_letters))";
+        db.value(sql).await
+    };
+    assert_eq!(state().await, json!(["unknown", "unknown", "unknown", 0, 2]));
+    for answer in [call, turn] {
+        let event = json!({"provider": "mtn", "delivery_ref": answer["delivery_ids"]["sms"], "status": "delivered", "occurred_at": at_text(1000)});
+        db.rpc(
+            "record_delivery_events",
+            json!({"correlation_id": "report", "events": [event], "now": at_text(600_000)}),
+        )
+        .await;
+    }
+    assert_eq!(state().await, json!(["done", "answered", "answered", 2, 2]));
+}
+
 // A turn ------------------------------------------------------------------------------------------------------------
 
 #[derive(Clone, Debug)]
@@ -311,6 +359,8 @@ struct Turn {
     claim: Claim,
     /// What its claim was told.
     answer: Value,
+    /// What its holder's result was answered with.
+    result: Value,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -425,6 +475,12 @@ async fn check_finish(
     );
     let told_before = who == turn.claim.holder && turn.claim.answered;
     let said = db.try_rpc("finish_sms_turn", p).await;
+    if told_before {
+        prop_assert_eq!(said.as_ref(), Ok(&turn.result), "the same answer again: {}", context);
+    }
+    if who == turn.claim.holder {
+        turn.result = said.clone().unwrap_or_default();
+    }
     let expected = turn.claim.finish(who, end, now, "answered").map(str::to_owned).ok_or("PT409".to_owned());
     let more = said.as_ref().ok().map(|found| found["more"].clone());
     let said = said.map(|found| text(&found, "/status")).map_err(|refusal| refusal.code);
@@ -490,7 +546,7 @@ impl Conversation {
         if self.messages.iter().all(|message| message.handled) {
             return json!({"decision": if mode == Mode::Session { "nothing" } else { "duplicate" }});
         }
-        self.turns.push(Turn { claim: Claim::new(who, now), answer: Value::Null });
+        self.turns.push(Turn { claim: Claim::new(who, now), answer: Value::Null, result: Value::Null });
         let n = self.turns.len() - 1;
         self.gather(n);
         self.go(n)
