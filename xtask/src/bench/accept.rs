@@ -19,7 +19,7 @@ use crate::progress::{self, Step};
 const PEER: &str = "typescript worker";
 const CONCURRENCY: usize = 16;
 /// Requests before anything is measured: engines compile what is hot.
-const WARM_UP: usize = 1_000;
+const WARM_UP: usize = 600;
 /// Over this many requests crossings are counted.
 const COUNTED: usize = 50;
 /// Crossings named in the note.
@@ -35,7 +35,7 @@ pub struct Effort {
 }
 
 impl Effort {
-    pub const FULL: Self = Self { blocks: 30, block_requests: 250, crowded_blocks: 16, starts: 11 };
+    pub const FULL: Self = Self { blocks: 24, block_requests: 250, crowded_blocks: 14, starts: 9 };
     pub const QUICK: Self = Self { blocks: 10, block_requests: 200, crowded_blocks: 6, starts: 5 };
 }
 

@@ -49,17 +49,13 @@ fn of(function: &Function) -> Result<Vec<Figure>> {
         .beside(peer, bytes),
     ];
     let crate_name = function.name.replace('-', "_");
-    let (named, note) = if wasm::has_names(&wasm) {
-        (None, "by the names of its functions")
+    // What is deployed has no names; the build keeps the same module with them.
+    let kept = places::edge_target().join("names").join(&function.name).with_extension("wasm");
+    let named = std::fs::read(kept).ok().filter(|module| wasm::has_names(module));
+    let note = if named.is_some() || wasm::has_names(&wasm) {
+        "code by the crate that the name of each function begins with"
     } else {
-        // The names are gone from what is deployed; cargo's own output still has them.
-        let before = places::edge_target().join(format!("wasm32-unknown-unknown/release/{crate_name}.wasm"));
-        let before = std::fs::read(before).ok().filter(|module| wasm::has_names(module));
-        let note = match before {
-            Some(_) => "code in the proportions of the compiler's output, before wasm-opt",
-            None => "neither this wasm nor the compiler's output tells the names of functions: code is not divided",
-        };
-        (before, note)
+        "no module with the names of functions was found, so code is not divided: build with `cargo xtask build --force`"
     };
     let shares = wasm::shares(&wasm, named.as_deref(), &crate_name).with_context(|| name("share"))?;
     for (part, bytes) in shares {

@@ -62,8 +62,8 @@ const PARTS: [(&str, &[&str]); 6] = [
 const STANDARD: [&str; 8] =
     ["core", "alloc", "std", "compiler_builtins", "dlmalloc", "hashbrown", "rustc_demangle", "panic_abort"];
 
-/// Divides `module`. Code goes to its crate's part as far as `named` (the module itself, or an earlier form of it that
-/// still has its names) tells; `function` is the crate of the function itself.
+/// Divides `module`. Code goes to its crate's part as far as the names of `named` tell: the same module before its names
+/// were taken out, or none where it has them itself. `function` is the crate of the function.
 pub fn shares(module: &[u8], named: Option<&[u8]>, function: &str) -> Result<Shares> {
     let mut shares = Shares::new();
     let mut counted = 0;
