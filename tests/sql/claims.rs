@@ -179,7 +179,7 @@ fn the_notification_of_a_call_is_claimed_as_the_reference_says() {
     let step =
         prop_oneof![6 => Just(CallStep::Begin), 2 => end().prop_map(CallStep::Finish), 1 => Just(CallStep::Report)];
     let steps = prop::collection::vec((pause(), 1_u32..4, step), 1..16);
-    check_cases(100, steps, async |db, steps| check_call(db, &steps).await);
+    check_cases(70, steps, async |db, steps| check_call(db, &steps).await);
 }
 
 async fn check_call(db: &Db, steps: &[(i64, u32, CallStep)]) -> Result<(), TestCaseError> {
@@ -381,7 +381,7 @@ fn the_messages_of_a_session_are_claimed_as_the_reference_says() {
         1 => Just(TurnStep::Report),
     ];
     let steps = prop::collection::vec((pause(), 1_u32..5, step), 1..22);
-    check_cases(100, steps, async |db, steps| check_turns(db, &steps).await);
+    check_cases(70, steps, async |db, steps| check_turns(db, &steps).await);
 }
 
 async fn check_turns(db: &Db, steps: &[(i64, u32, TurnStep)]) -> Result<(), TestCaseError> {

@@ -137,7 +137,7 @@ fn case() -> impl Strategy<Value = Case> {
 
 #[test]
 fn the_status_is_the_fold_of_all_reports_in_any_order_and_repetition() {
-    check_cases(120, case(), async |db, case| check(db, &case).await);
+    check_cases(80, case(), async |db, case| check(db, &case).await);
 }
 
 async fn check(db: &Db, case: &Case) -> Result<(), TestCaseError> {

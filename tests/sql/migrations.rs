@@ -204,6 +204,32 @@ async fn profiles_and_calls_that_were_there_before_are_kept_and_usable() {
     assert_eq!(refused.as_db_error().unwrap().constraint(), Some("profiles_phone_number_is_e164"));
 }
 
+#[tokio::test]
+async fn profiles_keyed_by_their_account_take_in_people_without_one() {
+    let mut client = Db::empty().await;
+    let earlier = "
+        insert into auth.users (id) values ('11111111-1111-4111-8111-111111111111');
+        create table public.profiles (user_id uuid primary key references auth.users (id) on delete cascade, phone_number text unique not null);
+        insert into public.profiles values ('11111111-1111-4111-8111-111111111111', '+250788123456');";
+    client.batch_execute(earlier).await.unwrap();
+    migrate::apply(&mut client, &files(), false).await.unwrap();
+    client.batch_execute("set role service_role").await.unwrap();
+    for (n, from) in ["+250788123456", "+250788123457", "+250788123458"].into_iter().enumerate() {
+        let message = json!({"correlation_id": "c", "provider": "mtn", "provider_message_id": format!("m-{n}"), "from": from, "to": "8080",
+                             "text": "hello", "lease_token": token(1), "now": at_text(0)});
+        assert_eq!(rpc(&client, "begin_sms_turn", message).await["decision"], "go");
+    }
+    let people = value(&client, "select jsonb_agg(user_id order by phone_number) from public.profiles").await;
+    assert_eq!(people, json!(["11111111-1111-4111-8111-111111111111", null, null]));
+}
+
+#[tokio::test]
+async fn the_health_check_names_the_newest_file() {
+    let db = Db::new().await;
+    let newest = files().pop().unwrap().version;
+    assert_eq!(db.rpc("health_check", json!({})).await, json!({"ok": true, "migrations": newest}));
+}
+
 /// Applies all to a database with `earlier` in it; the trouble it must end in.
 async fn refused(earlier: &str) -> Option<String> {
     let mut client = Db::empty().await;
