@@ -40,13 +40,13 @@ struct Edge {
     /// Where the figures go.
     #[arg(long, value_name = "FILE")]
     json: PathBuf,
-    /// Fewer requests, starts and calls: a minute instead of four, and less to rely on.
+    /// Fewer requests, starts and calls: a minute instead of three, and less to rely on.
     #[arg(long)]
     quick: bool,
     /// Measure only this part; may be given several times.
     #[arg(long, value_name = "PART")]
     only: Vec<Part>,
-    /// Calls that end while the way to the providers is timed [default: 500, quick: 100].
+    /// Calls that end while the way to the providers is timed [default: 500, quick: 50].
     #[arg(long)]
     calls: Option<usize>,
     /// Calls that end a second.
@@ -145,7 +145,7 @@ fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
     }
     let before = load();
     if wanted(Part::World) {
-        let calls = edge.calls.unwrap_or(if edge.quick { 100 } else { 500 });
+        let calls = edge.calls.unwrap_or(if edge.quick { 50 } else { 500 });
         figures.extend(world::measure(world::Offer { calls, a_second: edge.rate, seed: edge.seed })?);
     }
     if wanted(Part::Accept) || edge.profile {

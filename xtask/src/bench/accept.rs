@@ -36,7 +36,7 @@ pub struct Effort {
 
 impl Effort {
     pub const FULL: Self = Self { blocks: 24, block_requests: 250, crowded_blocks: 14, starts: 9 };
-    pub const QUICK: Self = Self { blocks: 10, block_requests: 200, crowded_blocks: 6, starts: 5 };
+    pub const QUICK: Self = Self { blocks: 8, block_requests: 200, crowded_blocks: 6, starts: 3 };
 }
 
 pub fn measure(stage: &Stage, effort: Effort) -> Result<Vec<Figure>> {

@@ -53,7 +53,7 @@ fn of(function: &Function) -> Result<Vec<Figure>> {
     let kept = places::edge_target().join("names").join(&function.name).with_extension("wasm");
     let named = std::fs::read(kept).ok().filter(|module| wasm::has_names(module));
     let note = if named.is_some() || wasm::has_names(&wasm) {
-        "code by the crate that the name of each function begins with"
+        "code by the crate that the name of each function begins with; what the compiler inlined counts where it went"
     } else {
         "no module with the names of functions was found, so code is not divided: build with `cargo xtask build --force`"
     };

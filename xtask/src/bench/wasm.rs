@@ -138,6 +138,10 @@ fn part_of(name: &str, function: &str) -> &'static str {
     if name.starts_with("__wb") || name.starts_with("__extern") || name.ends_with("externref shim") {
         return "worker";
     }
+    // The entry points' futures, with all that the compiler drew into them.
+    if name.contains("::future_to_promise::") {
+        return "function";
+    }
     let Some(found) = crate_of(name) else { return "std" };
     if found == function {
         return "function";
@@ -389,6 +393,7 @@ mod tests {
             ("<std[465afff93ac137a0]::panicking::X as core[12f89f2d8a73214f]::panic::PanicPayload>::as_str", "std"),
             ("web_sys::features::gen_Response::status::__wbg_status_cb::h7 externref shim", "worker"),
             ("__wbindgen_malloc", "worker"),
+            ("js_sys::futures::future_to_promise::{{closure}}::{{closure}}::hbd3b339b48b025f5", "function"),
             ("post_call_notify::accept::notification::{{closure}}::h3", "function"),
             ("<serde_json::value::Value as core::fmt::Display>::fmt::h4", "serde_json"),
             ("sha2::sha256::compress256::h4", "crypto"),
