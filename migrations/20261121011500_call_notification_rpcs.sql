@@ -14,6 +14,25 @@ end
 $$;
 comment on function private.find_call is 'The call that a request names: by summary, by id, by the trunk''s id, by MTN''s id.';
 
+create or replace function private.e164_of(p_number text) returns text
+language plpgsql immutable parallel safe set search_path = '' as $$
+declare
+  -- `sip:+250788123456@trunk;user=phone` and `tel:+250 788-123-456` name a number as well.
+  v_number text := regexp_replace(split_part(regexp_replace(p_number, '^\s*(sips?|tel):', '', 'i'), '@', 1), '[\s().-]', '', 'g');
+begin
+  v_number := case
+    when v_number ~ '^00[1-9]' then '+' || substr(v_number, 3)
+    when v_number ~ '^07[0-9]{8}$' then '+250' || substr(v_number, 2)
+    when v_number ~ '^7[0-9]{8}$' then '+250' || v_number
+    when v_number ~ '^[1-9][0-9]{9,14}$' then '+' || v_number
+    else v_number
+  end;
+  return case when private.is_e164(v_number) then v_number end;
+end
+$$;
+comment on function private.e164_of is
+  'A number as trunks and call handlers write it (250..., 07..., sip:, tel:) in E.164; null where it names no number.';
+
 create or replace function private.recipient_of_call(
   p_call public.voice_calls, p_profile_ref text, p_phone text, out profile_id uuid, out phone text
 ) language plpgsql set search_path = '' as $$
@@ -22,7 +41,7 @@ declare
   v_own text;
   v_caller text := case p_call.direction when 'outbound' then p_call.to_number else p_call.from_number end;
 begin
-  phone := case when private.is_e164(p_phone) then p_phone end;
+  phone := private.e164_of(p_phone);
   if v_ref is not null then
     select p.id, p.phone_number into profile_id, v_own from public.profiles p where p.id = v_ref
     union all
@@ -31,10 +50,10 @@ begin
   end if;
   if profile_id is null and phone is null then
     select p.id, p.phone_number into profile_id, v_own from public.profiles p where p.id = p_call.profile_id;
-    phone := case when private.is_e164(v_caller) then v_caller end;
+    phone := private.e164_of(v_caller);
   end if;
   if profile_id is not null and phone is null then
-    phone := v_own;
+    phone := coalesce(v_own, private.e164_of(v_caller));
   end if;
   if phone is null then
     -- Without any number somebody may still be reached on WhatsApp.
@@ -326,7 +345,7 @@ comment on function public.finish_call_notification is
 
 revoke execute on function public.begin_call_notification(jsonb), public.finish_call_notification(jsonb) from public, anon, authenticated;
 grant execute on function public.begin_call_notification(jsonb), public.finish_call_notification(jsonb) to service_role;
-revoke execute on function private.find_call(text), private.recipient_of_call(public.voice_calls, text, text),
+revoke execute on function private.find_call(text), private.e164_of(text), private.recipient_of_call(public.voice_calls, text, text),
   private.notification_answer(uuid, timestamptz), private.note_request(jsonb, uuid, uuid, text, timestamptz) from public, anon, authenticated;
-grant execute on function private.find_call(text), private.recipient_of_call(public.voice_calls, text, text),
+grant execute on function private.find_call(text), private.e164_of(text), private.recipient_of_call(public.voice_calls, text, text),
   private.notification_answer(uuid, timestamptz), private.note_request(jsonb, uuid, uuid, text, timestamptz) to service_role;

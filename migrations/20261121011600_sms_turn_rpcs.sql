@@ -11,10 +11,16 @@ declare
   v_messages jsonb;
   v_history jsonb;
   v_wanted text[] := array['mtn', 'openai'];
+  v_from text;
 begin
   select * into strict v_turn from public.conversation_turns where id = p_turn_id;
   select * into strict v_session from public.omnichannel_sessions where id = v_turn.session_id;
-  v_profile := private.profile_json(v_turn.profile_id, null, p_now);
+  -- The answer goes to the number that wrote, which need not be the profile's own.
+  select d.sender into v_from
+    from public.conversation_messages m join public.message_delivery_log d on d.message_id = m.id and d.direction = 'inbound'
+   where m.turn_id = p_turn_id and m.direction = 'inbound'
+   order by m.seq desc limit 1;
+  v_profile := private.profile_json(v_turn.profile_id, v_from, p_now);
   if v_profile ->> 'whatsapp' = 'yes' then
     v_wanted := v_wanted || 'whatsapp'::text;
   end if;

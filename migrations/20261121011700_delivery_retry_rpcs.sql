@@ -60,6 +60,14 @@ begin
     end if;
     return false;
   end if;
+  -- STOP came after the message was decided: only the answer to a keyword may still go out.
+  if v_row.channel = 'sms' and v_row.purpose is distinct from 'keyword'
+     and exists (select from public.profiles p where p.id = v_row.profile_id and not p.allows_sms) then
+    perform private.add_own_event(p_id, 'suppressed', p_now, v_row.correlation_id);
+    update public.message_delivery_log set next_attempt_at = null, suppress_reason = 'opted_out' where id = p_id;
+    perform private.refold_delivery(p_id);
+    return false;
+  end if;
   if v_row.status = 'unknown' and coalesce(v_row.last_outcome, 'unknown') = 'unknown' then
     if v_row.possible_duplicate
        or private.is_carried(p_id, v_row.message_id)
@@ -68,6 +76,10 @@ begin
       return false;
     end if;
     v_resend := true;
+  elsif v_row.status = 'unknown' and private.is_carried(p_id, v_row.message_id) then
+    -- The resend was refused. An earlier sending may have arrived, and the other channel has the message as well.
+    update public.message_delivery_log set next_attempt_at = null where id = p_id;
+    return false;
   end if;
   if p_gate = 'open' then
     update public.message_delivery_log

@@ -184,7 +184,7 @@ begin
   v_claim := public.begin_call_notification(jsonb_build_object('correlation_id', 'b', 'call_ref', 'by-both', 'profile_ref', v_profile,
     'phone_number', '+250788100003', 'lease_token', pg_temp.token(1)));
   assert v_claim #>> '{profile,id}' = v_profile::text and v_claim #>> '{profile,phone_number}' = '+250788100003', 'a second number of the same person';
-  perform pg_temp.equal(pg_temp.sms('second-number', '+250788100003', 'hi', 1, 0) #>> '{profile,id}', v_profile::text, 'the second number is known');
+  perform pg_temp.equal(pg_temp.sms('from-a-second-number', '+250788100003', 'hi', 1, 0) #>> '{profile,id}', v_profile::text, 'the second number is known');
 end
 $$;
 
@@ -778,6 +778,64 @@ begin
     perform pg_temp.equal(v_seen, case when i < 3 then 3 else 0 end, format('rows seen by user %s', i));
     reset role;
   end loop;
+end
+$$;
+
+-- Who is told, and who is answered ----------------------------------------------------------------------------------------
+
+do $$
+declare
+  v_profile uuid; v_claim jsonb; v_row record; v_user uuid := gen_random_uuid();
+begin
+  -- Trunks and call handlers write numbers as they like.
+  for v_row in select * from (values ('250788930001', '+250788930001'), ('0788930002', '+250788930002'), ('+250 788 930 003', '+250788930003'),
+                              ('sip:+250788930004@trunk.mtn.rw;user=phone', '+250788930004'), ('00250788930005', '+250788930005'),
+                              ('254712345678', '+254712345678')) n(written, meant) loop
+    perform pg_temp.call('spelled-' || v_row.written, v_row.written);
+    v_claim := pg_temp.notify('spelled-' || v_row.written, 9300, 0);
+    perform pg_temp.equal(v_claim #>> '{profile,phone_number}', v_row.meant, 'the number written ' || v_row.written);
+  end loop;
+  perform pg_temp.call('withheld', 'anonymous');
+  perform pg_temp.equal(pg_temp.notify('withheld', 9301, 0) ->> 'decision', 'no_recipient', 'a withheld number');
+
+  -- A profile that has no number of its own is told at the caller's.
+  insert into public.profiles (user_id) values (v_user);
+  perform pg_temp.call('numberless', '+250788930010');
+  v_claim := public.begin_call_notification(jsonb_build_object('correlation_id', 'numberless', 'call_ref', 'numberless', 'profile_ref', v_user,
+    'lease_token', pg_temp.token(9302), 'lease_seconds', 60, 'unknown_wait_seconds', 120, 'now', pg_temp.at(0)));
+  perform pg_temp.equal(v_claim #>> '{profile,phone_number}', '+250788930010', 'a profile without a number');
+
+  -- Whoever writes from a second number is answered there.
+  insert into public.profiles (phone_number) values ('+250788930020') returning id into v_profile;
+  insert into public.profile_identities (profile_id, kind, value) values (v_profile, 'phone', '+250788930021');
+  v_claim := pg_temp.sms('from-the-other-phone', '+250788930021', 'a private question', 9303, 0);
+  perform pg_temp.equal(v_claim ->> 'decision', 'go', 'a second number');
+  perform pg_temp.equal(v_claim #>> '{profile,id}', v_profile::text, 'one person, two numbers');
+  perform pg_temp.equal(v_claim #>> '{profile,phone_number}', '+250788930021', 'the number that wrote');
+end
+$$;
+
+-- STOP reaches what was decided before it -------------------------------------------------------------------------------
+
+do $$
+declare
+  v_claim jsonb; v_stop jsonb; v_id text;
+begin
+  perform pg_temp.call('stopped', '+250788930030');
+  v_claim := pg_temp.notify('stopped', 9310, 0);
+  v_id := v_claim #>> '{delivery_ids,sms}';
+  perform pg_temp.finish(v_claim, 9310, 1, jsonb_build_array(
+    pg_temp.delivery(v_claim, 'sms', pg_temp.attempt('retryable', 1, jsonb_build_object('next_attempt_at', pg_temp.at(60))))));
+  v_stop := pg_temp.sms('stop-930030', '+250788930030', 'STOP', 9311, 30, 'stop');
+  perform pg_temp.equal(v_stop ->> 'decision', 'go', 'STOP is answered');
+  perform pg_temp.finish(v_stop, 9311, 31, jsonb_build_array(
+    pg_temp.delivery(v_stop, 'sms', pg_temp.attempt('retryable', 31, jsonb_build_object('next_attempt_at', pg_temp.at(60))), 1800)));
+  perform pg_temp.equal((select count(*) from jsonb_array_elements(pg_temp.due(9312, 61) -> 'deliveries') d where d ->> 'id' = v_id), 0::bigint,
+    'the summary is not sent after STOP');
+  perform pg_temp.equal(pg_temp.status(v_id), 'suppressed', 'and says so');
+  perform pg_temp.equal((select suppress_reason from public.message_delivery_log where id = v_id::uuid), 'opted_out', 'and why');
+  perform pg_temp.equal((select lease_token is not null from public.message_delivery_log where id = (v_stop #>> '{delivery_ids,sms}')::uuid), true,
+    'its confirmation still goes out');
 end
 $$;
 
