@@ -185,7 +185,7 @@ fn correlator(body: &serde_json::Value) -> String {
 async fn at_rest(stage: &Stage) {
     stage
         .until(
-            "select not exists (select from message_delivery_log where next_attempt_at is not null or lease_token is not null)
+            "select not exists (select from message_delivery_log where next_attempt_at is not null)
                and not exists (select from call_notifications where status in ('open', 'released'))
                and not exists (select from conversation_turns where status in ('open', 'released'))
                and not exists (select from conversation_messages where handled_at is null)",

@@ -9,13 +9,18 @@
 )]
 
 mod counting;
+mod crashes;
+mod doors;
 mod faults;
 mod faults_of_the_database;
 mod faults_of_the_model;
+mod hostile;
 mod journeys;
 mod keywords;
 mod logs;
+mod many;
 mod notify;
+mod openapi;
 mod outage;
 mod reports;
 mod stage;
