@@ -16,10 +16,11 @@ use crate::due;
 
 /// Rows of each kind that one sweep takes up; the next one, a minute later, goes on.
 const LIMIT: u32 = 200;
-/// Deliveries sent at the same time; a Worker has six connections, the others wait their turn.
-const ROUND: u32 = 20;
+/// Deliveries sent at the same time: a Worker has six connections, and one that waits for its turn would use up its time
+/// limit before it is sent.
+const ROUND: u32 = 5;
 /// Rounds a sweep makes at most, well within a cron's 15 minutes.
-const ROUNDS: u32 = 10;
+const ROUNDS: u32 = 40;
 /// How long after its end a call may still be without a notification: its handler may yet ask for one.
 const CALL_GRACE_SECONDS: u32 = 120;
 

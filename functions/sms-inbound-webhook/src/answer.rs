@@ -5,7 +5,7 @@ use ihuza_core::{
     agent,
     channel::Channel,
     error_class::Classified,
-    json::{obj, str_at},
+    json::{items_at, obj, str_at},
     keyword,
     locale::{self, Locale},
     log::{Event, Level},
@@ -198,7 +198,9 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
         now: host::now(),
     };
     let instructions = agent::instructions(&context);
-    let tools = agent::tools(&agent::TOOLS);
+    // Those of the agent's row: an operator may switch one off.
+    let allowed: Vec<&str> = items_at(&turn.agent, "tools").iter().filter_map(Value::as_str).collect();
+    let tools = agent::tools(&allowed);
     let name = turn.claim.agent_model.as_deref().unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
     let cache_key = ["ihuza-", &turn.claim.agent_slug, "-", locale.as_str(), "-sms"].concat();
     let safety_identifier = model::safety_identifier(&turn.claim.profile.id);

@@ -137,7 +137,8 @@ const MAX_TEXT_CHARS: usize = 500;
 
 /// Builds the line, without a line break at its end.
 ///
-/// Values under keys that end in `_id` or `_ref` stay as they are unless they are phone numbers; every other text is
+/// Values under keys that end in `_id` (but for `correlation_id`) or `_at` stay as they are unless they are phone numbers;
+/// every other text is
 /// scrubbed. Null fields are left out.
 pub fn line(event: Event, level: Level, message: &str, now: DateTime<Utc>, fields: Map<String, Value>) -> String {
     let mut out = Map::new();
@@ -157,7 +158,8 @@ pub fn line(event: Event, level: Level, message: &str, now: DateTime<Utc>, field
 fn masked(key: &str, value: Value) -> Value {
     match value {
         Value::String(text) => {
-            let is_id = key.ends_with("_id") || key.ends_with("_ref") || key.ends_with("_at");
+            // Ids that callers choose may have a number in them; those of providers are needed whole.
+            let is_id = (key.ends_with("_id") && key != "correlation_id") || key.ends_with("_at");
             if !is_id {
                 return Value::from(clean(&text));
             }
@@ -202,6 +204,17 @@ mod tests {
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_226_400, 0).unwrap()
+    }
+
+    #[test]
+    fn a_number_inside_an_id_of_the_caller_is_masked_too() {
+        let fields = fields(json!({
+            "call_ref": "mtn-250788123456-77", "correlation_id": "tel-250788123457-1",
+            "delivery_ref": "12345678-1234-4234-8234-123456789012",
+        }));
+        let line = line(Event::RequestRefused, Level::Info, "x", now(), fields);
+        assert!(!line.contains("788123456") && !line.contains("788123457"), "{line}");
+        assert!(line.contains("12345678-1234-4234-8234-123456789012"), "{line}");
     }
 
     #[test]

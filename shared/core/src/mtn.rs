@@ -24,9 +24,6 @@ pub const OUTBOUND_PATH: &str = "/v3/sms/messages/sms/outbound";
 /// The path and query of the token request, unless configured otherwise.
 pub const TOKEN_PATH: &str = "/v1/oauth/access_token?grant_type=client_credentials";
 
-/// Most messages or reports read from one body.
-const MAX_ITEMS: usize = 1_000;
-
 /// Longest inbound text kept, in characters: ten segments.
 pub const MAX_TEXT_CHARS: usize = 1_530;
 
@@ -353,7 +350,8 @@ fn items<'a>(root: &'a Value, wrappers: &[&str], inner: &str) -> Vec<&'a Value> 
         }
     }
     match found {
-        Value::Array(items) => items.iter().filter(|item| item.is_object()).take(MAX_ITEMS).collect(),
+        // All of them: the body's own limit is the limit, and what is left out behind a 200 would be lost.
+        Value::Array(items) => items.iter().filter(|item| item.is_object()).collect(),
         other => vec![other],
     }
 }
@@ -387,6 +385,16 @@ mod tests {
         let found = inbound(body);
         assert_eq!(found.messages.len(), 1, "{found:?}");
         found.messages[0].clone()
+    }
+
+    #[test]
+    fn every_message_of_a_large_body_is_taken() {
+        let many: Vec<Value> = (0..1_500)
+            .map(|n| json!({"from": "+250788123456", "to": "8080", "message": "yes", "messageId": n.to_string()}))
+            .collect();
+        let body = Value::Array(many).to_string();
+        let at = DateTime::from_timestamp(1_795_226_400, 0).unwrap();
+        assert_eq!(parse_inbound(None, body.as_bytes(), at).unwrap().messages.len(), 1_500);
     }
 
     #[test]
