@@ -67,8 +67,12 @@ async fn a_call_that_never_appears_becomes_a_dead_letter_with_an_alert_that_name
         alert["details"]["tried"].as_array().unwrap().contains(&json!("voice_calls.provider_call_id")),
         "{alert:?}"
     );
-    let said = stage.story(&correlation_id);
-    assert!(said.iter().any(|line| line["event"] == "CALL_NOT_FOUND" && line["level"] == "error"), "{said:#?}");
+    let look = async || {
+        let said = stage.story(&correlation_id);
+        let mut lines = said.iter().filter(|line| line["event"] == "CALL_NOT_FOUND");
+        Ok(lines.any(|line| line["level"] == "error").then_some(()))
+    };
+    stage.wait_for("an error line about the call", SOON, look).await.unwrap();
 }
 
 #[tokio::test]

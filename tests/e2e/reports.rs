@@ -217,9 +217,14 @@ async fn a_window_that_meta_holds_for_closed_lets_sms_carry_the_message() {
     );
 }
 
-/// The events told under this correlation id, and how often.
-fn told(stage: &Stage, id: &str, event: &str) -> usize {
-    stage.story(id).iter().filter(|line| line["event"] == event).count()
+/// Each event is told once under this correlation id. A line takes a moment from the function to the log.
+async fn told_once(stage: &Stage, id: &str, events: &[&str]) {
+    let count = |event: &str| stage.story(id).iter().filter(|line| line["event"] == event).count();
+    let look = async || Ok(events.iter().all(|event| count(event) > 0).then_some(()));
+    let waited = stage.wait_for("a line about each event", SOON, look).await;
+    for event in events {
+        assert_eq!(count(event), 1, "{event}: {waited:?} {:#?}", stage.story(id));
+    }
 }
 
 /// Reports the delivery of a message; the log tells of it under the id of the work that the message belongs to.
@@ -249,15 +254,14 @@ async fn one_correlation_id_leads_from_the_request_to_the_delivery_report() {
 
     let rows = format!("message_delivery_log where correlation_id = '{id}' and recipient = '{phone}'");
     assert_eq!(stage.count(&rows).await, 2);
-    for event in [
+    let events = [
         "POST_CALL_NOTIFY_START",
         "DUAL_CHANNEL_ROUTING",
         "SMS_SEND_SUCCESS",
         "WHATSAPP_SEND_SUCCESS",
         "POST_CALL_NOTIFY_DONE",
-    ] {
-        assert_eq!(told(&stage, &id, event), 1, "{event}: {:#?}", stage.story(&id));
-    }
+    ];
+    told_once(&stage, &id, &events).await;
     let (sms, _) = delivery(&stage, &phone, "sms").await;
     stage.mtn().report(&dlr(&sms, "DELIVERED")).await.unwrap();
     report_is_told(&stage, &id, &sms, "sms").await;
@@ -276,16 +280,15 @@ async fn one_correlation_id_leads_from_an_sms_to_the_delivery_report_of_its_answ
     let posted = stage.sms_from(&phone, "I look for a house in Remera").await.unwrap();
     let id = posted.json()["correlation_ids"][0].as_str().unwrap().to_owned();
     stage.delivered(&phone, "sms sent 1").await;
-    for event in [
+    let events = [
         "SMS_INBOUND_RECEIVED",
         "SESSION_CREATED",
         "AGENT_REPLY",
         "DUAL_CHANNEL_ROUTING",
         "SMS_SEND_SUCCESS",
         "SMS_TURN_DONE",
-    ] {
-        assert_eq!(told(&stage, &id, event), 1, "{event}: {:#?}", stage.story(&id));
-    }
+    ];
+    told_once(&stage, &id, &events).await;
     let (sms, _) = delivery(&stage, &phone, "sms").await;
     stage.mtn().report(&dlr(&sms, "DELIVERED")).await.unwrap();
     report_is_told(&stage, &id, &sms, "sms").await;
