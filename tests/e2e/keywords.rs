@@ -120,7 +120,7 @@ async fn after_stop_there_is_silence_until_start() {
 async fn stop_is_confirmed_while_an_earlier_message_is_still_being_answered() {
     let stage = Stage::alone("conversations", WorldConfig::default).await;
     let phone = stage.stranger();
-    stage.openai().fail_with(Fault::Slow).on("text").delay(Duration::from_millis(1200)).always();
+    stage.openai().fail_with(Fault::Slow).on("text").delay(Duration::from_millis(4000)).always();
     // Both in one batch of the queue, as two consumers would have them: the first takes the queue, the rest pile up.
     let other = stage.stranger();
     stage.sms_from(&other, "Hello, I look for a house").await.unwrap();

@@ -50,8 +50,24 @@ fn build(tools: &Tools, functions: &[Function], force: bool) -> Result<()> {
         progress::done("all functions are up to date");
         return Ok(());
     }
+    forget_other_compilers(tools)?;
     compile(tools, &stale)?;
     bundle(tools, &stale)
+}
+
+/// Removes what another compiler or standard library has compiled. Cargo tells compilers apart by their version and does
+/// not notice a standard library that was built anew; rustc then finds none of the crates.
+fn forget_other_compilers(tools: &Tools) -> Result<()> {
+    let (mark, now) = (places::edge_target().join(".compiled-by"), tools.toolchain.fingerprint());
+    if std::fs::read_to_string(&mark).is_ok_and(|before| before == now) {
+        return Ok(());
+    }
+    let compiled = places::edge_target().join(TARGET);
+    if compiled.exists() {
+        std::fs::remove_dir_all(&compiled).with_context(|| format!("could not remove {}", compiled.display()))?;
+    }
+    std::fs::create_dir_all(places::edge_target()).context("could not create the target folder")?;
+    std::fs::write(&mark, now).with_context(|| format!("could not write {}", mark.display()))
 }
 
 fn compile(tools: &Tools, stale: &[(&Function, String)]) -> Result<()> {

@@ -10,6 +10,8 @@ use crate::call::Call;
 use crate::places;
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
+/// How the private standard library is built; another one means that it is built anew.
+pub const RECIPE: &str = "for-size-1";
 /// The name under which rustup knows the private sysroot.
 pub const LINKED_NAME: &str = "ihuza-wasm";
 
@@ -65,8 +67,8 @@ impl WasmToolchain {
         let Some(hash) = commit_hash(&dir.join("bin/rustc")) else {
             return Ok(None);
         };
-        let stamp = std::fs::read_to_string(dir.join(".done")).unwrap_or_default();
-        if stamp.trim() != hash || !has_target(&dir.join("bin/rustc")) {
+        let done = std::fs::read_to_string(dir.join(".done")).unwrap_or_default();
+        if done.trim() != stamp(&hash) || !has_target(&dir.join("bin/rustc")) {
             return Ok(None);
         }
         Ok(Some(Self::Private { rustup: is_linked(&dir), dir }))
@@ -92,11 +94,10 @@ impl WasmToolchain {
 
     /// What tells two compilers apart, so that a changed compiler means a new build.
     pub fn fingerprint(&self) -> String {
-        let rustc = match self {
-            Self::Active => PathBuf::from("rustc"),
-            Self::Private { dir, .. } => dir.join("bin/rustc"),
-        };
-        commit_hash(&rustc).unwrap_or_default()
+        match self {
+            Self::Active => commit_hash(Path::new("rustc")).unwrap_or_default(),
+            Self::Private { dir, .. } => stamp(&commit_hash(&dir.join("bin/rustc")).unwrap_or_default()),
+        }
     }
 }
 
@@ -104,6 +105,11 @@ impl WasmToolchain {
 /// add the target.
 pub fn private_dir() -> Result<PathBuf> {
     Ok(places::cache()?.join("wasm-sysroot"))
+}
+
+/// What the private sysroot is stamped with when it is whole.
+pub fn stamp(commit_hash: &str) -> String {
+    format!("{commit_hash} {RECIPE}")
 }
 
 /// Whether this compiler can build for the wasm target.

@@ -15,32 +15,43 @@ use ihuza_core::problem::Problem;
 use ihuza_edge::{
     consume,
     context::Cx,
-    endpoint::{self, Endpoint},
+    endpoint::{self, Call, Endpoint, Outcome},
     host,
+    incoming::{BODY_LIMIT_BYTES, SERVICE_HEADERS},
     reply::Reply,
 };
-use worker::{
-    Context, Env, MessageBatch, Result, ScheduleContext, ScheduledEvent, event, wasm_bindgen::JsValue, web_sys,
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use worker::{Env, ScheduleContext, ScheduledEvent, event, web_sys, worker_sys::MessageBatch};
+
+const ENDPOINT: Endpoint = Endpoint {
+    name: "delivery-retry",
+    queue: "delivery-retry",
+    headers: SERVICE_HEADERS,
+    body_limit_bytes: BODY_LIMIT_BYTES,
 };
 
-const ENDPOINT: Endpoint = Endpoint { name: "delivery-retry", queue: "delivery-retry" };
-
-#[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("POST", "sweep") => {
-            endpoint::require_service_key(&call.cx, &call.request)?;
-            sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
-        }
-        (_, "sweep") => Err(Problem::method_not_allowed("POST")),
-        _ => Err(Problem::not_found("this function works from its queue and its cron; POST /sweep starts a sweep")),
-    })
-    .await
+#[wasm_bindgen]
+pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
+    endpoint::serve(ENDPOINT, route, request, env)
 }
 
-#[event(queue)]
-async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
-    let queue = batch.queue();
+fn route(call: Call) -> Outcome {
+    match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", "sweep") => match endpoint::require_service_key(&call.cx, &call.request) {
+            Ok(()) => Outcome::later(async move {
+                sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
+            }),
+            Err(problem) => problem.into(),
+        },
+        (_, "sweep") => Problem::method_not_allowed("POST").into(),
+        _ => Problem::not_found("this function works from its queue and its cron; POST /sweep starts a sweep").into(),
+    }
+}
+
+#[wasm_bindgen]
+pub async fn queue(batch: MessageBatch, env: Env) {
+    let queue = consume::queue_of(&batch);
     // Staging's queues carry its name; a dead letter is replayed to the queue, whatever its stage calls it.
     match queue.strip_suffix("-dlq") {
         Some(origin) => {
@@ -49,7 +60,6 @@ async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()>
         }
         None => consume::consume(batch, env, ENDPOINT.name, due::one).await,
     }
-    Ok(())
 }
 
 #[event(scheduled)]

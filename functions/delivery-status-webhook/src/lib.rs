@@ -13,36 +13,47 @@ use ihuza_core::{
 };
 use ihuza_edge::{
     carrier, consume,
-    endpoint::{self, Call, Endpoint},
+    endpoint::{self, Call, Endpoint, Outcome},
     host,
-    incoming::BODY_LIMIT_BYTES,
+    incoming::{BODY_LIMIT_BYTES, CARRIER_HEADERS},
     reply::Reply,
     status,
 };
-use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use worker::{Env, web_sys, worker_sys::MessageBatch};
 
-const ENDPOINT: Endpoint = Endpoint { name: "delivery-status-webhook", queue: "delivery-status" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "delivery-status-webhook",
+    queue: "delivery-status",
+    headers: CARRIER_HEADERS,
+    body_limit_bytes: BODY_LIMIT_BYTES,
+};
 
-#[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match call.request.method.as_str() {
-        "POST" => reports(call).await,
-        _ => Err(Problem::method_not_allowed("POST")),
-    })
-    .await
+#[wasm_bindgen]
+pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
+    endpoint::serve(ENDPOINT, route, request, env)
 }
 
-#[event(queue)]
-async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
+fn route(call: Call) -> Outcome {
+    if !carrier::is_path(&call.rest) {
+        return Problem::not_found("there is no such path here").into();
+    }
+    match call.request.method.as_str() {
+        "POST" => reports(call).unwrap_or_else(Outcome::from),
+        _ => Problem::method_not_allowed("POST").into(),
+    }
+}
+
+#[wasm_bindgen]
+pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, status::record).await;
-    Ok(())
 }
 
-async fn reports(call: Call) -> std::result::Result<Reply, Problem> {
-    let body = call.request.body(BODY_LIMIT_BYTES).await?;
-    carrier::authenticate(&call, &body, false)?;
-    let content_type = call.request.header("content-type");
-    let reports = mtn::parse_delivery_reports(content_type.as_deref(), &body, host::now())?;
+fn reports(call: Call) -> Result<Outcome, Problem> {
+    let body = call.request.body()?;
+    carrier::authenticate(&call, body, false)?;
+    let reports = mtn::parse_delivery_reports(call.request.header("content-type"), body, host::now())?;
     if reports.events.is_empty() && reports.unreadable > 0 {
         call.cx.log(
             Level::Warn,
@@ -54,19 +65,20 @@ async fn reports(call: Call) -> std::result::Result<Reply, Problem> {
             "no delivery report in this body: each needs clientCorrelatorId and deliveryStatus",
         ));
     }
-    status::place(&call.cx, ENDPOINT.queue, &reports.events).await?;
-    call.cx.log(
+    let line = call.cx.line(
         Level::Info,
         Event::DeliveryStatusReceived,
         &format!("{} delivery report(s)", reports.events.len()),
         &[("provider", "mtn".into()), ("unreadable", reports.unreadable.into())],
     );
-    Ok(Reply::json(
+    let reply = Reply::json(
         200,
         &obj(&mut [
             ("status", "accepted".into()),
             ("reports", reports.events.len().into()),
             ("unreadable", reports.unreadable.into()),
         ]),
-    ))
+    );
+    let work = status::work(&call.cx, &reports.events);
+    Ok(Outcome::accepted(call.cx, ENDPOINT.queue, work, reply, vec![line]))
 }

@@ -10,35 +10,25 @@ use ihuza_core::{
 };
 use ihuza_edge::{
     database,
-    endpoint::{self, Call},
-    incoming::BODY_LIMIT_BYTES,
-    queue::{self, Envelope, Placed},
+    endpoint::{self, Call, Outcome},
+    queue::Envelope,
     reply::Reply,
 };
 
 use crate::ENDPOINT;
 
-/// Longest id of a call or a profile that is looked for.
+/// Longest text of a field of the request, in bytes.
 const REFERENCE_LIMIT: usize = 128;
 
-pub async fn notification(call: Call) -> Result<Reply, Problem> {
+pub fn notification(call: Call) -> Result<Outcome, Problem> {
     endpoint::require_service_key(&call.cx, &call.request)?;
-    let body = json::object(&call.request.body(BODY_LIMIT_BYTES).await?)?;
+    let body = json::object(call.request.body()?)?;
 
-    let call_ref = json::required_text(
-        &body,
-        "call_id",
-        "the id of a call_summaries or voice_calls row, or the provider's call id",
-    )?;
-    if call_ref.len() > REFERENCE_LIMIT {
-        return Err(Problem::invalid_field(
-            "call_id",
-            format!("call_id has more than {REFERENCE_LIMIT} characters"),
-            "send the id of the call, not its content",
-        ));
-    }
-    let profile_ref = json::text(&body, "profile_id").filter(|id| id.len() <= REFERENCE_LIMIT);
-    let phone = match json::text(&body, "phone_number") {
+    let what = "the id of a call_summaries or voice_calls row, or the provider's call id";
+    let call_ref = json::optional_text(&body, "call_id", REFERENCE_LIMIT)?
+        .ok_or_else(|| Problem::missing_field("call_id", what))?;
+    let profile_ref = json::optional_text(&body, "profile_id", REFERENCE_LIMIT)?;
+    let phone = match json::optional_text(&body, "phone_number", REFERENCE_LIMIT)? {
         Some(text) => Some(E164::parse(&text).map_err(|error| {
             Problem::invalid_field(
                 "phone_number",
@@ -48,12 +38,12 @@ pub async fn notification(call: Call) -> Result<Reply, Problem> {
         })?),
         None => None,
     };
-    let cx = match json::text(&body, "correlation_id") {
+    let cx = match json::optional_text(&body, "correlation_id", REFERENCE_LIMIT)? {
         Some(id) => {
             let id = CorrelationId::parse(&id).ok_or_else(|| {
                 Problem::invalid_field(
                     "correlation_id",
-                    "correlation_id is no token of 1 to 64 visible ASCII characters",
+                    "correlation_id is not made of 1 to 64 letters, digits and -._~:+=@,",
                     "send a UUID, or leave it out and take ours from the answer",
                 )
             })?;
@@ -67,36 +57,39 @@ pub async fn notification(call: Call) -> Result<Reply, Problem> {
         ("profile_ref", profile_ref.into()),
         ("phone_number", phone.as_ref().map(E164::as_str).into()),
     ]);
-    let placed = queue::place(&cx, ENDPOINT.queue, &Envelope::new(&cx.correlation_id, work), 0).await?;
     let recipient = phone.as_ref().map(|phone| phone.masked());
-    cx.log(
+    let line = cx.line(
         Level::Info,
         Event::PostCallNotifyStart,
         "a call's notification was accepted",
-        &[
-            ("call_ref", (&call_ref).into()),
-            ("recipient", recipient.into()),
-            ("placed", (if placed == Placed::Queue { "queue" } else { "job_row" }).into()),
-        ],
+        &[("call_ref", (&call_ref).into()), ("recipient", recipient.into())],
     );
     let answer = obj(&mut [
         ("status", "accepted".into()),
         ("correlation_id", (&cx.correlation_id).into()),
         ("status_url", ["/", ENDPOINT.name, "/", &cx.correlation_id].concat().into()),
     ]);
-    Ok(Reply::json(202, &answer).with_header(endpoint::CORRELATION_HEADER, cx.correlation_id))
+    let work = vec![Envelope::new(&cx.correlation_id, work)];
+    let reply = Reply::json(202, &answer).with_header(endpoint::CORRELATION_HEADER, &cx.correlation_id);
+    Ok(Outcome::accepted(cx, ENDPOINT.queue, work, reply, vec![line]))
 }
 
 /// What became of the notification with this correlation id.
-pub async fn status(call: Call) -> Result<Reply, Problem> {
-    endpoint::require_service_key(&call.cx, &call.request)?;
-    let id = CorrelationId::parse(&call.rest).ok_or_else(|| Problem::not_found("there is no such path here"))?;
-    let found = database::rpc(&call.cx, "notification_status", &obj(&mut [("correlation_id", id.as_str().into())]))
-        .await
-        .map_err(|_| Problem::unavailable(5))?;
-    if found.is_null() {
-        return Err(Problem::not_found("no notification with this correlation id has been worked on yet")
-            .hint("ask again in a few seconds; an id that stays unknown was never accepted"));
+pub fn status(call: Call) -> Outcome {
+    if let Err(problem) = endpoint::require_service_key(&call.cx, &call.request) {
+        return problem.into();
     }
-    Ok(Reply::json(200, &found))
+    let Some(id) = CorrelationId::parse(&call.rest) else {
+        return Problem::not_found("there is no such path here").into();
+    };
+    Outcome::later(async move {
+        let found = database::rpc(&call.cx, "notification_status", &obj(&mut [("correlation_id", id.as_str().into())]))
+            .await
+            .map_err(|_| Problem::unavailable(5))?;
+        if found.is_null() {
+            return Err(Problem::not_found("no notification with this correlation id has been worked on yet")
+                .hint("ask again in a few seconds; an id that stays unknown was never accepted"));
+        }
+        Ok(Reply::json(200, &found))
+    })
 }

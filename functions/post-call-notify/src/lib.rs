@@ -10,28 +10,39 @@ mod accept;
 mod summarise;
 mod work;
 
-use ihuza_core::problem::Problem;
+use ihuza_core::{ids::CorrelationId, problem::Problem};
 use ihuza_edge::{
     consume,
-    endpoint::{self, Endpoint},
+    endpoint::{self, Call, Endpoint, Outcome},
+    incoming::{BODY_LIMIT_BYTES, SERVICE_HEADERS},
 };
-use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use worker::{Env, web_sys, worker_sys::MessageBatch};
 
-const ENDPOINT: Endpoint = Endpoint { name: "post-call-notify", queue: "post-call-notify" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "post-call-notify",
+    queue: "post-call-notify",
+    headers: SERVICE_HEADERS,
+    body_limit_bytes: BODY_LIMIT_BYTES,
+};
 
-#[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("POST", "") => accept::notification(call).await,
-        (_, "") => Err(Problem::method_not_allowed("POST")),
-        ("GET" | "HEAD", _) => accept::status(call).await,
-        _ => Err(Problem::method_not_allowed("GET")),
-    })
-    .await
+#[wasm_bindgen]
+pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
+    endpoint::serve(ENDPOINT, route, request, env)
 }
 
-#[event(queue)]
-async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
+fn route(call: Call) -> Outcome {
+    match (call.request.method.as_str(), call.rest.as_str()) {
+        ("POST", "") => accept::notification(call).unwrap_or_else(Outcome::from),
+        (_, "") => Problem::method_not_allowed("POST").into(),
+        ("GET" | "HEAD", _) => accept::status(call),
+        (_, id) if CorrelationId::parse(id).is_some() => Problem::method_not_allowed("GET").into(),
+        _ => Problem::not_found("there is no such path here").into(),
+    }
+}
+
+#[wasm_bindgen]
+pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, work::notify).await;
-    Ok(())
 }

@@ -11,24 +11,37 @@ mod work;
 
 use ihuza_core::problem::Problem;
 use ihuza_edge::{
-    consume,
-    endpoint::{self, Endpoint},
+    carrier, consume,
+    endpoint::{self, Call, Endpoint, Outcome},
+    incoming::{BODY_LIMIT_BYTES, CARRIER_HEADERS},
 };
-use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use worker::{Env, web_sys, worker_sys::MessageBatch};
 
-const ENDPOINT: Endpoint = Endpoint { name: "sms-inbound-webhook", queue: "sms-inbound" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "sms-inbound-webhook",
+    queue: "sms-inbound",
+    headers: CARRIER_HEADERS,
+    body_limit_bytes: BODY_LIMIT_BYTES,
+};
 
-#[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("POST", _) => accept::inbound(call).await,
-        _ => Err(Problem::method_not_allowed("POST")),
-    })
-    .await
+#[wasm_bindgen]
+pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
+    endpoint::serve(ENDPOINT, route, request, env)
 }
 
-#[event(queue)]
-async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
+fn route(call: Call) -> Outcome {
+    if !carrier::is_path(&call.rest) {
+        return Problem::not_found("there is no such path here").into();
+    }
+    match call.request.method.as_str() {
+        "POST" => accept::inbound(call).unwrap_or_else(Outcome::from),
+        _ => Problem::method_not_allowed("POST").into(),
+    }
+}
+
+#[wasm_bindgen]
+pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, work::turn).await;
-    Ok(())
 }

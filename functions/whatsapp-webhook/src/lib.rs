@@ -14,34 +14,43 @@ use ihuza_core::{
 };
 use ihuza_edge::{
     consume,
-    endpoint::{self, Call, Endpoint},
+    endpoint::{self, Call, Endpoint, Outcome},
     host,
     reply::Reply,
     status,
 };
-use worker::{Context, Env, MessageBatch, Result, event, wasm_bindgen::JsValue, web_sys};
+use js_sys::Promise;
+use wasm_bindgen::prelude::*;
+use worker::{Env, web_sys, worker_sys::MessageBatch};
 
-const ENDPOINT: Endpoint = Endpoint { name: "whatsapp-webhook", queue: "whatsapp-updates" };
+const ENDPOINT: Endpoint = Endpoint {
+    name: "whatsapp-webhook",
+    queue: "whatsapp-updates",
+    headers: &["x-hub-signature-256"],
+    body_limit_bytes: whatsapp::WEBHOOK_MAX_BYTES,
+};
 
-#[event(fetch)]
-async fn fetch(request: web_sys::Request, env: Env, _: Context) -> Result<web_sys::Response> {
-    endpoint::serve(ENDPOINT, request, env, async |call| match (call.request.method.as_str(), call.rest.as_str()) {
-        ("GET", "") => verify(&call),
-        ("POST", "") => updates(call).await,
-        (_, "") => Err(Problem::method_not_allowed("GET, POST")),
-        _ => Err(Problem::not_found("there is no such path here")),
-    })
-    .await
+#[wasm_bindgen]
+pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
+    endpoint::serve(ENDPOINT, route, request, env)
 }
 
-#[event(queue)]
-async fn queue(batch: MessageBatch<JsValue>, env: Env, _: Context) -> Result<()> {
+fn route(call: Call) -> Outcome {
+    match (call.request.method.as_str(), call.rest.as_str()) {
+        ("GET", "") => verify(&call).into(),
+        ("POST", "") => updates(call).unwrap_or_else(Outcome::from),
+        (_, "") => Problem::method_not_allowed("GET, POST").into(),
+        _ => Problem::not_found("there is no such path here").into(),
+    }
+}
+
+#[wasm_bindgen]
+pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, status::record).await;
-    Ok(())
 }
 
 /// Meta asks whether this address is ours.
-fn verify(call: &Call) -> std::result::Result<Reply, Problem> {
+fn verify(call: &Call) -> Result<Reply, Problem> {
     let challenge =
         whatsapp::verify_subscription(&call.request.query, &call.cx.config.secrets(&["WHATSAPP_VERIFY_TOKEN"]))
             .ok_or_else(Problem::forbidden)?;
@@ -49,15 +58,14 @@ fn verify(call: &Call) -> std::result::Result<Reply, Problem> {
     Ok(Reply::text(200, challenge))
 }
 
-async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
-    let body = call.request.body(whatsapp::WEBHOOK_MAX_BYTES).await?;
+fn updates(call: Call) -> Result<Outcome, Problem> {
+    let body = call.request.body()?;
     let secrets = call.cx.config.secrets(&["WHATSAPP_APP_SECRET", "WHATSAPP_APP_SECRET_PREVIOUS"]);
-    if !signature::meta(call.request.header("x-hub-signature-256").as_deref(), &body, &secrets) {
+    if !signature::meta(call.request.header("x-hub-signature-256"), body, &secrets) {
         return Err(Problem::unauthorized());
     }
-    let updates = whatsapp::parse_webhook(&body, call.cx.config.find("WHATSAPP_PHONE_NUMBER_ID"), host::now())?;
-    status::place(&call.cx, ENDPOINT.queue, &updates.statuses).await?;
-    call.cx.log(
+    let updates = whatsapp::parse_webhook(body, call.cx.config.find("WHATSAPP_PHONE_NUMBER_ID"), host::now())?;
+    let mut lines = vec![call.cx.line(
         Level::Info,
         Event::WhatsappUpdatesReceived,
         &format!("{} status(es) from Meta", updates.statuses.len()),
@@ -67,10 +75,13 @@ async fn updates(call: Call) -> std::result::Result<Reply, Problem> {
             ("foreign", updates.foreign.into()),
             ("unreadable", updates.unreadable.into()),
         ],
-    );
+    )];
     if updates.inbound_messages > 0 {
-        let said = "people wrote on WhatsApp; this function does not answer them yet";
-        call.cx.log(Level::Warn, Event::WhatsappInboundReceived, said, &[("count", updates.inbound_messages.into())]);
+        let text = "people wrote on WhatsApp; this function does not answer them yet";
+        let count = [("count", updates.inbound_messages.into())];
+        lines.push(call.cx.line(Level::Warn, Event::WhatsappInboundReceived, text, &count));
     }
-    Ok(Reply::json(200, &obj(&mut [("status", "accepted".into()), ("statuses", updates.statuses.len().into())])))
+    let answer = obj(&mut [("status", "accepted".into()), ("statuses", updates.statuses.len().into())]);
+    let work = status::work(&call.cx, &updates.statuses);
+    Ok(Outcome::accepted(call.cx, ENDPOINT.queue, work, Reply::json(200, &answer), lines))
 }

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// What ties a request, its log lines and its rows together: 1 to 64 visible ASCII characters.
+/// What ties a request, its log lines and its rows together: 1 to 64 ASCII letters, digits and any of `-._~:+=@,`, so that
+/// it can stand in a path as it is. `health` is none: the page of that name stands where its status would.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 #[serde(transparent)]
 pub struct CorrelationId(String);
@@ -15,7 +16,8 @@ impl CorrelationId {
     /// Takes the caller's id if it is one.
     pub fn parse(text: &str) -> Option<CorrelationId> {
         let fits = (1..=CORRELATION_ID_MAX).contains(&text.len());
-        (fits && text.bytes().all(|byte| byte.is_ascii_graphic())).then(|| CorrelationId(text.to_owned()))
+        let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:+=@,".contains(&byte);
+        (fits && text != "health" && text.bytes().all(may_stand)).then(|| CorrelationId(text.to_owned()))
     }
 
     /// Takes the caller's id, or makes one from 16 random bytes.
@@ -39,7 +41,7 @@ impl<'de> Deserialize<'de> for CorrelationId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<CorrelationId, D::Error> {
         let text = String::deserialize(deserializer)?;
         CorrelationId::parse(&text)
-            .ok_or_else(|| serde::de::Error::custom("correlation id is 1 to 64 visible ASCII characters"))
+            .ok_or_else(|| serde::de::Error::custom("correlation id is 1 to 64 letters, digits and -._~:+=@,"))
     }
 }
 
@@ -170,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn a_correlation_id_is_short_and_visible() {
-        for good in ["a", "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11", "call:42/x"] {
+    fn a_correlation_id_is_short_and_can_stand_in_a_path() {
+        for good in ["a", "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11", "call:42.x"] {
             assert_eq!(CorrelationId::parse(good).unwrap().as_str(), good);
         }
-        for bad in ["", "a b", "é", "a\n", &"x".repeat(65)] {
+        for bad in ["", "a b", "é", "a\n", "a/b", "a?b", "a#b", "a%20b", "health", &"x".repeat(65)] {
             assert_eq!(CorrelationId::parse(bad), None);
             assert!(is_uuid(CorrelationId::parse_or(Some(bad), [7; 16]).as_str()));
         }

@@ -197,7 +197,7 @@ pub fn items_at<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value.get(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }
 
-/// Finds a field by its snake_case name, or by the same name in camelCase.
+/// Finds a field by its snake_case name, or, where that is absent or null, by the same name in camelCase.
 ///
 /// ```
 /// let body = serde_json::json!({"phoneNumber": "+250788123456"});
@@ -205,7 +205,8 @@ pub fn items_at<'a>(value: &'a Value, name: &str) -> &'a [Value] {
 /// ```
 pub fn field<'a>(value: &'a Value, snake_name: &str) -> Option<&'a Value> {
     let map = value.as_object()?;
-    map.get(snake_name).or_else(|| map.get(&camel(snake_name))).filter(|found| !found.is_null())
+    let there = |name: &str| map.get(name).filter(|found| !found.is_null());
+    there(snake_name).or_else(|| there(&camel(snake_name)))
 }
 
 /// The first of several fields that is present and not null.
@@ -232,9 +233,18 @@ pub fn as_text(value: &Value) -> Option<String> {
     }
 }
 
-/// A field as text, or the problem that names it.
-pub fn required_text(value: &Value, snake_name: &'static str, hint: &'static str) -> Result<String, Problem> {
-    text(value, snake_name).ok_or_else(|| Problem::missing_field(snake_name, hint))
+/// A field as text, if it is there; the problem that names it if it is there as a list or an object. A text of more than
+/// `max_bytes` is a problem too.
+pub fn optional_text(value: &Value, name: &'static str, max_bytes: usize) -> Result<Option<String>, Problem> {
+    let refused =
+        |detail: &str| Err(Problem::invalid_field(name, [name, detail].concat(), "send it as a text, or leave it out"));
+    match field(value, name) {
+        Some(Value::Array(_) | Value::Object(_)) => refused(" is a list or an object"),
+        found => match found.and_then(as_text) {
+            Some(long) if long.len() > max_bytes => refused(" is too long"),
+            fitting => Ok(fitting),
+        },
+    }
 }
 
 /// A field as a whole number; a string of digits counts.
@@ -317,9 +327,22 @@ mod tests {
         assert_eq!(text(&json!({"call_id": "a", "callId": "b"}), "call_id").unwrap(), "a");
         assert_eq!(text(&json!({"call_id": null}), "call_id"), None);
         assert_eq!(text(&json!({"call_id": "  "}), "call_id"), None);
+        assert_eq!(text(&json!({"call_id": null, "callId": "b"}), "call_id").unwrap(), "b");
         assert_eq!(text(&json!({"id": 88120453}), "id").unwrap(), "88120453");
         assert_eq!(integer(&json!({"expires_in": "3599"}), "expires_in"), Some(3599));
         assert_eq!(flag(&json!({"mirrorReplies": "True"}), "mirror_replies"), Some(true));
+    }
+
+    #[test]
+    fn an_optional_field_is_absent_or_a_text_of_bearable_length() {
+        let read = |value: Value| optional_text(&value, "phone_number", 5).map_err(|problem| problem.field);
+        assert_eq!(read(json!({"phoneNumber": " 12345 "})), Ok(Some("12345".to_owned())));
+        for absent in [json!({}), json!({"phoneNumber": null}), json!({"phone_number": " "})] {
+            assert_eq!(read(absent), Ok(None));
+        }
+        for bad in [json!({"phoneNumber": {"a": 1}}), json!({"phone_number": []}), json!({"phone_number": "123456"})] {
+            assert_eq!(read(bad), Err(Some("phone_number")));
+        }
     }
 
     #[test]

@@ -2,11 +2,9 @@
 
 use std::{cell::OnceCell, rc::Rc};
 
-use js_sys::Reflect;
-use wasm_bindgen::JsValue;
 use worker::Env;
 
-use crate::settings::SETTINGS;
+use crate::{settings::SETTINGS, shell};
 
 /// Values of [`SETTINGS`], defaults filled in. Absent and empty are the same thing.
 #[derive(Default)]
@@ -23,14 +21,14 @@ impl Config {
     pub fn of(env: &Env) -> Rc<Config> {
         CONFIG.with(|cell| {
             cell.get_or_init(|| {
-                Rc::new(Config::read(|name| {
-                    let value = Reflect::get(env, &JsValue::from_str(name)).ok()?;
-                    // A number in wrangler.toml arrives as a number.
-                    value
-                        .as_string()
-                        .or_else(|| value.as_f64().map(|n| (n as i64).to_string()))
-                        .or_else(|| value.as_bool().map(|b| b.to_string()))
-                }))
+                let names: Vec<&str> = SETTINGS.iter().flat_map(|s| [s.name].into_iter().chain(s.alias)).collect();
+                let values = shell::variables(env, &names.join("\n"));
+                let values: Vec<&str> = values.split('\0').collect();
+                let lookup = |name: &str| {
+                    let at = names.iter().position(|known| *known == name)?;
+                    values.get(at).map(|value| (*value).to_owned())
+                };
+                Rc::new(Config::read(lookup))
             })
             .clone()
         })

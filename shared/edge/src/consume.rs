@@ -8,9 +8,13 @@ use ihuza_core::{
     log::{Event, Level},
     timestamp,
 };
+use js_sys::{Array, Object, Reflect};
 use serde_json::Value;
-use wasm_bindgen::JsValue;
-use worker::{Env, MessageBatch, MessageExt, QueueRetryOptionsBuilder, RawMessage};
+use wasm_bindgen::{JsCast, JsValue};
+use worker::{
+    Env,
+    worker_sys::{Message, MessageBatch},
+};
 
 use crate::{
     context::Cx,
@@ -55,38 +59,55 @@ fn patience_s(age_s: i64, dice: f64) -> u32 {
     base + (f64::from(base) * dice / 2.0) as u32
 }
 
-/// Works a batch: all its messages at the same time, since the tenth person must not wait for nine model calls.
-pub async fn consume<F>(
-    batch: MessageBatch<JsValue>,
-    env: Env,
-    function: &'static str,
-    work: impl Fn(Cx, Envelope) -> F,
-) where
-    F: Future<Output = Verdict>,
-{
-    join_all(batch.raw_iter().map(|message| one(message, &env, function, &work))).await;
+/// The messages of a batch, through the bindings themselves: `worker::MessageBatch` sends options through another
+/// serializer, 10 KB of wasm for one number.
+fn messages(batch: &MessageBatch) -> Vec<Message> {
+    batch.messages().unwrap_or_else(|_| Array::new()).iter().map(JsCast::unchecked_into).collect()
 }
 
-async fn one<F>(message: RawMessage, env: &Env, function: &'static str, work: &impl Fn(Cx, Envelope) -> F)
+/// Name of the queue that a batch comes from.
+pub fn queue_of(batch: &MessageBatch) -> String {
+    batch.queue().map(String::from).unwrap_or_default()
+}
+
+fn text_of(message: &Message) -> String {
+    message.body().ok().and_then(|body| body.as_string()).unwrap_or_default()
+}
+
+fn ack(message: &Message) {
+    // Fails on no message that came in a batch; unacked, the queue would bring it again.
+    let _ = message.ack();
+}
+
+fn retry(message: &Message, in_s: u32) {
+    let options = Object::new();
+    let _ = Reflect::set(&options, &JsValue::from_str("delaySeconds"), &JsValue::from(in_s));
+    let _ = message.retry(options.into());
+}
+
+/// Works a batch: all its messages at the same time, since the last person must not wait for everybody else's model calls.
+pub async fn consume<F>(batch: MessageBatch, env: Env, function: &'static str, work: impl Fn(Cx, Envelope) -> F)
 where
     F: Future<Output = Verdict>,
 {
-    let parsed =
-        message.body().as_string().and_then(|text| serde_json::from_str(&text).ok()).and_then(Envelope::from_value);
-    let Some(envelope) = parsed else {
+    let invocation = Cx::new(env, function, "none".to_owned());
+    let messages = messages(&batch);
+    join_all(messages.iter().map(|message| one(message, &invocation, &work))).await;
+}
+
+async fn one<F>(message: &Message, invocation: &Cx, work: &impl Fn(Cx, Envelope) -> F)
+where
+    F: Future<Output = Verdict>,
+{
+    let Some(envelope) = serde_json::from_str(&text_of(message)).ok().and_then(Envelope::from_value) else {
         // Only our own accept path writes to the queue: this is a deployment that went wrong. The dead-letter queue keeps it.
-        Cx::new(env.clone(), function, "none".to_owned()).log(
-            Level::Error,
-            Event::InternalError,
-            "a queue message is no envelope of ours",
-            &[],
-        );
-        message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(60).build());
+        invocation.log(Level::Error, Event::InternalError, "a queue message is no envelope of ours", &[]);
+        retry(message, 60);
         return;
     };
-    let cx = Cx::new(env.clone(), function, envelope.correlation_id.clone());
+    let cx = invocation.for_work(&envelope.correlation_id);
     match work(cx.clone(), envelope).await {
-        Verdict::Done => message.ack(),
+        Verdict::Done => ack(message),
         Verdict::Again { in_s, why } => {
             cx.log(
                 Level::Warn,
@@ -94,21 +115,22 @@ where
                 &format!("{why}; again in {in_s} s"),
                 &[("retry_in_s", in_s.into())],
             );
-            message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(in_s).build());
+            retry(message, in_s);
         }
     }
 }
 
 /// Keeps messages that the queue `origin` gave up as rows of `dead_letters`, each with an alert.
-pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str, origin: &str) {
-    join_all(batch.raw_iter().map(async |message| {
-        let text = message.body().as_string().unwrap_or_default();
+pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin: &str) {
+    let invocation = Cx::new(env, function, "none".to_owned());
+    let messages = messages(&batch);
+    join_all(messages.iter().map(async |message| {
+        let text = text_of(message);
         let payload = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
-        let correlation_id = payload.get("correlation_id").and_then(Value::as_str).unwrap_or("none").to_owned();
-        let cx = Cx::new(env.clone(), function, correlation_id);
+        let cx = invocation.for_work(payload.get("correlation_id").and_then(Value::as_str).unwrap_or("none"));
         let row = obj(&mut [
             ("queue", origin.into()),
-            ("message_id", message.id().into()),
+            ("message_id", message.id().map(String::from).unwrap_or_default().into()),
             ("payload", payload.into()),
             ("attempts", 0.into()),
             ("reason", "retries_exhausted".into()),
@@ -122,7 +144,7 @@ pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str
                     &format!("a message of {origin} was given up; it is in dead_letters"),
                     &[("queue", origin.into())],
                 );
-                message.ack();
+                ack(message);
             }
             Err(error) => {
                 cx.log(
@@ -131,7 +153,7 @@ pub async fn bury(batch: MessageBatch<JsValue>, env: Env, function: &'static str
                     &format!("a dead letter of {origin} waits in its queue: {error}"),
                     &[("queue", origin.into())],
                 );
-                message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(300).build());
+                retry(message, 300);
             }
         }
     }))

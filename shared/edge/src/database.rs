@@ -54,7 +54,7 @@ impl DatabaseError {
 }
 
 thread_local! {
-    static HEADERS: OnceCell<js_sys::Object> = const { OnceCell::new() };
+    static HEADERS: OnceCell<String> = const { OnceCell::new() };
 }
 
 /// Calls `public.<name>(p jsonb)`; repeats it a few times while the database is not available.
@@ -92,23 +92,24 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
             if !key.starts_with("sb_") {
                 headers.push(("authorization", &bearer));
             }
-            outgoing::header_object(&headers)
+            outgoing::headers(&headers)
         })
         .clone()
     });
     let body = obj(&mut [("p", p.into())]).to_string();
-    let answer = outgoing::send_with("POST", &url, &headers, Some(&body), config.number("DATABASE_TIMEOUT_MS"))
-        .await
-        .map_err(|failure| DatabaseError::Unavailable {
-        what: match failure {
-            TransportFailure::NeverConnected => "no connection",
-            TransportFailure::Timeout => "no answer in time",
-            TransportFailure::Cut => "connection cut",
-            TransportFailure::BadBody => "answer too long",
-        },
-        code: None,
-    })?;
-    read(answer.status, &answer.body)
+    let answer =
+        outgoing::send(cx, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
+            DatabaseError::Unavailable {
+                what: match failure {
+                    TransportFailure::NeverConnected => "no connection",
+                    TransportFailure::Timeout => "no answer in time",
+                    TransportFailure::Cut => "connection cut",
+                    TransportFailure::BadBody => "answer too long",
+                },
+                code: None,
+            }
+        })?;
+    read(answer.status, answer.body.as_bytes())
 }
 
 /// What PostgREST's status and body mean (reference: PostgREST docs, references/errors).

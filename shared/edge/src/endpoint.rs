@@ -1,17 +1,33 @@
 //! What every endpoint shares: where it answers, its health page, methods, keys of our own callers, problem details.
 
-use std::future::Future;
+use std::{
+    cell::{OnceCell, RefCell},
+    pin::Pin,
+};
 
 use ihuza_core::json::obj;
 use ihuza_core::{
-    ids,
+    ids::CorrelationId,
     log::{Event, Level},
     problem::Problem,
     signature,
 };
+use js_sys::Promise;
+use wasm_bindgen::{JsValue, closure::Closure};
+use wasm_bindgen_futures::future_to_promise;
 use worker::{Env, web_sys};
 
-use crate::{config::Config, context::Cx, database, host, incoming::Incoming, queue, reply::Reply};
+use crate::{
+    config::Config,
+    context::Cx,
+    database,
+    decision::{Decision, Line},
+    host,
+    incoming::Incoming,
+    queue::{self, Envelope},
+    reply::Reply,
+    shell,
+};
 
 /// Names the thread through the logs: read from a request, written on every answer.
 pub const CORRELATION_HEADER: &str = "x-correlation-id";
@@ -24,50 +40,136 @@ pub struct Call {
     pub rest: String,
 }
 
-/// What an endpoint is: its name and the queue it feeds.
+/// What an endpoint is.
 #[derive(Debug, Clone, Copy)]
 pub struct Endpoint {
     pub name: &'static str,
+    /// The queue it feeds.
     pub queue: &'static str,
+    /// The headers it looks at, but for [`CORRELATION_HEADER`]; no other is brought over.
+    pub headers: &'static [&'static str],
+    /// The longest body it takes.
+    pub body_limit_bytes: usize,
 }
 
-/// Answers one request: `handle` for the endpoint's own routes, the health page and every error here.
-pub async fn serve<F>(
-    endpoint: Endpoint,
-    request: web_sys::Request,
-    env: Env,
-    handle: impl FnOnce(Call) -> F,
-) -> worker::Result<web_sys::Response>
-where
-    F: Future<Output = Result<Reply, Problem>>,
-{
-    let request = Incoming::new(request);
-    let given = request
-        .header(CORRELATION_HEADER)
-        .and_then(|id| ids::CorrelationId::parse(&id))
-        .map(|id| id.as_str().to_owned());
-    let correlation_id = given.unwrap_or_else(host::new_uuid);
-    let cx = Cx::new(env, endpoint.name, correlation_id.clone());
+/// What becomes of a call. Nearly every request is decided at once, without waiting for anything.
+pub enum Outcome {
+    Now(Result<Decision, Problem>),
+    Later(Pin<Box<dyn Future<Output = Result<Decision, Problem>>>>),
+}
+
+impl From<Problem> for Outcome {
+    fn from(problem: Problem) -> Outcome {
+        Outcome::Now(Err(problem))
+    }
+}
+
+impl From<Result<Reply, Problem>> for Outcome {
+    fn from(result: Result<Reply, Problem>) -> Outcome {
+        Outcome::Now(result.map(Decision::from))
+    }
+}
+
+impl Outcome {
+    /// An answer that has to be waited for.
+    pub fn later(reply: impl Future<Output = Result<Reply, Problem>> + 'static) -> Outcome {
+        Outcome::Later(Box::pin(async { reply.await.map(Decision::from) }))
+    }
+
+    /// The answer to accepted work: given, and the lines written, once all of `work` is durable.
+    pub fn accepted(cx: Cx, queue: &'static str, work: Vec<Envelope>, reply: Reply, lines: Vec<Line>) -> Outcome {
+        let texts: Vec<String> = work.iter().map(|envelope| envelope.to_value().to_string()).collect();
+        let decision = Decision { work: texts, queue: queue::binding(queue), lines, reply };
+        if decision.work.iter().all(|text| text.len() <= queue::MESSAGE_LIMIT_BYTES) {
+            return Outcome::Now(Ok(decision));
+        }
+        Outcome::Later(Box::pin(async move {
+            for envelope in &work {
+                queue::place(&cx, queue, envelope, 0).await?;
+            }
+            Ok(Decision { work: Vec::new(), ..decision })
+        }))
+    }
+}
+
+/// The routes of an endpoint but for its health page.
+pub type Route = fn(Call) -> Outcome;
+
+thread_local! {
+    /// One Worker has one endpoint.
+    static DOOR: OnceCell<shell::Door> = const { OnceCell::new() };
+}
+
+/// Answers one request: `route` for the endpoint's own routes, the health page and every error here.
+///
+/// Stands in for the `fetch` event of crate `worker`, whose future, `Request` and `Response` cost 60 crossings between wasm
+/// and JavaScript where this costs ten.
+pub fn serve(endpoint: Endpoint, route: Route, request: web_sys::Request, env: Env) -> Promise {
+    DOOR.with(|door| {
+        let door = door.get_or_init(|| {
+            let decide: shell::Decide =
+                Closure::new(move |env, head: String, body| decide(endpoint, route, env, &head, body));
+            let refused: shell::Refused =
+                Closure::new(move |env, text: String, why: String| refused(endpoint, env, text, why));
+            let headers = [&[CORRELATION_HEADER], endpoint.headers].concat().join("\n");
+            let limit = u32::try_from(endpoint.body_limit_bytes).unwrap_or(u32::MAX);
+            // The door stays as long as the isolate.
+            shell::Door::new(&headers, limit, decide.into_js_value(), refused.into_js_value())
+        });
+        door.serve(request, env)
+    })
+}
+
+fn decide(endpoint: Endpoint, route: Route, env: Env, head: &str, body: Vec<u8>) -> JsValue {
+    let request = Incoming::read(endpoint, head, body);
+    let given = request.header(CORRELATION_HEADER).and_then(CorrelationId::parse);
+    let correlation_id = given.map_or_else(host::new_uuid, |id| id.as_str().to_owned());
+    let cx = Cx::new(env, endpoint.name, correlation_id);
     let rest = rest_of(&request.path, endpoint.name).to_owned();
     let outcome = match (request.method.as_str(), rest.as_str()) {
-        ("GET" | "HEAD", "health") => Ok(health(&cx, endpoint).await),
-        (_, "health") => Err(Problem::method_not_allowed("GET")),
-        _ => handle(Call { cx: cx.clone(), request, rest }).await,
+        ("GET" | "HEAD", "health") => health_page(cx.clone(), endpoint),
+        (_, "health") => Problem::method_not_allowed("GET").into(),
+        _ => route(Call { cx: cx.clone(), request, rest }),
     };
-    let reply = outcome.unwrap_or_else(|problem| {
+    match outcome {
+        Outcome::Now(result) => JsValue::from_str(&said(&cx, result).to_text()),
+        Outcome::Later(result) => {
+            future_to_promise(async move { Ok(JsValue::from_str(&said(&cx, result.await).to_text())) }).into()
+        }
+    }
+}
+
+/// The queue did not take this work: a job row, else the sender keeps it.
+fn refused(endpoint: Endpoint, env: Env, text: String, why: String) -> Promise {
+    future_to_promise(async move {
+        let payload = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
+        let correlation_id = payload.get("correlation_id").and_then(serde_json::Value::as_str).unwrap_or("none");
+        let cx = Cx::new(env, endpoint.name, correlation_id.to_owned());
+        let why = ihuza_core::redact::scrub(&why);
+        match queue::store(&cx, endpoint.queue, payload, &why).await {
+            Ok(()) => Ok(JsValue::from_str("")),
+            Err(problem) => Ok(JsValue::from_str(&said(&cx, Err(problem)).to_text())),
+        }
+    })
+}
+
+/// The decision with what every answer has: the correlation id, and the line about a refusal.
+fn said(cx: &Cx, result: Result<Decision, Problem>) -> Decision {
+    let mut decision = result.unwrap_or_else(|problem| {
         // Said once, here, whoever found it. The reason never holds what the caller sent.
         let level = if problem.status >= 500 { Level::Warn } else { Level::Info };
-        cx.log(
+        let line = cx.line(
             level,
             Event::RequestRefused,
             problem.title,
             &[("status", problem.status.into()), ("type", problem.type_slug.into())],
         );
-        Reply::problem(&problem.correlation_id(&correlation_id))
+        Decision { lines: vec![line], ..Reply::problem(&problem.correlation_id(&cx.correlation_id)).into() }
     });
-    let named = reply.headers.iter().any(|(name, _)| *name == CORRELATION_HEADER);
-    let reply = if named { reply } else { reply.with_header(CORRELATION_HEADER, correlation_id) };
-    reply.into_response()
+    if !decision.reply.headers.iter().any(|(name, _)| *name == CORRELATION_HEADER) {
+        decision.reply.headers.push((CORRELATION_HEADER, cx.correlation_id.clone()));
+    }
+    decision
 }
 
 /// What follows the mount of endpoint `name` in `path`: each answers at `/`, `/<name>` and `/functions/v1/<name>`.
@@ -84,9 +186,32 @@ fn rest_of<'a>(path: &'a str, name: &str) -> &'a str {
 /// Only callers that hold the service key or `INTERNAL_API_KEY`, as bearer token or as `apikey`.
 pub fn require_service_key(cx: &Cx, request: &Incoming) -> Result<(), Problem> {
     let keys = cx.config.secrets(&["SUPABASE_SERVICE_ROLE_KEY", "INTERNAL_API_KEY"]);
-    let known = signature::bearer(request.header("authorization").as_deref(), &keys)
-        || request.header("apikey").is_some_and(|key| signature::equals_any(&key, &keys));
+    let known = signature::bearer(request.header("authorization"), &keys)
+        || request.header("apikey").is_some_and(|key| signature::equals_any(key, &keys));
     if known { Ok(()) } else { Err(Problem::unauthorized()) }
+}
+
+/// How long a health page is given again as it was: whoever asks a hundred times a second does not reach the database.
+const HEALTH_AGE_MS: i64 = 2_000;
+
+thread_local! {
+    static HEALTH: RefCell<Option<(i64, Reply)>> = const { RefCell::new(None) };
+}
+
+fn health_page(cx: Cx, endpoint: Endpoint) -> Outcome {
+    let kept = HEALTH.with_borrow(|page| {
+        page.as_ref()
+            .filter(|(made, _)| (0..HEALTH_AGE_MS).contains(&(host::now_ms() - made)))
+            .map(|(_, page)| page.clone())
+    });
+    match kept {
+        Some(page) => Ok(page).into(),
+        None => Outcome::later(async move {
+            let page = health(&cx, endpoint).await;
+            HEALTH.set(Some((host::now_ms(), page.clone())));
+            Ok(page)
+        }),
+    }
 }
 
 /// Names each dependency and each missing setting. 503 when the function cannot do its work.

@@ -1,82 +1,79 @@
-//! One HTTP request as a function sees it. Every look at it crosses from wasm to JavaScript, so it is read once.
+//! One HTTP request as a function sees it, whole: `shell.js` brought it over in one crossing.
 
 use ihuza_core::problem::Problem;
-use js_sys::{Reflect, Uint8Array, futures::JsFuture};
-use wasm_bindgen::{JsCast, JsValue};
-use worker::web_sys;
+
+use crate::{
+    endpoint::{CORRELATION_HEADER, Endpoint},
+    shell::PART,
+};
 
 /// Largest body of our own endpoints; only whatsapp-webhook takes more (Meta batches up to 3 MB).
 pub const BODY_LIMIT_BYTES: usize = 256 * 1024;
 
-/// A request whose method and URL have been read.
+/// The headers by which carriers show who they are.
+pub const CARRIER_HEADERS: &[&str] = &["authorization", "content-type", "x-signature", "x-timestamp"];
+
+/// The headers by which callers of our own show who they are.
+pub const SERVICE_HEADERS: &[&str] = &["authorization", "apikey"];
+
+/// What became of the body on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Whole,
+    /// Longer than the endpoint takes.
+    Large,
+    /// The connection ended first.
+    Cut,
+}
+
+/// A request.
+#[derive(Debug)]
 pub struct Incoming {
-    request: web_sys::Request,
-    headers: web_sys::Headers,
     pub method: String,
     /// Path without query, percent-encoding kept.
     pub path: String,
     /// Query without `?`, percent-encoding kept.
     pub query: String,
+    endpoint: Endpoint,
+    /// Values in the order of the endpoint's list, that of the correlation id first.
+    headers: Vec<String>,
+    state: State,
+    body: Vec<u8>,
 }
 
 impl Incoming {
-    pub fn new(request: web_sys::Request) -> Incoming {
-        let url = request.url();
-        let (path, query) = split_url(&url);
-        Incoming {
-            method: request.method(),
-            path: path.to_owned(),
-            query: query.to_owned(),
-            headers: request.headers(),
-            request,
-        }
+    /// Reads what `Door` in `shell.js` writes: state, method, URL, and the value of each header, empty where absent.
+    pub fn read(endpoint: Endpoint, head: &str, body: Vec<u8>) -> Incoming {
+        let mut parts = head.split(PART);
+        let mut next = || parts.next().unwrap_or_default();
+        let state = match next() {
+            "whole" => State::Whole,
+            "large" => State::Large,
+            _ => State::Cut,
+        };
+        let method = next().to_owned();
+        let (path, query) = split_url(next());
+        let (path, query) = (path.to_owned(), query.to_owned());
+        let headers = parts.map(str::to_owned).collect();
+        Incoming { method, path, query, endpoint, headers, state, body }
     }
 
     /// A header's value; absent and empty are the same thing.
-    pub fn header(&self, name: &str) -> Option<String> {
-        self.headers.get(name).ok().flatten().filter(|value| !value.is_empty())
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut names = [CORRELATION_HEADER].into_iter().chain(self.endpoint.headers.iter().copied());
+        let at = names.position(|known| known == name);
+        debug_assert!(at.is_some(), "{name} is not brought over");
+        self.headers.get(at?).map(String::as_str).filter(|value| !value.is_empty())
     }
 
-    /// The raw body, or the 413 of a body over `limit_bytes`; never holds more than that much in memory.
-    pub async fn body(&self, limit_bytes: usize) -> Result<Vec<u8>, Problem> {
-        match self.header("content-length").and_then(|length| length.parse::<usize>().ok()) {
-            Some(length) if length > limit_bytes => Err(Problem::too_large(limit_bytes)),
-            Some(_) => {
-                let promise = self.request.array_buffer().map_err(|_| unreadable())?;
-                let buffer = JsFuture::from(promise).await.map_err(|_| unreadable())?;
-                let bytes = Uint8Array::new(&buffer).to_vec();
-                if bytes.len() > limit_bytes { Err(Problem::too_large(limit_bytes)) } else { Ok(bytes) }
-            }
-            None => self.streamed_body(limit_bytes).await,
+    /// The raw body, or why there is none: the 413 of one that is too long, the 400 of one that was cut off.
+    pub fn body(&self) -> Result<&[u8], Problem> {
+        match self.state {
+            State::Whole => Ok(&self.body),
+            State::Large => Err(Problem::too_large(self.endpoint.body_limit_bytes)),
+            State::Cut => Err(Problem::bad_body("the request body ended before it was complete")),
         }
     }
-
-    /// A body of unannounced length, taken piece by piece so that an endless one is cut off at the limit.
-    async fn streamed_body(&self, limit_bytes: usize) -> Result<Vec<u8>, Problem> {
-        let Some(stream) = self.request.body() else {
-            return Ok(Vec::new());
-        };
-        let reader: web_sys::ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
-        let mut bytes = Vec::new();
-        loop {
-            let piece = JsFuture::from(reader.read()).await.map_err(|_| unreadable())?;
-            let done = Reflect::get(&piece, &JsValue::from_str("done")).map_err(|_| unreadable())?;
-            if done.is_truthy() {
-                return Ok(bytes);
-            }
-            let value = Reflect::get(&piece, &JsValue::from_str("value")).map_err(|_| unreadable())?;
-            let piece = Uint8Array::new(&value);
-            if bytes.len().saturating_add(piece.length() as usize) > limit_bytes {
-                drop(reader.cancel());
-                return Err(Problem::too_large(limit_bytes));
-            }
-            bytes.extend_from_slice(&piece.to_vec());
-        }
-    }
-}
-
-fn unreadable() -> Problem {
-    Problem::bad_body("the request body ended before it was complete")
 }
 
 /// Path and query of an absolute URL as the runtime serialises it (WHATWG: the path is never empty).
@@ -90,12 +87,30 @@ fn split_url(url: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::split_url;
+    use super::*;
 
     #[test]
     fn a_url_splits_into_path_and_query() {
         assert_eq!(split_url("https://e.rw/a/b?x=1&y=2#z"), ("/a/b", "x=1&y=2"));
         assert_eq!(split_url("http://127.0.0.1:8787/"), ("/", ""));
         assert_eq!(split_url("http://e.rw"), ("/", ""));
+    }
+
+    const ENDPOINT: Endpoint =
+        Endpoint { name: "e", queue: "q", headers: &["authorization", "apikey", "x-signature"], body_limit_bytes: 10 };
+
+    #[test]
+    fn a_head_is_read_in_the_order_in_which_the_script_writes_it() {
+        let head = "whole\nPOST\nhttps://e.rw/sms?a=1\nid-7\nBearer k\n\nsha256=00";
+        let request = Incoming::read(ENDPOINT, head, b"{}".to_vec());
+        assert_eq!((request.method.as_str(), request.path.as_str(), request.query.as_str()), ("POST", "/sms", "a=1"));
+        assert_eq!(request.header("x-correlation-id"), Some("id-7"));
+        assert_eq!(request.header("authorization"), Some("Bearer k"));
+        assert_eq!(request.header("apikey"), None);
+        assert_eq!(request.header("x-signature"), Some("sha256=00"));
+        assert_eq!(request.body(), Ok(b"{}".as_slice()));
+        let refused =
+            |state: &str| Incoming::read(ENDPOINT, state, Vec::new()).body().err().map(|problem| problem.status);
+        assert_eq!((refused("large\nPOST"), refused("cut\nPOST"), refused("")), (Some(413), Some(400), Some(400)));
     }
 }

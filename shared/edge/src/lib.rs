@@ -4,12 +4,15 @@
 //! [`queue`] and taken up by [`consume`]; [`database`] is the only way to Postgres and [`delivery`] the only way to a
 //! carrier.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail"))]
+
 pub mod carrier;
 pub mod claim;
 pub mod config;
 pub mod consume;
 pub mod context;
 pub mod database;
+pub mod decision;
 pub mod delivery;
 pub mod endpoint;
 pub mod host;
@@ -22,5 +25,6 @@ pub mod pause;
 pub mod queue;
 pub mod reply;
 pub mod settings;
+pub mod shell;
 pub mod status;
 pub mod whatsapp;

@@ -3,11 +3,13 @@
 
 use chrono::TimeDelta;
 use ihuza_core::{error_class::TransportFailure, retry};
-use js_sys::{Object, Reflect, Uint8Array, futures::JsFuture};
-use wasm_bindgen::{JsCast, JsValue};
-use worker::web_sys;
+use js_sys::futures::JsFuture;
 
-use crate::host;
+use crate::{
+    context::Cx,
+    host,
+    shell::{self, PART},
+};
 
 /// Largest answer that is read; none of the services we call comes near it.
 const ANSWER_LIMIT_BYTES: u32 = 2 * 1024 * 1024;
@@ -16,85 +18,45 @@ const ANSWER_LIMIT_BYTES: u32 = 2 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
-    retry_after: Option<String>,
-    pub body: Vec<u8>,
+    retry_after: String,
+    pub body: String,
 }
 
 impl Answer {
-    pub fn is_success(&self) -> bool {
-        (200..300).contains(&self.status)
-    }
-
     /// How long the service wants us to wait.
     pub fn retry_after(&self) -> Option<TimeDelta> {
-        retry::parse_retry_after(self.retry_after.as_deref()?, host::now())
+        retry::parse_retry_after(&self.retry_after, host::now())
     }
 }
 
-/// `method url` with `headers` and `body`; at most `timeout_ms` from start to the last byte of the answer.
-pub async fn send(
-    method: &str,
-    url: &str,
-    headers: &[(&str, &str)],
-    body: Option<&str>,
-    timeout_ms: u32,
-) -> Result<Answer, TransportFailure> {
-    send_with(method, url, &header_object(headers), body, timeout_ms).await
+/// Headers in the form in which [`send`] takes them.
+pub fn headers(headers: &[(&str, &str)]) -> String {
+    let parts: Vec<&str> = headers.iter().flat_map(|(name, value)| [*name, *value]).collect();
+    parts.join("\n")
 }
 
-/// Headers as a JavaScript object, so that constant ones can be made once an isolate.
-pub fn header_object(headers: &[(&str, &str)]) -> Object {
-    let object = Object::new();
-    for (name, value) in headers {
-        // Setting a property of a plain object cannot fail.
-        let _ = Reflect::set(&object, &JsValue::from_str(name), &JsValue::from_str(value));
-    }
-    object
+/// `POST url` with `headers` and `body`; at most `timeout_ms` from the moment a connection is free to the last byte of the
+/// answer.
+pub async fn send(cx: &Cx, url: &str, headers: &str, body: &str, timeout_ms: u32) -> Result<Answer, TransportFailure> {
+    let promise = shell::send(cx.slots(), url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES);
+    let said = JsFuture::from(promise).await.ok().and_then(|said| said.as_string()).unwrap_or_default();
+    read(&said)
 }
 
-/// As [`send`], with headers made before.
-pub async fn send_with(
-    method: &str,
-    url: &str,
-    headers: &Object,
-    body: Option<&str>,
-    timeout_ms: u32,
-) -> Result<Answer, TransportFailure> {
-    let init = web_sys::RequestInit::new();
-    init.set_method(method);
-    init.set_headers(headers);
-    init.set_signal(Some(&web_sys::AbortSignal::timeout_with_u32(timeout_ms)));
-    if let Some(body) = body {
-        init.set_body(&JsValue::from_str(body));
-    }
-    // A redirect would carry our keys to another host.
-    init.set_redirect(web_sys::RequestRedirect::Manual);
-    let scope: web_sys::WorkerGlobalScope = js_sys::global().unchecked_into();
-    let response = JsFuture::from(scope.fetch_with_str_and_init(url, &init)).await.map_err(|e| failure(&e, false))?;
-    let response: web_sys::Response = response.unchecked_into();
-    let status = response.status();
-    let retry_after = response.headers().get("retry-after").ok().flatten();
-    let buffer = JsFuture::from(response.array_buffer().map_err(|_| TransportFailure::Cut)?)
-        .await
-        .map_err(|e| failure(&e, true))?;
-    let bytes = Uint8Array::new(&buffer);
-    if bytes.length() > ANSWER_LIMIT_BYTES {
-        return Err(TransportFailure::BadBody);
-    }
-    Ok(Answer { status, retry_after, body: bytes.to_vec() })
-}
-
-/// What a rejected promise of `fetch` means. Once an answer has begun, nothing can be "never connected".
-fn failure(error: &JsValue, answering: bool) -> TransportFailure {
-    let text =
-        |name: &str| Reflect::get(error, &JsValue::from_str(name)).ok().and_then(|v| v.as_string()).unwrap_or_default();
-    if matches!(text("name").as_str(), "TimeoutError" | "AbortError") {
-        return TransportFailure::Timeout;
-    }
-    if !answering && says_never_connected(&text("message")) {
-        TransportFailure::NeverConnected
-    } else {
-        TransportFailure::Cut
+/// What `send` in `shell.js` says: status, `Retry-After`, body; or how far it came, and the name and message of the error.
+fn read(said: &str) -> Result<Answer, TransportFailure> {
+    let mut parts = said.splitn(3, PART);
+    let mut next = || parts.next().unwrap_or_default();
+    let (first, second, rest) = (next(), next(), next());
+    match (first, second) {
+        ("connect" | "answer", "TimeoutError" | "AbortError") => Err(TransportFailure::Timeout),
+        // Once an answer has begun, nothing can be "never connected".
+        ("connect", _) if says_never_connected(rest) => Err(TransportFailure::NeverConnected),
+        ("long", _) => Err(TransportFailure::BadBody),
+        _ => match first.parse() {
+            Ok(status) => Ok(Answer { status, retry_after: second.to_owned(), body: rest.to_owned() }),
+            Err(_) => Err(TransportFailure::Cut),
+        },
     }
 }
 
@@ -108,7 +70,22 @@ fn says_never_connected(message: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::says_never_connected;
+    use super::*;
+
+    #[test]
+    fn an_answer_is_told_from_every_way_of_having_none() {
+        let answer = read("429\n7\n{\"a\":\n1}").unwrap();
+        assert_eq!((answer.status, answer.retry_after.as_str(), answer.body.as_str()), (429, "7", "{\"a\":\n1}"));
+        assert_eq!(read("204\n\n").unwrap().body, "");
+        let failure = |said: &str| read(said).unwrap_err();
+        assert_eq!(failure("connect\nTimeoutError\nThe operation was aborted"), TransportFailure::Timeout);
+        assert_eq!(failure("answer\nTimeoutError\n"), TransportFailure::Timeout);
+        assert_eq!(failure("connect\nError\nconnect(): Connection refused"), TransportFailure::NeverConnected);
+        assert_eq!(failure("answer\nError\nconnect(): Connection refused"), TransportFailure::Cut);
+        assert_eq!(failure("connect\nError\nNetwork connection lost."), TransportFailure::Cut);
+        assert_eq!(failure("long\n\n"), TransportFailure::BadBody);
+        assert_eq!(failure(""), TransportFailure::Cut);
+    }
 
     #[test]
     fn only_a_refused_connection_counts_as_never_made() {

@@ -4,14 +4,12 @@ use ihuza_core::{
     json::{obj, string_at, u32_at},
     log::{Event, Level},
     problem::Problem,
-    timestamp,
+    redact, timestamp,
 };
 use js_sys::futures::JsFuture;
 use serde_json::Value;
-use wasm_bindgen::{JsCast, JsValue};
-use worker::worker_sys;
 
-use crate::{context::Cx, database, host};
+use crate::{context::Cx, database, host, shell};
 
 /// Cloudflare takes 128 KB a message, metadata included; what is larger goes to Postgres.
 pub const MESSAGE_LIMIT_BYTES: usize = 100 * 1024;
@@ -55,30 +53,26 @@ impl Envelope {
     }
 }
 
-/// Where a piece of work was put.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
-    Queue,
-    JobRow,
-}
-
 /// Puts `envelope` on `queue`, else into Postgres, else answers 503 with `Retry-After` so that the sender keeps it.
-pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u32) -> Result<Placed, Problem> {
+pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u32) -> Result<(), Problem> {
     let payload = envelope.to_value();
     let text = payload.to_string();
-    let refused = if text.len() > MESSAGE_LIMIT_BYTES {
-        "too large for the queue".to_owned()
-    } else {
-        match send(cx, queue, &text, delay_s).await {
-            Ok(()) => return Ok(Placed::Queue),
-            Err(error) => error,
-        }
-    };
+    if text.len() > MESSAGE_LIMIT_BYTES {
+        return store(cx, queue, payload, "too large for the queue").await;
+    }
+    match send(cx, queue, &text, delay_s).await {
+        Ok(()) => Ok(()),
+        Err(refused) => store(cx, queue, payload, &refused).await,
+    }
+}
+
+/// Keeps the payload of a message that `queue` has not taken as a job row; the next sweep brings it.
+pub async fn store(cx: &Cx, queue: &'static str, payload: Value, refused: &str) -> Result<(), Problem> {
     let row = obj(&mut [
         ("queue", queue.into()),
         ("payload", payload.into()),
         ("reason", "queue_refused".into()),
-        ("correlation_id", (&envelope.correlation_id).into()),
+        ("correlation_id", (&cx.correlation_id).into()),
     ]);
     match database::rpc(cx, "enqueue_job", &row).await {
         Ok(_) => {
@@ -88,7 +82,7 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
                 &format!("{queue}: {refused}; the work is a job row"),
                 &[("queue", queue.into())],
             );
-            Ok(Placed::JobRow)
+            Ok(())
         }
         Err(error) => {
             cx.log(
@@ -104,39 +98,20 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
 
 /// Name of the binding of a queue: `sms-inbound` is `SMS_INBOUND`.
 pub fn binding(queue: &str) -> String {
-    queue.replace('-', "_").to_uppercase()
+    queue.replace('-', "_").to_ascii_uppercase()
 }
 
 /// Sends `text` to `queue`; the error is a text that is safe to log.
-///
-/// Goes past `worker::Queue`, whose options travel through serde-wasm-bindgen: this way a send is four crossings.
 pub async fn send(cx: &Cx, queue: &str, text: &str, delay_s: u32) -> Result<(), String> {
-    let producer = producer(cx, queue)?;
-    let options = js_sys::Object::new();
-    let set = |name: &str, value: JsValue| js_sys::Reflect::set(&options, &JsValue::from_str(name), &value);
-    let _ = set("contentType", JsValue::from_str("text"));
-    if delay_s > 0 {
-        let _ = set("delaySeconds", JsValue::from_f64(f64::from(delay_s)));
-    }
-    let sent = match producer.send(JsValue::from_str(text), options.into()) {
-        Ok(promise) => JsFuture::from(promise).await,
-        Err(error) => Err(error),
-    };
-    sent.map(drop).map_err(|error| {
-        let message = js_sys::Reflect::get(&error, &JsValue::from_str("message")).ok().and_then(|m| m.as_string());
-        ihuza_core::redact::scrub(&message.unwrap_or_else(|| "the queue refused".to_owned()))
-    })
-}
-
-fn producer(cx: &Cx, queue: &str) -> Result<worker_sys::Queue, String> {
-    let name = binding(queue);
-    match js_sys::Reflect::get(&cx.env, &JsValue::from_str(&name)) {
-        Ok(value) if value.is_object() => Ok(value.unchecked_into()),
-        _ => Err(format!("no binding {name}")),
+    let said = JsFuture::from(shell::enqueue(&cx.env, &binding(queue), text, delay_s)).await;
+    match said.ok().and_then(|said| said.as_string()).as_deref() {
+        Some("") => Ok(()),
+        said => Err(redact::scrub(said.unwrap_or("the queue refused"))),
     }
 }
 
 /// Whether the producer binding of `queue` is there.
 pub fn is_bound(cx: &Cx, queue: &str) -> bool {
-    producer(cx, queue).is_ok()
+    let value = js_sys::Reflect::get(&cx.env, &binding(queue).into());
+    value.is_ok_and(|value| value.is_object())
 }

@@ -1,8 +1,7 @@
-//! What a function answers: a status, a few headers, a body. Made of plain values, turned into a `Response` in one place.
+//! What a function answers: a status, a few headers, a body. Plain values, which `shell.js` makes a `Response` of.
 
 use ihuza_core::problem::{self, Problem};
 use serde_json::Value;
-use worker::web_sys;
 
 /// An HTTP answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,18 +34,5 @@ impl Reply {
     pub fn with_header(mut self, name: &'static str, value: impl Into<String>) -> Reply {
         self.headers.push((name, value.into()));
         self
-    }
-
-    /// The runtime's own response. Fails only on a header value that no header may have.
-    pub fn into_response(self) -> worker::Result<web_sys::Response> {
-        let init = web_sys::ResponseInit::new();
-        init.set_status(self.status);
-        let headers = web_sys::Headers::new()?;
-        headers.set("content-type", self.content_type)?;
-        for (name, value) in &self.headers {
-            headers.set(name, value)?;
-        }
-        init.set_headers(&headers);
-        Ok(web_sys::Response::new_with_opt_str_and_init(Some(&self.body), &init)?)
     }
 }

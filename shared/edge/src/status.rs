@@ -2,29 +2,20 @@
 
 use ihuza_core::{
     log::{Event, Level},
-    problem::Problem,
     status::DeliveryEvent,
 };
 use serde_json::Value;
 
-use crate::{
-    consume::Verdict,
-    context::Cx,
-    database, delivery,
-    queue::{self, Envelope},
-};
+use crate::{consume::Verdict, context::Cx, database, delivery, queue::Envelope};
 use ihuza_core::json::{Part, items_at, obj, str_at, u32_at};
 
 /// Events a queue message carries: well under its 100 KB, and one transaction stays short.
 const SLICE: usize = 100;
 
-/// Puts `events` away; answers only when all of them are safe.
-pub async fn place(cx: &Cx, queue: &'static str, events: &[DeliveryEvent]) -> Result<(), Problem> {
-    for slice in events.chunks(SLICE) {
-        queue::place(cx, queue, &Envelope::new(&cx.correlation_id, obj(&mut [("events", events_of(slice))])), 0)
-            .await?;
-    }
-    Ok(())
+/// The events as pieces of work for the queue.
+pub fn work(cx: &Cx, events: &[DeliveryEvent]) -> Vec<Envelope> {
+    let slices = events.chunks(SLICE);
+    slices.map(|slice| Envelope::new(&cx.correlation_id, obj(&mut [("events", events_of(slice))]))).collect()
 }
 
 fn events_of(slice: &[DeliveryEvent]) -> Part<'static> {

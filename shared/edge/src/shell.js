@@ -1,0 +1,186 @@
+// The little that is JavaScript: whatever would otherwise cross between wasm and the runtime value by value. One crossing
+// brings a whole request in, one takes the whole decision out; why, and what it saves, is in docs/design-notes.md.
+//
+// Nothing is decided here. Parts of a text are separated by a line feed, which neither a header, nor a URL, nor serialised
+// JSON can contain; what may contain one comes last.
+
+const PART = "\n";
+
+const NOTHING = new Uint8Array(0);
+const TEXT = { contentType: "text" };
+
+/** The values of these variables and secrets, separated by NUL; empty where there is none or where it is a binding. */
+export function variables(env, names) {
+  const text = (value) => (value === undefined || typeof value === "object" ? "" : String(value));
+  return names
+    .split(PART)
+    .map((name) => text(env[name]))
+    .join("\0");
+}
+
+/** Writes one line to the log: `level` is a method of `console`. */
+export function tell(level, line) {
+  console[level](line);
+}
+
+/**
+ * The door of an endpoint: brings in the named headers and at most `limit` bytes of body.
+ *
+ * `decide(env, head, body)` gives the decision, at once or as a promise; `refused(env, text, why)` is asked when the queue
+ * does not take a text, and gives an empty text when the work is safe elsewhere, or the decision that replaces the first one.
+ */
+export class Door {
+  constructor(names, limit, decide, refused) {
+    this.names = names.split(PART);
+    this.limit = limit;
+    this.decide = decide;
+    this.refused = refused;
+  }
+
+  async serve(request, env) {
+    const { method, headers } = request;
+    let body = NOTHING;
+    let state = "whole";
+    if (method !== "GET" && method !== "HEAD") {
+      const announced = headers.get("content-length");
+      try {
+        if (announced !== null && Number(announced) <= this.limit) body = new Uint8Array(await request.arrayBuffer());
+        else body = await bounded(request, announced, this.limit);
+        if (body === null) [body, state] = [NOTHING, "large"];
+      } catch {
+        [body, state] = [NOTHING, "cut"];
+      }
+    }
+    let head = state + PART + method + PART + request.url;
+    for (const name of this.names) head += PART + (headers.get(name) ?? "");
+    let decision = this.decide(env, head, body);
+    if (typeof decision !== "string") decision = await decision;
+    let parts = decision.split(PART);
+    if (parts[3] !== "0") {
+      const instead = await this.put(env, parts);
+      if (instead !== "") parts = instead.split(PART);
+    }
+    return answer(parts);
+  }
+
+  /** Puts the texts of a decision on its queue; gives an empty text, or the decision that replaces it. */
+  async put(env, parts) {
+    const queue = env[parts[4]];
+    const first = FIXED + 2 * parts[1] + 2 * parts[2];
+    const texts = parts.slice(first, first + Number(parts[3]));
+    const sent = await Promise.allSettled(texts.map(async (text) => queue.send(text, TEXT)));
+    let instead = "";
+    for (let i = 0; i < sent.length; i++) {
+      if (sent[i].status === "rejected") instead ||= await this.refused(env, texts[i], reason(sent[i].reason));
+    }
+    return instead;
+  }
+}
+
+// A decision: status, number of headers, of log lines, of texts for the queue, name of the queue; then all of these; then
+// the body.
+const FIXED = 5;
+
+function answer(parts) {
+  let at = FIXED;
+  const headers = {};
+  for (const end = at + 2 * parts[1]; at < end; at += 2) headers[parts[at]] = parts[at + 1];
+  for (const end = at + 2 * parts[2]; at < end; at += 2) console[parts[at]](parts[at + 1]);
+  at += Number(parts[3]);
+  const body = at === parts.length - 1 ? parts[at] : parts.slice(at).join(PART);
+  return new Response(body, { status: Number(parts[0]), headers });
+}
+
+function reason(error) {
+  return String(error?.message ?? error);
+}
+
+/** The body, or null when it is longer than `limit` bytes; of such a body no more than that is held. */
+async function bounded(message, announced, limit) {
+  if (Number(announced) > limit) {
+    message.body?.cancel().catch(() => {});
+    return null;
+  }
+  if (announced !== null) {
+    const bytes = new Uint8Array(await message.arrayBuffer());
+    return bytes.length > limit ? null : bytes;
+  }
+  if (message.body === null) return NOTHING;
+  const pieces = [];
+  let length = 0;
+  const reader = message.body.getReader();
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    length += value.length;
+    if (length > limit) {
+      reader.cancel().catch(() => {});
+      return null;
+    }
+    pieces.push(value);
+  }
+  const bytes = new Uint8Array(length);
+  let at = 0;
+  for (const piece of pieces) {
+    bytes.set(piece, at);
+    at += piece.length;
+  }
+  return bytes;
+}
+
+/** At most `width` requests of one invocation at a time: the runtime has six connections, and makes the others wait. */
+export class Slots {
+  constructor(width) {
+    this.free = width;
+    this.waiting = [];
+  }
+
+  async enter() {
+    if (this.free > 0) this.free--;
+    else await new Promise((resolve) => this.waiting.push(resolve));
+  }
+
+  leave() {
+    const next = this.waiting.shift();
+    if (next) next();
+    else this.free++;
+  }
+}
+
+/**
+ * One POST to the outside; `headers` are names and values in turn. The time limit starts when it is its turn.
+ *
+ * Gives `status, retry-after, body`, or `connect | answer | long, name, message` where there is no whole answer.
+ */
+export async function send(slots, url, headers, body, timeoutMs, limit) {
+  await slots.enter();
+  let stage = "connect";
+  try {
+    const parts = headers.split(PART);
+    const named = {};
+    for (let i = 0; i + 1 < parts.length; i += 2) named[parts[i]] = parts[i + 1];
+    // A redirect would carry our keys to another host.
+    const signal = AbortSignal.timeout(timeoutMs);
+    const init = { method: "POST", headers: named, body, redirect: "manual", signal };
+    const response = await fetch(url, init);
+    stage = "answer";
+    const bytes = await bounded(response, response.headers.get("content-length"), limit);
+    if (bytes === null) return "long" + PART + PART;
+    const text = new TextDecoder().decode(bytes);
+    return response.status + PART + (response.headers.get("retry-after") ?? "") + PART + text;
+  } catch (error) {
+    return stage + PART + (error?.name ?? "") + PART + (error?.message ?? "");
+  } finally {
+    slots.leave();
+  }
+}
+
+/** Puts a text on a queue; gives an empty text, or why it did not go. */
+export async function enqueue(env, queue, text, delaySeconds) {
+  try {
+    await env[queue].send(text, delaySeconds > 0 ? { contentType: "text", delaySeconds } : TEXT);
+    return "";
+  } catch (error) {
+    return reason(error);
+  }
+}
