@@ -23,6 +23,7 @@ mod notify;
 mod openapi;
 mod outage;
 mod reports;
+mod sms_alone;
 mod stage;
 mod texts;
 mod turns;

@@ -22,8 +22,9 @@ use stage::{Stage, StageConfig};
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Settings of a stage come from the file .vars.<stage> (NAME=value lines, kept out of git): secrets in it are uploaded as
-secrets, the rest become variables. Secrets that are set already with `wrangler secret put` need not be in it.
+Settings of a stage come from the file .vars.<stage> (NAME=value lines, kept out of git): each secret in it goes to the
+functions that read it and to no other, the rest become variables. Secrets that are set already with `wrangler secret put`
+need not be in it. --dry-run shows which function is given what.
 Wrangler must be allowed in: `npx wrangler login`, or CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID.
 
   cargo xtask deploy --dry-run                    what would be deployed, without a network
@@ -62,17 +63,25 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 fn dry_run(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Result<()> {
-    for function in chosen {
+    let audit = secrets::audit(chosen, config, &[]);
+    for (function, lacking) in chosen.iter().zip(&audit.lacking) {
         tools
             .npm
             .wrangler(&format!("check {}", config.worker(function)))
             .args(["deploy", "--dry-run", "--env", &function.name, "--config"])
             .arg(&config.file)
             .run()?;
-        let missing = secrets::missing(function, config, &[]);
-        if !missing.is_empty() {
-            progress::note(&format!("needs, unless set already: {}", missing.join(", ")));
+        let given: Vec<String> = config.secrets_of(function).into_keys().collect();
+        progress::note(&match given.as_slice() {
+            [] => "is given no secret from here".to_owned(),
+            names => format!("is given the secrets: {}", names.join(", ")),
+        });
+        if !lacking.is_empty() {
+            progress::note(&format!("needs, unless set already: {}", lacking.join(", ")));
         }
+    }
+    if audit.whatsapp_is_off {
+        progress::note(&format!("unless set already: {}", secrets::WHATSAPP_IS_OFF));
     }
     progress::note(&format!("queues: {}", config.queues()?.join(", ")));
     progress::done("nothing was changed");

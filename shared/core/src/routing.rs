@@ -469,6 +469,25 @@ mod tests {
     }
 
     #[test]
+    fn a_deployment_without_whatsapp_sends_sms_alone_whatever_is_known_or_wished() {
+        let sms_alone = || Facts { whatsapp_configured: false, ..facts() };
+        for facts in [
+            sms_alone(),
+            Facts { policy: Policy::WhatsappOnly, ..sms_alone() },
+            Facts { whatsapp: WhatsappEvidence::Unknown, probe_unknown: true, ..sms_alone() },
+            Facts { mirror_replies: true, whatsapp_configured: false, ..answer() },
+        ] {
+            check(facts, expect!["sms, not whatsapp: whatsapp_not_configured"]);
+        }
+        check(
+            Facts { sms_gate: Gate::Open, whatsapp_configured: false, ..answer() },
+            expect!["sms later, not whatsapp: mirror_off"],
+        );
+        let reasons = decide(&sms_alone(), now()).reasons;
+        assert_eq!(reasons, ["whatsapp_not_configured", "sms"], "kept with the message");
+    }
+
+    #[test]
     fn a_provider_that_is_down_makes_its_message_wait() {
         check(Facts { whatsapp_gate: Gate::Open, ..facts() }, expect!["sms, whatsapp later"]);
         check(Facts { sms_gate: Gate::Open, ..facts() }, expect!["whatsapp text, sms later"]);
@@ -575,6 +594,8 @@ mod tests {
             }
             prop_assert!(facts.allows_whatsapp || !used(Channel::Whatsapp));
             prop_assert!(facts.has_sms_number || !used(Channel::Sms));
+            prop_assert!(facts.sms_configured || !used(Channel::Sms));
+            prop_assert!(facts.whatsapp_configured || !used(Channel::Whatsapp));
             prop_assert!(facts.whatsapp != WhatsappEvidence::No || !used(Channel::Whatsapp));
             prop_assert!(facts.sms_gate != Gate::Open || !routing.sends(Channel::Sms));
             prop_assert!(facts.whatsapp_gate != Gate::Open || !routing.sends(Channel::Whatsapp));

@@ -4,7 +4,10 @@ use std::{cell::OnceCell, rc::Rc};
 
 use worker::Env;
 
-use crate::{settings::SETTINGS, shell};
+use crate::{
+    settings::{Need, SETTINGS, Setting},
+    shell,
+};
 
 /// Values of [`SETTINGS`], defaults filled in. Absent and empty are the same thing.
 #[derive(Default)]
@@ -17,8 +20,8 @@ thread_local! {
 }
 
 impl Config {
-    /// The isolate's configuration; the first call reads it.
-    pub fn of(env: &Env) -> Rc<Config> {
+    /// The isolate's configuration, of the one function that it runs; the first call reads it.
+    pub fn of(env: &Env, function: &str) -> Rc<Config> {
         CONFIG.with(|cell| {
             cell.get_or_init(|| {
                 let names: Vec<&str> = SETTINGS.iter().flat_map(|s| [s.name].into_iter().chain(s.alias)).collect();
@@ -28,18 +31,22 @@ impl Config {
                     let at = names.iter().position(|known| *known == name)?;
                     values.get(at).map(|value| (*value).to_owned())
                 };
-                Rc::new(Config::read(lookup))
+                Rc::new(Config::read(function, lookup))
             })
             .clone()
         })
     }
 
-    /// Reads every setting through `lookup`.
-    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Config {
+    /// Reads through `lookup` what the table says that `function` reads. Nothing else is found later, so that the table
+    /// cannot lack a reader and a deployment cannot lack a secret without a test that notices.
+    pub fn read(function: &str, lookup: impl Fn(&str) -> Option<String>) -> Config {
         let present = |name: &str| lookup(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty());
         let values = SETTINGS
             .iter()
             .map(|s| {
+                if !s.is_read_by(function) {
+                    return None;
+                }
                 present(s.name)
                     .or_else(|| s.alias.and_then(present))
                     .or_else(|| s.default.filter(|d| !d.is_empty()).map(str::to_owned))
@@ -75,13 +82,37 @@ impl Config {
         names.iter().filter_map(|name| self.find(name)).collect()
     }
 
-    /// Settings that `function` needs and has not got.
+    /// Settings that `function` needs and has not got. Of the WhatsApp account all are needed as soon as one is there.
     pub fn missing(&self, function: &str) -> Vec<&'static str> {
+        let needed = |s: &Setting| match s.need {
+            Need::Required => true,
+            Need::WhatsappAccount => !self.whatsapp_is_off(function),
+            Need::Optional => false,
+        };
         SETTINGS
             .iter()
-            .filter(|s| s.required_by.contains(&function) && self.find(s.name).is_none())
+            .filter(|s| s.is_read_by(function) && self.find(s.name).is_none() && needed(s))
             .map(|s| s.name)
             .collect()
+    }
+
+    /// Whether all is there that `function` needs of the account whose settings begin with `prefix`; none where it has
+    /// nothing to do with that account.
+    pub fn account(&self, function: &str, prefix: &str) -> Option<bool> {
+        let mut needed = SETTINGS
+            .iter()
+            .filter(|s| s.need != Need::Optional && s.name.starts_with(prefix) && s.is_read_by(function))
+            .peekable();
+        needed.peek()?;
+        Some(needed.all(|s| self.find(s.name).is_some()))
+    }
+
+    /// No setting of the WhatsApp account is there, of those that `function` reads: SMS alone. False for a function that
+    /// has nothing to do with WhatsApp.
+    pub fn whatsapp_is_off(&self, function: &str) -> bool {
+        let mut account =
+            SETTINGS.iter().filter(|s| s.need == Need::WhatsappAccount && s.is_read_by(function)).peekable();
+        account.peek().is_some() && account.all(|s| self.find(s.name).is_none())
     }
 }
 
@@ -89,12 +120,13 @@ impl Config {
 mod tests {
     use super::*;
 
-    fn config(pairs: &'static [(&str, &str)]) -> Config {
-        Config::read(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    fn config(function: &str, pairs: &'static [(&str, &str)]) -> Config {
+        Config::read(function, |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
     #[test]
     fn an_alias_serves_where_the_name_is_absent_and_blank_is_absent() {
+        let config = |pairs| config("post-call-notify", pairs);
         assert_eq!(config(&[("WHATSAPP_PHONE_ID", "42")]).find("WHATSAPP_PHONE_NUMBER_ID"), Some("42"));
         let both = config(&[("WHATSAPP_PHONE_NUMBER_ID", "41"), ("WHATSAPP_PHONE_ID", "42")]);
         assert_eq!(both.find("WHATSAPP_PHONE_NUMBER_ID"), Some("41"));
@@ -103,13 +135,54 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_counts_as_its_default() {
-        assert_eq!(config(&[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 60);
-        assert_eq!(config(&[("LEASE_SECONDS", "5")]).number("LEASE_SECONDS"), 5);
+        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 60);
+        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "5")]).number("LEASE_SECONDS"), 5);
+    }
+
+    #[test]
+    fn what_a_function_does_not_read_it_does_not_find() {
+        let all = &[("OPENAI_API_KEY", "sk"), ("MTN_WEBHOOK_SECRET", "s")];
+        assert_eq!(config("delivery-status-webhook", all).find("OPENAI_API_KEY"), None);
+        assert_eq!(config("post-call-notify", all).find("MTN_WEBHOOK_SECRET"), None);
+        assert_eq!(config("sms-inbound-webhook", all).secrets(&["OPENAI_API_KEY", "MTN_WEBHOOK_SECRET"]), ["sk", "s"]);
+    }
+
+    const BASE: [(&str, &str); 5] = [
+        ("SUPABASE_URL", "http://x"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "k"),
+        ("MTN_SMS_API_KEY", "k"),
+        ("MTN_SMS_API_SECRET", "s"),
+        ("OPENAI_API_KEY", "sk"),
+    ];
+
+    fn with(function: &str, more: &'static [(&str, &str)]) -> Config {
+        Config::read(function, |name| BASE.iter().chain(more).find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
     }
 
     #[test]
     fn missing_names_only_what_this_function_needs() {
-        let bare = config(&[("SUPABASE_URL", "http://x"), ("SUPABASE_SERVICE_ROLE_KEY", "k")]);
-        assert_eq!(bare.missing("whatsapp-webhook"), ["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"]);
+        assert_eq!(
+            config("post-call-notify", &[("SUPABASE_URL", "http://x")]).missing("post-call-notify"),
+            ["SUPABASE_SERVICE_ROLE_KEY", "MTN_SMS_API_KEY", "MTN_SMS_API_SECRET", "OPENAI_API_KEY"]
+        );
+        assert_eq!(with("delivery-status-webhook", &[]).missing("delivery-status-webhook"), ["MTN_WEBHOOK_SECRET"]);
+    }
+
+    #[test]
+    fn without_any_whatsapp_setting_whatsapp_is_off_and_with_one_all_are_needed() {
+        for function in ["post-call-notify", "delivery-retry", "whatsapp-webhook"] {
+            let config = with(function, &[]);
+            assert!(config.missing(function).is_empty() && config.whatsapp_is_off(function), "{function}");
+        }
+        let half = with("post-call-notify", &[("WHATSAPP_PHONE_ID", "42")]);
+        assert!(!half.whatsapp_is_off("post-call-notify"));
+        assert_eq!(half.missing("post-call-notify"), ["WHATSAPP_ACCESS_TOKEN"]);
+        let hook = with("whatsapp-webhook", &[("WHATSAPP_APP_SECRET", "s")]);
+        assert_eq!(hook.missing("whatsapp-webhook"), ["WHATSAPP_PHONE_NUMBER_ID", "WHATSAPP_VERIFY_TOKEN"]);
+        assert!(!with("delivery-status-webhook", &[]).whatsapp_is_off("delivery-status-webhook"));
+        let account = |function, prefix| with(function, &[]).account(function, prefix);
+        assert_eq!(account("post-call-notify", "MTN_"), Some(true));
+        assert_eq!(account("post-call-notify", "WHATSAPP_"), Some(false));
+        assert_eq!(account("delivery-status-webhook", "WHATSAPP_"), None);
     }
 }

@@ -36,7 +36,7 @@ impl Cx {
     /// The context of one invocation. What the invocation does for several correlation ids gets [`Cx::for_work`] of it, so
     /// that all of it shares the connections.
     pub fn new(env: Env, function: &'static str, correlation_id: String) -> Cx {
-        let config = Config::of(&env);
+        let config = Config::of(&env, function);
         Cx { env, config, function, correlation_id, slots: Rc::default() }
     }
 

@@ -228,54 +228,36 @@ async fn health(cx: &Cx, endpoint: Endpoint) -> Reply {
         }
         Err(error) => obj(&mut [("ok", false.into()), ("ms", took.into()), ("error", error.to_string().into())]),
     };
+    let queue = obj(&mut [("ok", queue_is_there.into()), ("name", endpoint.queue.into())]);
+    let mut dependencies = vec![("supabase", database.into()), ("queue", queue.into())];
+    for (name, prefix) in [("mtn", "MTN_"), ("whatsapp", "WHATSAPP_"), ("openai", "OPENAI_")] {
+        if let Some(configured) = cx.config.account(endpoint.name, prefix) {
+            dependencies.push((name, obj(&mut [("configured", configured.into())]).into()));
+        }
+    }
     let body = obj(&mut [
         ("status", (if healthy { "ok" } else { "degraded" }).into()),
         ("function", endpoint.name.into()),
-        (
-            "dependencies",
-            obj(&mut [
-                ("supabase", database.into()),
-                ("queue", obj(&mut [("ok", queue_is_there.into()), ("name", endpoint.queue.into())]).into()),
-                (
-                    "mtn",
-                    obj(&mut [(
-                        "configured",
-                        (configured(&cx.config, &["MTN_SMS_API_KEY", "MTN_SMS_API_SECRET"])).into(),
-                    )])
-                    .into(),
-                ),
-                (
-                    "whatsapp",
-                    obj(&mut [(
-                        "configured",
-                        (configured(&cx.config, &["WHATSAPP_ACCESS_TOKEN", "WHATSAPP_PHONE_NUMBER_ID"])).into(),
-                    )])
-                    .into(),
-                ),
-                ("openai", obj(&mut [("configured", (configured(&cx.config, &["OPENAI_API_KEY"])).into())]).into()),
-            ])
-            .into(),
-        ),
+        ("dependencies", obj(&mut dependencies).into()),
         ("missing_settings", missing.into()),
-        ("warnings", (warnings(&cx.config)).into()),
+        ("warnings", (warnings(&cx.config, endpoint.name)).into()),
     ]);
     Reply::json(if healthy { 200 } else { 503 }, &body)
 }
 
-fn configured(config: &Config, names: &[&str]) -> bool {
-    names.iter().all(|name| config.find(name).is_some())
-}
-
 /// Settings that work but promise less than an operator may think.
-fn warnings(config: &Config) -> Vec<String> {
+fn warnings(config: &Config, function: &str) -> Vec<String> {
     let mut warnings = Vec::new();
-    let sender = config.text("MTN_SMS_SENDER_ID");
-    if ihuza_core::summary::ReplyPath::of(sender, config.find("MTN_SMS_SERVICE_CODE"))
-        == ihuza_core::summary::ReplyPath::None
+    if let Some(sender) = config.find("MTN_SMS_SENDER_ID")
+        && ihuza_core::summary::ReplyPath::of(sender, config.find("MTN_SMS_SERVICE_CODE"))
+            == ihuza_core::summary::ReplyPath::None
     {
         warnings.push(format!(
             "MTN_SMS_SENDER_ID `{sender}` cannot receive replies and MTN_SMS_SERVICE_CODE is not set: texts promise no reply by SMS"
         ));
+    }
+    if config.whatsapp_is_off(function) {
+        warnings.push("WhatsApp is off: SMS alone (no setting of the WhatsApp account is there)".to_owned());
     }
     if config.flag("IHUZA_COMPAT_INBOUND_AUTH") {
         warnings.push("IHUZA_COMPAT_INBOUND_AUTH is on: anybody can send inbound SMS in anybody's name".to_owned());

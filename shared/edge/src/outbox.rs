@@ -217,7 +217,10 @@ impl Outbox<'_> {
         let last_inbound = self.claim.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339);
         let free_text = self.claim.profile.whatsapp != "no"
             && self.purpose != Purpose::Keyword
-            && !matches!(routing.suppressed_reason(Channel::Whatsapp), Some("opted_out" | "policy_sms_only"))
+            && !matches!(
+                routing.suppressed_reason(Channel::Whatsapp),
+                Some("opted_out" | "policy_sms_only" | "whatsapp_not_configured")
+            )
             && routing::service_window_open(last_inbound, now);
         if routing.whatsapp_form.is_some() || free_text {
             renditions.insert("whatsapp".to_owned(), whatsapp_payload(routing.whatsapp_form.as_ref(), content));

@@ -1,5 +1,14 @@
-//! Every setting a function reads, in one table: its name, its default, who needs it, what it is for.
+//! Every setting a function reads, in one table: its name, its default, who reads it, who needs it, what it is for.
 //! `docs/configuration.md` is written from this table, and a test fails when the two differ.
+
+/// Whether the functions that read a setting can do without it. Their health page names what is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    Required,
+    /// The account at Meta: all settings of this group, or none, and then the deployment speaks by SMS alone.
+    WhatsappAccount,
+    Optional,
+}
 
 /// One environment variable or secret.
 #[derive(Debug, Clone, Copy)]
@@ -10,8 +19,11 @@ pub struct Setting {
     pub default: Option<&'static str>,
     /// Set with `wrangler secret put`, never printed.
     pub secret: bool,
-    /// Functions that cannot do their work without it; their health page names it when it is missing.
-    pub required_by: &'static [&'static str],
+    /// Functions that read it: no other is given the secret, and no other finds the value in its [`Config`].
+    ///
+    /// [`Config`]: crate::config::Config
+    pub read_by: &'static [&'static str],
+    pub need: Need,
     /// Prose for the page; a function does without it.
     #[cfg(not(target_arch = "wasm32"))]
     pub purpose: &'static str,
@@ -20,19 +32,32 @@ pub struct Setting {
 const ALL: &[&str] =
     &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "delivery-status-webhook", "whatsapp-webhook"];
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
+const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
+const CALL: &[&str] = &["post-call-notify"];
+const SMS: &[&str] = &["sms-inbound-webhook"];
+const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
+const META: &[&str] = &["whatsapp-webhook"];
+const KEYED: &[&str] = &["post-call-notify", "delivery-retry"];
+const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
 
-const fn secret(name: &'static str, required_by: &'static [&'static str], purpose: &'static str) -> Setting {
-    Setting { secret: true, required_by, ..plain(name, None, purpose) }
+const fn secret(name: &'static str, need: Need, read_by: &'static [&'static str], purpose: &'static str) -> Setting {
+    Setting { secret: true, need, ..plain(name, None, read_by, purpose) }
 }
 
 #[cfg_attr(target_arch = "wasm32", allow(unused_variables))]
-const fn plain(name: &'static str, default: Option<&'static str>, purpose: &'static str) -> Setting {
+const fn plain(
+    name: &'static str,
+    default: Option<&'static str>,
+    read_by: &'static [&'static str],
+    purpose: &'static str,
+) -> Setting {
     Setting {
         name,
         alias: None,
         default,
         secret: false,
-        required_by: &[],
+        read_by,
+        need: Need::Optional,
         #[cfg(not(target_arch = "wasm32"))]
         purpose,
     }
@@ -41,109 +66,140 @@ const fn plain(name: &'static str, default: Option<&'static str>, purpose: &'sta
 /// The one list.
 pub const SETTINGS: &[Setting] = &[
     Setting {
-        required_by: ALL,
-        ..plain("SUPABASE_URL", None, "Project URL, such as `https://<ref>.supabase.co`; `/rest/v1` is added.")
+        need: Need::Required,
+        ..plain("SUPABASE_URL", None, ALL, "Project URL, such as `https://<ref>.supabase.co`; `/rest/v1` is added.")
     },
     secret(
         "SUPABASE_SERVICE_ROLE_KEY",
+        Need::Required,
         ALL,
         "Service key in either format: a legacy JWT (`eyJ…`) or `sb_secret_…`. Callers of our own endpoints may present it.",
     ),
     secret(
         "INTERNAL_API_KEY",
-        &[],
+        Need::Optional,
+        KEYED,
         "A second key that our own endpoints accept, so that a call handler need not hold the service key.",
     ),
-    secret("MTN_SMS_API_KEY", SENDERS, "MTN consumer key (`client_id` of the token request)."),
-    secret("MTN_SMS_API_SECRET", SENDERS, "MTN consumer secret (`client_secret`)."),
+    secret("MTN_SMS_API_KEY", Need::Required, SENDERS, "MTN consumer key (`client_id` of the token request)."),
+    secret("MTN_SMS_API_SECRET", Need::Required, SENDERS, "MTN consumer secret (`client_secret`)."),
     plain(
         "MTN_SMS_SENDER_ID",
         Some("EasyMO"),
+        SENDERS,
         "Sender shown to the recipient. An alphanumeric one cannot receive replies.",
     ),
     plain(
         "MTN_SMS_SERVICE_CODE",
         None,
+        SENDERS,
         "Short code or long number with an inbound subscription. With an alphanumeric sender, texts say to reply to this number; without it they promise no reply by SMS.",
     ),
     secret(
         "MTN_WEBHOOK_SECRET",
-        &["sms-inbound-webhook", "delivery-status-webhook"],
+        Need::Required,
+        CARRIER,
         "Authenticates inbound SMS and delivery reports: bearer token, HMAC key or path token.",
     ),
     secret(
         "MTN_WEBHOOK_SECRET_PREVIOUS",
-        &[],
+        Need::Optional,
+        CARRIER,
         "The secret before the last rotation; accepted as well while it is set.",
     ),
-    plain("MTN_BASE_URL", Some("https://api.mtn.com"), "Base URL of the MTN API."),
+    plain("MTN_BASE_URL", Some("https://api.mtn.com"), SENDERS, "Base URL of the MTN API."),
     plain(
         "MTN_SMS_TOKEN_PATH",
         Some("/v1/oauth/access_token"),
+        SENDERS,
         "Path of the OAuth token request; some MTN countries use `/v1/oauth/access_token/accesstoken`.",
     ),
-    secret("WHATSAPP_ACCESS_TOKEN", SENDERS, "System-user token of the WhatsApp Cloud API."),
+    secret("WHATSAPP_ACCESS_TOKEN", Need::WhatsappAccount, SENDERS, "System-user token of the WhatsApp Cloud API."),
     Setting {
         alias: Some("WHATSAPP_PHONE_ID"),
-        required_by: SENDERS,
-        ..plain("WHATSAPP_PHONE_NUMBER_ID", None, "Id of the business phone number that sends.")
+        need: Need::WhatsappAccount,
+        ..plain("WHATSAPP_PHONE_NUMBER_ID", None, SENDERS_AND_META, "Id of the business phone number that sends.")
     },
-    secret("WHATSAPP_APP_SECRET", &["whatsapp-webhook"], "App secret: key of `X-Hub-Signature-256`."),
+    secret("WHATSAPP_APP_SECRET", Need::WhatsappAccount, META, "App secret: key of `X-Hub-Signature-256`."),
     secret(
         "WHATSAPP_APP_SECRET_PREVIOUS",
-        &[],
+        Need::Optional,
+        META,
         "The app secret before the last rotation; accepted as well while it is set.",
     ),
-    secret("WHATSAPP_VERIFY_TOKEN", &["whatsapp-webhook"], "Token of Meta's GET verification."),
-    plain("WHATSAPP_BASE_URL", Some("https://graph.facebook.com"), "Base URL of the Graph API."),
-    plain("GRAPH_API_VERSION", Some("v25.0"), "Graph API version."),
+    secret("WHATSAPP_VERIFY_TOKEN", Need::WhatsappAccount, META, "Token of Meta's GET verification."),
+    plain("WHATSAPP_BASE_URL", Some("https://graph.facebook.com"), SENDERS, "Base URL of the Graph API."),
+    plain("GRAPH_API_VERSION", Some("v25.0"), SENDERS, "Graph API version."),
     plain(
         "WHATSAPP_SUMMARY_TEMPLATE",
         Some("call_summary_v1"),
+        TALKERS,
         "Utility template for a summary outside the 24-hour service window.",
     ),
     plain(
         "WHATSAPP_TEMPLATE_LANGUAGES",
         Some(""),
+        TALKERS,
         "Languages in which that template is approved, such as `en,fr,rw_RW,sw`. Empty: none, so that outside the window SMS carries the summary.",
     ),
     plain(
         "WHATSAPP_PROBE_UNKNOWN",
         Some("false"),
+        TALKERS,
         "`true`: try WhatsApp (by template) for a person of whom it is not known whether they have it.",
     ),
-    secret("OPENAI_API_KEY", &["post-call-notify", "sms-inbound-webhook"], "Key of the model's API."),
-    plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), "Base URL of the Responses API."),
-    plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), "Model that answers messages."),
-    plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), "Model that writes summaries."),
+    secret("OPENAI_API_KEY", Need::Required, TALKERS, "Key of the model's API."),
+    plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), TALKERS, "Base URL of the Responses API."),
+    plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), SMS, "Model that answers messages."),
+    plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), CALL, "Model that writes summaries."),
     plain(
         "IHUZA_COMPAT_INBOUND_AUTH",
         Some("false"),
+        SMS,
         "`true`: accept inbound SMS that prove nothing about their sender, unsigned or with the public anon key. Only for a trial.",
     ),
     plain(
         "LEASE_SECONDS",
         Some("60"),
+        SENDERS,
         "How long a claim on a piece of work lasts before another consumer may take it over.",
     ),
     plain(
         "UNKNOWN_WAIT_SECONDS",
         Some("120"),
+        SENDERS,
         "How long an unknown outcome waits for a status report before the other channel, or one resend, carries the message.",
     ),
-    plain("CALL_WAIT_SECONDS", Some("120"), "How long post-call-notify looks again for a call whose row is late."),
-    plain("BURST_WAIT_MS", Some("0"), "How long an inbound SMS waits for the rest of a burst before it is answered."),
-    plain("PROVIDER_TIMEOUT_MS", Some("10000"), "Limit of one request to MTN or WhatsApp."),
-    plain("DATABASE_TIMEOUT_MS", Some("5000"), "Limit of one PostgREST request."),
-    plain("MODEL_TIMEOUT_MS", Some("12000"), "Limit of one model request of an SMS answer."),
-    plain("SUMMARY_TIMEOUT_MS", Some("25000"), "Limit of the model request of a summary."),
-    plain("SESSION_IDLE_HOURS", Some("72"), "A session idle for longer expires."),
+    plain(
+        "CALL_WAIT_SECONDS",
+        Some("120"),
+        CALL,
+        "How long post-call-notify looks again for a call whose row is late.",
+    ),
+    plain(
+        "BURST_WAIT_MS",
+        Some("0"),
+        SMS,
+        "How long an inbound SMS waits for the rest of a burst before it is answered.",
+    ),
+    plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
+    plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
+    plain("MODEL_TIMEOUT_MS", Some("12000"), SMS, "Limit of one model request of an SMS answer."),
+    plain("SUMMARY_TIMEOUT_MS", Some("25000"), CALL, "Limit of the model request of a summary."),
+    plain("SESSION_IDLE_HOURS", Some("72"), SENDERS, "A session idle for longer expires."),
     plain(
         "RETRY_BASE_SECONDS",
         Some("30"),
+        SENDERS,
         "Base of the exponential wait between attempts of one delivery (full jitter, cap one hour).",
     ),
 ];
+
+impl Setting {
+    pub fn is_read_by(&self, function: &str) -> bool {
+        self.read_by.contains(&function)
+    }
+}
 
 /// `docs/configuration.md`, whole.
 #[cfg(not(target_arch = "wasm32"))]
@@ -152,9 +208,17 @@ pub fn markdown() -> String {
         "# Configuration\n\n\
          Written from `shared/edge/src/settings.rs`; a test fails when this page is out of date \
          (`IHUZA_UPDATE=1 cargo test -p ihuza-edge` rewrites it).\n\n\
-         Secrets are set with `npx wrangler secret put NAME -e <function>`; everything else is a variable in \
-         `wrangler.toml`. The local world makes its own; values in `.dev.vars` win there.\n\n\
-         | setting | default | needed by | what it is for |\n|---|---|---|---|\n",
+         `cargo xtask deploy` takes settings from `.vars.<stage>`: a secret goes to the functions that read it and to no \
+         other, everything else becomes a variable. By hand a secret is set with `npx wrangler secret put NAME --name \
+         WORKER`; Workers of staging end in `-staging`. The local world makes its own; values in `.dev.vars` win \
+         there.\n\n\
+         *Needed* says what a function cannot work without:\n\n\
+         - **yes**: always. MTN and OpenAI are: SMS is the channel that reaches everybody, and there is no deployment \
+         with WhatsApp alone.\n\
+         - **WhatsApp**: all of these or none. With none WhatsApp is off: everything goes out as SMS, `/health` and \
+         `deploy` say so, and each message's routing has the reason `whatsapp_not_configured`.\n\
+         - empty: never.\n\n\
+         | setting | default | needed | read by | what it is for |\n|---|---|---|---|---|\n",
     );
     for setting in SETTINGS {
         let kind = if setting.secret { " (secret)" } else { "" };
@@ -164,14 +228,16 @@ pub fn markdown() -> String {
             Some(value) => format!("`{value}`"),
             None => "none".to_owned(),
         };
-        let needed = if setting.required_by == ALL {
-            "all".to_owned()
-        } else if setting.required_by.is_empty() {
-            "optional".to_owned()
-        } else {
-            setting.required_by.join(", ")
+        let needed = match setting.need {
+            Need::Required => "yes",
+            Need::WhatsappAccount => "WhatsApp",
+            Need::Optional => "",
         };
-        page.push_str(&format!("| `{}`{kind}{alias} | {default} | {needed} | {} |\n", setting.name, setting.purpose));
+        let readers = if setting.read_by == ALL { "all".to_owned() } else { setting.read_by.join(", ") };
+        page.push_str(&format!(
+            "| `{}`{kind}{alias} | {default} | {needed} | {readers} | {} |\n",
+            setting.name, setting.purpose
+        ));
     }
     page
 }
@@ -191,6 +257,31 @@ mod tests {
         assert!(
             page == markdown(),
             "docs/configuration.md is out of date: IHUZA_UPDATE=1 cargo test -p ihuza-edge rewrites it"
+        );
+    }
+
+    #[test]
+    fn a_secret_that_nobody_reads_is_no_setting_and_a_key_of_the_database_goes_to_all() {
+        for setting in SETTINGS {
+            assert!(!setting.read_by.is_empty(), "{}", setting.name);
+            assert!(setting.read_by.iter().all(|function| ALL.contains(function)), "{}", setting.name);
+            assert!(setting.need == Need::Optional || setting.default.is_none(), "{}", setting.name);
+        }
+        let secrets = |function: &str| -> Vec<&str> {
+            SETTINGS.iter().filter(|s| s.secret && s.is_read_by(function)).map(|s| s.name).collect()
+        };
+        assert_eq!(
+            secrets("whatsapp-webhook"),
+            [
+                "SUPABASE_SERVICE_ROLE_KEY",
+                "WHATSAPP_APP_SECRET",
+                "WHATSAPP_APP_SECRET_PREVIOUS",
+                "WHATSAPP_VERIFY_TOKEN"
+            ]
+        );
+        assert_eq!(
+            secrets("delivery-status-webhook"),
+            ["SUPABASE_SERVICE_ROLE_KEY", "MTN_WEBHOOK_SECRET", "MTN_WEBHOOK_SECRET_PREVIOUS"]
         );
     }
 

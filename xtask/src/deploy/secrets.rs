@@ -5,37 +5,73 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use ihuza_edge::settings::SETTINGS;
+use ihuza_edge::settings::{Need, SETTINGS, Setting};
 use serde_json::Value;
 
-use super::stage::StageConfig;
+use super::stage::{StageConfig, reads};
 use crate::functions::Function;
 use crate::places;
 use crate::progress;
 use crate::setup::Tools;
 
-/// Required settings that are neither variables, nor in the stage's file, nor among `set`.
-pub fn missing(function: &Function, config: &StageConfig, set: &[String]) -> Vec<&'static str> {
-    let vars = config.vars(function);
-    let there = |name: &str| {
-        vars.contains(&name) || config.secrets.contains_key(name) || set.iter().any(|secret| secret == name)
+/// What the chosen functions lack, and whether the deployment speaks by SMS alone.
+#[derive(Debug, PartialEq)]
+pub struct Audit {
+    /// No setting of the WhatsApp account is anywhere.
+    pub whatsapp_is_off: bool,
+    /// Function by function, in the order chosen.
+    pub lacking: Vec<Vec<&'static str>>,
+}
+
+/// `set` has, for each of the `chosen`, the secrets that Cloudflare has already.
+pub fn audit(chosen: &[Function], config: &StageConfig, set: &[Vec<String>]) -> Audit {
+    let has = |function: &Function, set: &[String], name: &str| {
+        config.vars(function).contains(&name)
+            || config.secrets.contains_key(name)
+            || set.iter().any(|secret| secret == name)
     };
-    SETTINGS
-        .iter()
-        .filter(|setting| setting.required_by.contains(&function.name.as_str()) && setting.default.is_none())
-        .filter(|setting| !there(setting.name) && !setting.alias.is_some_and(there))
-        .map(|setting| setting.name)
-        .collect()
+    let there = |function: &Function, set: &[String], setting: &Setting| {
+        has(function, set, setting.name) || setting.alias.is_some_and(|alias| has(function, set, alias))
+    };
+    let each = || chosen.iter().zip(set.iter().map(Vec::as_slice).chain(std::iter::repeat(&[][..])));
+    let account = || SETTINGS.iter().filter(|setting| setting.need == Need::WhatsappAccount);
+    let whatsapp_is_off = !each().any(|(function, set)| account().any(|setting| there(function, set, setting)));
+    let needed = |setting: &Setting| match setting.need {
+        Need::Required => true,
+        Need::WhatsappAccount => !whatsapp_is_off,
+        Need::Optional => false,
+    };
+    let lacks = |(function, set): (&Function, &[String])| {
+        SETTINGS
+            .iter()
+            .filter(|setting| setting.is_read_by(&function.name) && needed(setting) && !there(function, set, setting))
+            .map(|setting| setting.name)
+            .collect()
+    };
+    Audit { whatsapp_is_off, lacking: each().map(lacks).collect() }
 }
 
 pub fn check_all(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Result<()> {
-    let mut lacking = Vec::new();
-    for function in chosen {
-        let worker = config.worker(function);
-        for name in missing(function, config, &already_set(tools, config, function)) {
-            lacking.push(format!("{name} of {worker}"));
+    let set: Vec<Vec<String>> = chosen.iter().map(|function| already_set(tools, config, function)).collect();
+    for (function, set) in chosen.iter().zip(&set) {
+        let unread: Vec<&str> = set.iter().map(String::as_str).filter(|name| !reads(function, name)).collect();
+        if !unread.is_empty() {
+            let worker = config.worker(function);
+            progress::warn(&format!(
+                "{worker} holds secrets that it does not read: {}. `npx wrangler secret delete NAME --name {worker}`",
+                unread.join(", ")
+            ));
         }
     }
+    let audit = audit(chosen, config, &set);
+    if audit.whatsapp_is_off {
+        progress::warn(WHATSAPP_IS_OFF);
+    }
+    let lacking: Vec<String> = chosen
+        .iter()
+        .zip(&audit.lacking)
+        .flat_map(|(function, names)| names.iter().map(|name| format!("{name} of {}", config.worker(function))))
+        .collect();
     if lacking.is_empty() {
         progress::done("all required settings are there");
         return Ok(());
@@ -46,6 +82,8 @@ pub fn check_all(tools: &Tools, config: &StageConfig, chosen: &[Function]) -> Re
          .vars file, or `npx wrangler secret put NAME --name WORKER`; docs/configuration.md says what each is"
     )
 }
+
+pub const WHATSAPP_IS_OFF: &str = "WhatsApp is off: SMS alone (no setting of the WhatsApp account is there)";
 
 /// Secrets that Cloudflare has. A Worker that was never deployed has none, and the listing fails.
 fn already_set(tools: &Tools, config: &StageConfig, function: &Function) -> Vec<String> {
@@ -77,12 +115,14 @@ pub struct File(PathBuf);
 impl File {
     /// None when the stage's file has no secret for this function.
     pub fn write(function: &Function, config: &StageConfig) -> Result<Option<Self>> {
-        if config.secrets.is_empty() {
+        let secrets = config.secrets_of(function);
+        if secrets.is_empty() {
             return Ok(None);
         }
+        std::fs::create_dir_all(places::local()).context("could not create the folder .local")?;
         let path = places::local().join(format!("secrets.{}.json", function.name));
         std::fs::remove_file(&path).ok();
-        let text = serde_json::to_vec(&config.secrets).context("could not write the secrets as JSON")?;
+        let text = serde_json::to_vec(&secrets).context("could not write the secrets as JSON")?;
         let mut options = std::fs::OpenOptions::new();
         let mut file = options
             .write(true)
@@ -107,8 +147,78 @@ impl Drop for File {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, clippy::indexing_slicing)]
 mod tests {
+    use super::super::stage::Stage;
     use super::*;
+
+    fn config(pairs: &[(&str, &str)]) -> StageConfig {
+        let settings = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        StageConfig::of(Stage::Staging, &settings).unwrap_or_else(|error| panic!("{error:#}"))
+    }
+
+    fn functions(names: &[&str]) -> Vec<Function> {
+        names.iter().map(|name| Function { name: (*name).to_owned() }).collect()
+    }
+
+    const SMS_ALONE: [(&str, &str); 6] = [
+        ("SUPABASE_URL", "https://x"),
+        ("SUPABASE_SERVICE_ROLE_KEY", "k"),
+        ("MTN_SMS_API_KEY", "k"),
+        ("MTN_SMS_API_SECRET", "s"),
+        ("MTN_WEBHOOK_SECRET", "s"),
+        ("OPENAI_API_KEY", "k"),
+    ];
+    const ALL: [&str; 5] =
+        ["post-call-notify", "sms-inbound-webhook", "delivery-retry", "delivery-status-webhook", "whatsapp-webhook"];
+
+    #[test]
+    fn each_function_is_given_the_secrets_that_it_reads_and_no_other() {
+        let config = config(&[&SMS_ALONE[..], &[("WHATSAPP_APP_SECRET", "a"), ("INTERNAL_API_KEY", "i")]].concat());
+        let given: Vec<String> =
+            functions(&ALL).iter().map(|f| config.secrets_of(f).into_keys().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            given,
+            [
+                "INTERNAL_API_KEY MTN_SMS_API_KEY MTN_SMS_API_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_SMS_API_KEY MTN_SMS_API_SECRET MTN_WEBHOOK_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "INTERNAL_API_KEY MTN_SMS_API_KEY MTN_SMS_API_SECRET SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_WEBHOOK_SECRET SUPABASE_SERVICE_ROLE_KEY",
+                "SUPABASE_SERVICE_ROLE_KEY WHATSAPP_APP_SECRET",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_handed_to_wrangler_is_the_functions_own() {
+        let config = config(&SMS_ALONE);
+        let hook = Function { name: "delivery-status-webhook".to_owned() };
+        let file = File::write(&hook, &config).ok().flatten();
+        let text = file.as_ref().and_then(|file| std::fs::read_to_string(file.path()).ok());
+        assert_eq!(text.as_deref(), Some(r#"{"MTN_WEBHOOK_SECRET":"s","SUPABASE_SERVICE_ROLE_KEY":"k"}"#));
+    }
+
+    #[test]
+    fn without_a_whatsapp_account_nothing_of_it_is_missing_and_with_half_of_one_the_rest_is() {
+        let alone = audit(&functions(&ALL), &config(&SMS_ALONE), &[]);
+        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 5] });
+
+        let half = config(&[&SMS_ALONE[..], &[("WHATSAPP_PHONE_ID", "42")]].concat());
+        let half = audit(&functions(&ALL), &half, &[]);
+        let token = vec!["WHATSAPP_ACCESS_TOKEN"];
+        let webhook = vec!["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"];
+        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook]);
+        assert!(!half.whatsapp_is_off);
+
+        // One that Cloudflare has already counts for the whole deployment, and for its own function as there.
+        let there = audit(
+            &functions(&["post-call-notify", "delivery-retry"]),
+            &config(&SMS_ALONE),
+            &[vec!["WHATSAPP_ACCESS_TOKEN".to_owned()]],
+        );
+        let both = vec!["WHATSAPP_ACCESS_TOKEN", "WHATSAPP_PHONE_NUMBER_ID"];
+        assert_eq!(there.lacking, [vec!["WHATSAPP_PHONE_NUMBER_ID"], both]);
+    }
 
     #[test]
     fn names_are_read_from_what_wrangler_prints() {

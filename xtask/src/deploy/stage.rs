@@ -5,9 +5,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
-use ihuza_edge::settings::SETTINGS;
+use ihuza_edge::settings::{SETTINGS, Setting};
 use toml::{Table, Value};
 
 use crate::functions::{self, Function};
@@ -38,12 +38,35 @@ impl Stage {
 
 /// What `.vars.<stage>` says.
 pub fn settings(stage: Stage) -> Result<Vars> {
-    vars_file::read(&places::project().join(format!(".vars.{}", stage.name())))
+    let file = format!(".vars.{}", stage.name());
+    let settings = vars_file::read(&places::project().join(&file))?;
+    refuse_unknown(&settings).with_context(|| format!("{file} was not taken"))?;
+    Ok(settings)
+}
+
+/// A misspelt secret would go up as a variable that everybody with access to the account can read.
+fn refuse_unknown(settings: &Vars) -> Result<()> {
+    let unknown: Vec<&str> = settings.keys().map(String::as_str).filter(|name| setting(name).is_none()).collect();
+    ensure!(
+        unknown.is_empty(),
+        "no function reads {}: take it out, or correct the name; docs/configuration.md lists every setting",
+        unknown.join(", ")
+    );
+    Ok(())
+}
+
+fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name || setting.alias == Some(name))
 }
 
 /// Whether a setting is a secret: uploaded as one, never written into a configuration.
-pub fn is_secret(name: &str) -> bool {
-    SETTINGS.iter().any(|setting| setting.secret && (setting.name == name || setting.alias == Some(name)))
+fn is_secret(name: &str) -> bool {
+    setting(name).is_some_and(|setting| setting.secret)
+}
+
+/// Whether a function has any use for a setting.
+pub fn reads(function: &Function, name: &str) -> bool {
+    setting(name).is_some_and(|setting| setting.is_read_by(&function.name))
 }
 
 pub struct StageConfig {
@@ -56,15 +79,29 @@ pub struct StageConfig {
 
 impl StageConfig {
     pub fn derive(stage: Stage, settings: &Vars) -> Result<Self> {
+        let derived = Self::of(stage, settings)?;
+        let (file, config) = (&derived.file, &derived.config);
+        std::fs::create_dir_all(places::local()).context("could not create the folder .local")?;
+        let head = "# Derived from wrangler.toml at each deployment: change that file, not this one.\n";
+        std::fs::write(file, format!("{head}{config}"))
+            .with_context(|| format!("could not write {}", file.display()))?;
+        Ok(derived)
+    }
+
+    /// The same, not written yet.
+    pub fn of(stage: Stage, settings: &Vars) -> Result<Self> {
         let (secrets, vars): (Vars, Vars) = settings.clone().into_iter().partition(|(name, _)| is_secret(name));
         let mut config = functions::wrangler_toml()?;
         rename(&mut config, stage.suffix(), &vars)?;
         let file = places::local().join(format!("wrangler.{}.toml", stage.name()));
-        std::fs::create_dir_all(places::local()).context("could not create the folder .local")?;
-        let head = "# Derived from wrangler.toml at each deployment: change that file, not this one.\n";
-        std::fs::write(&file, format!("{head}{config}"))
-            .with_context(|| format!("could not write {}", file.display()))?;
         Ok(Self { file, secrets, config, suffix: stage.suffix() })
+    }
+
+    /// The secrets of the stage's file that a function reads.
+    pub fn secrets_of(&self, function: &Function) -> Vars {
+        let mut secrets = self.secrets.clone();
+        secrets.retain(|name, _| reads(function, name));
+        secrets
     }
 
     pub fn worker(&self, function: &Function) -> String {
@@ -184,5 +221,14 @@ mod tests {
     fn keys_are_secrets_and_addresses_are_not() {
         assert!(is_secret("SUPABASE_SERVICE_ROLE_KEY") && is_secret("MTN_WEBHOOK_SECRET"));
         assert!(!is_secret("SUPABASE_URL"));
+    }
+
+    #[test]
+    fn a_misspelt_name_is_refused_and_no_value_is_shown() {
+        let settings = |name: &str| Vars::from([(name.to_owned(), "hidden".to_owned())]);
+        assert!(refuse_unknown(&settings("WHATSAPP_PHONE_ID")).is_ok(), "an alias is known");
+        let error = refuse_unknown(&settings("MTN_SMS_API_SECRT")).map_err(|error| error.to_string());
+        let error = error.err().unwrap_or_default();
+        assert!(error.contains("MTN_SMS_API_SECRT") && !error.contains("hidden"), "{error}");
     }
 }
