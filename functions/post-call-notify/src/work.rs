@@ -7,7 +7,7 @@ use ihuza_core::{
     log::{Event, Level},
     openai::TranscriptTurn,
     retry::Purpose,
-    summary,
+    summary::{self, ReplyPath},
 };
 use ihuza_edge::{
     claim::{self, Claim},
@@ -133,11 +133,12 @@ async fn send_and_record(cx: &Cx, work: &Notification, lease_token: &str) {
     }
     let found = summarise::summarise(cx, work, locale_of(work)).await;
     let brand = claim.client.brand.as_str();
-    let reply = outbox::reply_path(&claim.client, &cx.config);
+    let by_sms = outbox::reply_path(&claim.client, &cx.config);
+    let on_whatsapp = ReplyPath::on_whatsapp();
     let content = Content {
-        sms: summary::sms_text(&found.summary, brand, &reply, summary::SMS_MAX_SEGMENTS),
-        whatsapp: summary::whatsapp_text(&found.summary, brand),
-        template: summary::template_params(&found.summary),
+        sms: summary::sms_text(&found.summary, brand, &by_sms, summary::SMS_MAX_SEGMENTS),
+        whatsapp: summary::whatsapp_text(&found.summary, brand, &on_whatsapp),
+        template: summary::template_params(&found.summary, &on_whatsapp),
     };
     let language = found.summary.language;
     let outbox = Outbox { cx, claim, purpose: Purpose::CallSummary, inbound: Channel::Voice, locale: language };

@@ -1,7 +1,7 @@
 //! What is written after a call: the summary itself, and its form for SMS, WhatsApp text and WhatsApp template.
 //!
-//! The SMS is GSM-7 and at most two segments whatever the summary holds; its last line promises a reply only where one
-//! can arrive.
+//! The SMS is GSM-7 and at most two segments whatever the summary holds. On either channel a reply is promised only where
+//! one can arrive.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -33,18 +33,23 @@ pub struct CallSummary {
     pub intent: Option<String>,
 }
 
-/// How a reply by SMS reaches us.
+/// How a reply on the channel of the message reaches us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ReplyPath {
     /// By answering the message.
     Direct,
-    /// By writing to this number.
+    /// By an SMS to this number.
     Via(String),
     /// Not at all: nothing is promised.
     None,
 }
 
 impl ReplyPath {
+    /// A reply on WhatsApp arrives as soon as somebody takes it in.
+    pub fn on_whatsapp() -> ReplyPath {
+        if whatsapp::HANDLES_MESSAGES { ReplyPath::Direct } else { ReplyPath::None }
+    }
+
     /// A name such as `EasyMO` is one-way: a reply needs the service code, if there is one. A number receives.
     pub fn of(sender_id: &str, service_code: Option<&str>) -> ReplyPath {
         let receives = |address: &str| {
@@ -160,7 +165,9 @@ impl Frame<'_> {
 /// ➡️ Next: We'll send matches
 /// Reply to continue!
 /// ```
-pub fn whatsapp_text(summary: &CallSummary, brand: &str) -> String {
+///
+/// The last line is there only where `reply` is [`ReplyPath::Direct`].
+pub fn whatsapp_text(summary: &CallSummary, brand: &str, reply: &ReplyPath) -> String {
     let brand = clip(brand, 60);
     let mut out = String::with_capacity(512);
     out.push_str("📞 ");
@@ -190,18 +197,21 @@ pub fn whatsapp_text(summary: &CallSummary, brand: &str) -> String {
         });
         out.push_str(&next);
     }
-    out.push_str(match summary.language {
-        Locale::En => "\nReply to continue!",
-        Locale::Fr => "\nRépondez pour continuer !",
-        Locale::Rw => "\nSubiza kugira ngo dukomeze!",
-        Locale::Sw => "\nJibu ili tuendelee!",
+    out.push_str(match (reply, summary.language) {
+        (ReplyPath::Direct, Locale::En) => "\nReply to continue!",
+        (ReplyPath::Direct, Locale::Fr) => "\nRépondez pour continuer !",
+        (ReplyPath::Direct, Locale::Rw) => "\nSubiza kugira ngo dukomeze!",
+        (ReplyPath::Direct, Locale::Sw) => "\nJibu ili tuendelee!",
+        (ReplyPath::Via(_) | ReplyPath::None, _) => "",
     });
     out
 }
 
 /// The values of the template's parameters `topic` and `next_step`: one line each, without runs of spaces, never empty, short
 /// enough for the 1024 characters of the whole body.
-pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
+///
+/// Without a next step of its own the summary asks the person to write, or to call where a reply does not arrive.
+pub fn template_params(summary: &CallSummary, reply: &ReplyPath) -> Vec<(&'static str, String)> {
     // The same facts as in the other forms: the template has one line for all of them.
     let facts = std::iter::once(&summary.headline).chain(&summary.points);
     let facts: Vec<String> = facts.map(|fact| one_line(fact)).filter(|fact| !fact.is_empty()).collect();
@@ -216,11 +226,15 @@ pub fn template_params(summary: &CallSummary) -> Vec<(&'static str, String)> {
     }
     let mut next_step = summary.next_step.as_deref().map(one_line).unwrap_or_default();
     if next_step.is_empty() {
-        next_step.push_str(match summary.language {
-            Locale::En => "write to us whenever you like",
-            Locale::Fr => "écrivez-nous quand vous voulez",
-            Locale::Rw => "twandikire igihe ushakiye",
-            Locale::Sw => "tuandikie wakati wowote",
+        next_step.push_str(match (reply, summary.language) {
+            (ReplyPath::Direct, Locale::En) => "write to us whenever you like",
+            (ReplyPath::Direct, Locale::Fr) => "écrivez-nous quand vous voulez",
+            (ReplyPath::Direct, Locale::Rw) => "twandikire igihe ushakiye",
+            (ReplyPath::Direct, Locale::Sw) => "tuandikie wakati wowote",
+            (ReplyPath::Via(_) | ReplyPath::None, Locale::En) => "call us whenever you like",
+            (ReplyPath::Via(_) | ReplyPath::None, Locale::Fr) => "appelez-nous quand vous voulez",
+            (ReplyPath::Via(_) | ReplyPath::None, Locale::Rw) => "duhamagare igihe ushakiye",
+            (ReplyPath::Via(_) | ReplyPath::None, Locale::Sw) => "tupigie simu wakati wowote",
         });
     }
     vec![("topic", shorten_line(&topic, 500)), ("next_step", shorten_line(&next_step, 200))]
@@ -446,7 +460,7 @@ mod tests {
     fn the_whatsapp_text_of_the_second_journey_is_exactly_this() {
         let summary = summary(Locale::En, "Registered your property", &["Kicukiro, 300k/month"], "We'll send matches");
         assert_eq!(
-            whatsapp_text(&summary, "EasyMO"),
+            whatsapp_text(&summary, "EasyMO", &ReplyPath::Direct),
             "📞 EasyMO Call Summary:\n✓ Registered your property\n• Kicukiro, 300k/month\n➡️ Next: We'll send matches\n\
              Reply to continue!"
         );
@@ -545,9 +559,14 @@ mod tests {
     #[test]
     fn nothing_is_promised_where_no_reply_can_arrive() {
         for language in crate::locale::ALL {
-            let sms = sms_text(&house(language), "EasyMO", &ReplyPath::None, 2).text.to_lowercase();
-            for promise in ["reply", "pondez", "subiza", "jibu"] {
-                assert!(!sms.contains(promise), "{sms}");
+            let sms = sms_text(&house(language), "EasyMO", &ReplyPath::None, 2).text;
+            let whatsapp = whatsapp_text(&house(language), "EasyMO", &ReplyPath::None);
+            let template = template_params(&summary(language, "", &[], ""), &ReplyPath::None);
+            for text in [sms, whatsapp].into_iter().chain(template.into_iter().map(|(_, value)| value)) {
+                let text = text.to_lowercase();
+                for promise in ["reply", "pondez", "subiza", "jibu", "write to us", "crivez", "twandik", "tuandik"] {
+                    assert!(!text.contains(promise), "{text}");
+                }
             }
         }
     }
@@ -615,8 +634,10 @@ mod tests {
 
     #[test]
     fn whatsapp_in_four_languages() {
-        let all: Vec<String> =
-            crate::locale::ALL.iter().map(|language| whatsapp_text(&house(*language), "EasyMO")).collect();
+        let all: Vec<String> = crate::locale::ALL
+            .iter()
+            .map(|language| whatsapp_text(&house(*language), "EasyMO", &ReplyPath::Direct))
+            .collect();
         expect![[r#"
             📞 EasyMO Call Summary:
             ✓ Property registered in Kigali
@@ -647,13 +668,13 @@ mod tests {
 
     #[test]
     fn template_values_are_single_lines_and_never_empty() {
-        let params = template_params(&summary(Locale::En, "A\nhouse\tin    Kimironko", &[], "We *send* it"));
+        let params =
+            template_params(&summary(Locale::En, "A\nhouse\tin    Kimironko", &[], "We *send* it"), &ReplyPath::None);
         assert_eq!(params, [("topic", "A house in Kimironko".to_owned()), ("next_step", "We send it".to_owned())]);
-        let empty: Vec<String> = crate::locale::ALL
-            .iter()
-            .flat_map(|language| template_params(&summary(*language, "", &[], "")))
-            .map(|(_, value)| value)
-            .collect();
+        let empty = |reply: &ReplyPath| -> String {
+            let params = crate::locale::ALL.map(|language| template_params(&summary(language, "", &[], ""), reply));
+            params.concat().into_iter().map(|(_, value)| value).collect::<Vec<_>>().join("\n")
+        };
         expect![[r#"
             your request
             write to us whenever you like
@@ -663,7 +684,17 @@ mod tests {
             twandikire igihe ushakiye
             ombi lako
             tuandikie wakati wowote"#]]
-        .assert_eq(&empty.join("\n"));
+        .assert_eq(&empty(&ReplyPath::Direct));
+        expect![[r#"
+            your request
+            call us whenever you like
+            votre demande
+            appelez-nous quand vous voulez
+            icyo wifuzaga
+            duhamagare igihe ushakiye
+            ombi lako
+            tupigie simu wakati wowote"#]]
+        .assert_eq(&empty(&ReplyPath::None));
     }
 
     #[test]
@@ -755,6 +786,12 @@ mod tests {
         assert_eq!(schema["properties"]["points"]["maxItems"], MAX_POINTS);
     }
 
+    #[test]
+    fn on_whatsapp_a_reply_is_promised_as_soon_as_messages_are_handled() {
+        let promised = whatsapp_text(&house(Locale::En), "EasyMO", &ReplyPath::on_whatsapp()).contains("Reply");
+        assert_eq!(promised, whatsapp::HANDLES_MESSAGES);
+    }
+
     fn any_item() -> impl Strategy<Value = String> {
         prop_oneof!["[a-zA-Z éèç’,.]{0,80}", "\\PC{0,60}", any::<String>(), "[a-z]{150,400}"]
     }
@@ -782,8 +819,8 @@ mod tests {
 
         #[test]
         fn whatsapp_text_and_template_keep_metas_limits(summary in any_summary(), brand in "\\PC{0,80}") {
-            prop_assert!(whatsapp_text(&summary, &brand).encode_utf16().count() <= 4096);
-            let params = template_params(&summary);
+            prop_assert!(whatsapp_text(&summary, &brand, &ReplyPath::Direct).encode_utf16().count() <= 4096);
+            let params = template_params(&summary, &ReplyPath::None);
             prop_assert!(params.iter().map(|(_, value)| value.chars().count()).sum::<usize>() <= 700);
             for (_, value) in params {
                 prop_assert!(!value.is_empty() && !value.contains(['\n', '\t', '\r']) && !value.contains("    "));

@@ -26,6 +26,11 @@ pub const TEXT_MAX_UNITS: usize = 4096;
 /// Largest webhook body: Meta batches up to 1,000 updates into 3 MB.
 pub const WEBHOOK_MAX_BYTES: usize = 3 * 1024 * 1024;
 
+/// Whether `whatsapp-webhook` takes what people write on WhatsApp into the conversation. It only counts it so far: whoever
+/// builds that sets this to true, and the texts promise that a reply on WhatsApp arrives
+/// ([`ReplyPath::on_whatsapp`](crate::summary::ReplyPath::on_whatsapp)).
+pub const HANDLES_MESSAGES: bool = false;
+
 /// Most updates read from one webhook.
 const MAX_UPDATES: usize = 5_000;
 

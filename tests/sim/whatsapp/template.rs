@@ -24,7 +24,7 @@ impl Template {
             name: "call_summary_v1".to_owned(),
             languages: ["en", "fr", "rw_RW", "sw"].map(str::to_owned).to_vec(),
             body: "Hello, here is the summary of your call with EasyMO about {{topic}}. Next step: {{next_step}}. \
-                   Reply to continue."
+                   Thank you for calling."
                 .to_owned(),
             buttons: 1,
         }
