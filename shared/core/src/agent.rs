@@ -265,7 +265,7 @@ pub fn check_arguments(name: &str, arguments: &str) -> Result<Value, ToolError> 
     }
     let given = match arguments.trim() {
         "" => Value::Object(Map::new()),
-        text => crate::json::object(text.as_bytes()).map_err(|_| ToolError::NotAnObject)?,
+        text => crate::json::foreign_object(text.as_bytes()).map_err(|_| ToolError::NotAnObject)?,
     };
     match name {
         "session_update_status" => {

@@ -1,6 +1,7 @@
 //! Reading JSON bodies of strangers: both spellings of every name, odd types forgiven, NUL characters removed.
 //!
-//! Postgres refuses U+0000 in `text` and `jsonb`, so it is taken out here, once, before anything is stored.
+//! Postgres refuses U+0000 in `text` and `jsonb`, so it is taken out here, once, before anything is stored. Carriers send
+//! Latin-1 and halves of emoji; [`foreign_object`] loses such a character and not the message around it.
 
 use serde_json::{Map, Value};
 
@@ -21,6 +22,54 @@ pub fn object(body: &[u8]) -> Result<Value, Problem> {
     }
     strip_nul(&mut value);
     Ok(value)
+}
+
+/// The same for a body of a carrier, of Meta or of the model, who cannot be asked to write it again: bytes that are no UTF-8
+/// and escapes of half a surrogate pair (`\ud83d` alone) are read as U+FFFD. The signature is over the bytes as they came and
+/// is checked before. Nesting is bounded as in [`object`]; the text grows to three times the body at most.
+pub fn foreign_object(body: &[u8]) -> Result<Value, Problem> {
+    object(body).or_else(|problem| {
+        let mended = mend(body);
+        // Nothing to mend: then what was wrong stays wrong, and its place is told in the sender's own bytes.
+        if mended == body { Err(problem) } else { object(&mended) }
+    })
+}
+
+/// U+FFFD in place of invalid UTF-8 and of lone surrogate escapes.
+fn mend(body: &[u8]) -> Vec<u8> {
+    let mut bytes = String::from_utf8_lossy(body).into_owned().into_bytes();
+    let mut at = 0;
+    while let Some(rest) = bytes.get_mut(at..).filter(|rest| !rest.is_empty()) {
+        at += match (surrogate(rest), rest.get(6..).and_then(surrogate)) {
+            (Some(High), Some(Low)) => 12,
+            (Some(High | Low), _) => {
+                for (byte, new) in rest.iter_mut().zip(b"\\ufffd") {
+                    *byte = *new;
+                }
+                6
+            }
+            // `\\` is one character; what comes after it begins no escape.
+            (None, _) if rest.first() == Some(&b'\\') => 2,
+            (None, _) => 1,
+        };
+    }
+    bytes
+}
+
+enum Half {
+    High,
+    Low,
+}
+use Half::{High, Low};
+
+/// Which half of a surrogate pair the escape is that `bytes` begin with, if it is one.
+fn surrogate(bytes: &[u8]) -> Option<Half> {
+    let digits = std::str::from_utf8(bytes.strip_prefix(b"\\u")?.get(..4)?).ok()?;
+    match u16::from_str_radix(digits, 16).ok()? {
+        0xd800..=0xdbff => Some(High),
+        0xdc00..=0xdfff => Some(Low),
+        _ => None,
+    }
 }
 
 /// Builds an object. Call by call it costs a fraction of the wasm that `json!` does.
@@ -359,10 +408,74 @@ mod tests {
         assert!(object(b"\xef\xbb\xbf{}").is_ok(), "a byte order mark is forgiven");
     }
 
+    #[track_caller]
+    fn check_foreign(body: &[u8], expected: &str) {
+        assert_eq!(
+            foreign_object(body).map(|value| value["a"].as_str().map(str::to_owned)),
+            Ok(Some(expected.to_owned()))
+        );
+    }
+
+    #[test]
+    fn half_an_emoji_or_a_byte_of_latin_1_costs_that_character_and_not_the_body() {
+        check_foreign(br#"{"a":"x\ud83dy"}"#, "x\u{fffd}y");
+        check_foreign(br#"{"a":"\uDE00\ud83d\ude00\ud83d\ud83d\ude00"}"#, "\u{fffd}😀\u{fffd}😀");
+        check_foreign(br#"{"a":"\\ud800 \\\ud800"}"#, "\\ud800 \\\u{fffd}");
+        check_foreign(br#"{"a":"\ud83d\u00e9"}"#, "\u{fffd}é");
+        check_foreign(b"{\"a\":\"caf\xe9 \xff\xfe!\"}", "caf\u{fffd} \u{fffd}\u{fffd}!");
+        check_foreign(b"\xef\xbb\xbf{\"a\":\"\xe9\"}", "\u{fffd}");
+        check_foreign(br#"{"a":"\ud800\u0000"}"#, "\u{fffd}");
+        // Our own callers can write it again.
+        assert_eq!(object(br#"{"a":"\ud800"}"#).unwrap_err().type_slug, "bad-json");
+        assert_eq!(object(b"{\"a\":\"\xe9\"}").unwrap_err().type_slug, "bad-json");
+        // What is broken otherwise stays broken, and its place is the sender's.
+        assert_eq!(&*foreign_object(b"{\"a\": }").unwrap_err().detail, "JSON is broken at line 1, column 7");
+        assert!(foreign_object(br#"{"a":"\ud8"}"#).is_err() && foreign_object(br#"{"a":"\ud800"#).is_err());
+        let deep = [b"{\"a\":\"\xe9\",\"b\":".as_slice(), &b"[".repeat(200), &b"]".repeat(200), b"}"].concat();
+        assert!(foreign_object(&deep).is_err(), "nesting is bounded in a mended body as well");
+    }
+
+    /// JSON text of a string, some of whose characters are escaped, with damage of the kinds that carriers send.
+    fn damaged() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            4 => "[a-z é😀]{1,4}".prop_map(|text| text.into_bytes()),
+            1 => (0xd800_u16..0xe000).prop_map(|unit| format!("\\u{unit:04x}").into_bytes()),
+            1 => (0xd800_u16..0xe000).prop_map(|unit| format!("\\u{unit:04X}").into_bytes()),
+            1 => (0x80_u8..=0xff).prop_map(|byte| vec![byte]),
+            1 => Just(br"\\".to_vec()),
+            1 => Just(br"\u00e9".to_vec()),
+            1 => Just(br#"\""#.to_vec()),
+        ];
+        prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+    }
+
     proptest! {
+        #[test]
+        fn damage_within_a_text_never_costs_the_body(text in damaged()) {
+            let body = [b"{\"a\":\"", text.as_slice(), b"\",\"b\":1}"].concat();
+            let value = foreign_object(&body).unwrap();
+            prop_assert_eq!(&value["b"], 1);
+            prop_assert!(value["a"].is_string());
+        }
+
+        #[test]
+        fn a_sound_body_reads_the_same_either_way(text: String, number: i32) {
+            let body = json!({"a": text, "b": [number]}).to_string();
+            prop_assert_eq!(foreign_object(body.as_bytes()), object(body.as_bytes()));
+            prop_assert_eq!(mend(body.as_bytes()), body.as_bytes());
+        }
+
+        #[test]
+        fn mending_grows_a_body_to_three_times_at_most_and_is_done_once(body: Vec<u8>) {
+            let mended = mend(&body);
+            prop_assert!(mended.len() <= 3 * body.len());
+            prop_assert_eq!(mend(&mended), mended);
+        }
+
         #[test]
         fn no_bytes_panic(body: Vec<u8>) {
             let _ = object(&body);
+            let _ = foreign_object(&body);
         }
 
         #[test]

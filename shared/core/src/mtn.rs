@@ -57,7 +57,7 @@ impl std::fmt::Debug for Token {
 
 /// Reads the answer to the token request; `expires_in` is a number or a string of digits.
 pub fn parse_token(http_status: u16, body: &[u8]) -> Result<Token, Refused> {
-    let answer = crate::json::object(body).map_err(|_| unreadable_token(http_status))?;
+    let answer = crate::json::foreign_object(body).map_err(|_| unreadable_token(http_status))?;
     match text(&answer, "access_token") {
         Some(access_token) if (200..300).contains(&http_status) => {
             Ok(Token { access_token, expires_in_s: integer(&answer, "expires_in").unwrap_or(300) })
@@ -110,7 +110,7 @@ pub fn outbound_body(message: &Outbound) -> Value {
 ///
 /// MTN gives no message id; reports come back under our `delivery_ref`, which therefore is the provider's message id.
 pub fn parse_outbound_response(http_status: u16, body: &[u8], delivery_ref: &str) -> Outcome {
-    let Ok(answer) = crate::json::object(body) else {
+    let Ok(answer) = crate::json::foreign_object(body) else {
         return Err(Refused::unreadable(Provider::Mtn, http_status));
     };
     let request_id = text(&answer, "transactionId");
@@ -320,16 +320,16 @@ fn read_body(content_type: Option<&str>, body: &[u8]) -> Result<Value, Problem> 
     let is_form = content_type.is_some_and(|kind| kind.to_ascii_lowercase().contains("x-www-form-urlencoded"));
     let start = body.iter().find(|byte| !byte.is_ascii_whitespace() && !matches!(byte, 0xef | 0xbb | 0xbf)).copied();
     if matches!(start, Some(b'{')) || !is_form && !matches!(start, Some(b'[')) {
-        return crate::json::object(body);
+        return crate::json::foreign_object(body);
     }
     if matches!(start, Some(b'[')) {
         // Wrapped, so that one reader serves both.
-        let wrapped = [b"{\"items\":" as &[u8], body, b"}"].concat();
-        return crate::json::object(&wrapped);
+        let array = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+        let wrapped = [b"{\"items\":" as &[u8], array, b"}"].concat();
+        return crate::json::foreign_object(&wrapped);
     }
-    let body = std::str::from_utf8(body).map_err(|_| Problem::bad_body("The form is not UTF-8"))?;
     let mut map = Map::new();
-    for (name, value) in form::parse(body) {
+    for (name, value) in form::parse(&String::from_utf8_lossy(body)) {
         map.entry(name).or_insert(Value::String(crate::json::without_nul(&value)));
     }
     if map.is_empty() {
@@ -571,8 +571,25 @@ mod tests {
             parse_inbound(Some("application/x-www-form-urlencoded"), b"", now()).unwrap_err().type_slug,
             "bad-body"
         );
-        assert_eq!(parse_inbound(Some("application/x-www-form-urlencoded"), b"\xff=1", now()).unwrap_err().status, 400);
         assert_eq!(inbound("{}").refused[0].field, Some("from"));
+    }
+
+    #[test]
+    fn a_message_in_another_encoding_loses_a_character_and_not_itself() {
+        for (kind, body) in [
+            (
+                "application/json",
+                b"{\"from\":\"+250788123456\",\"to\":\"8080\",\"text\":\"Kimironko, s'il vous pla\xeet\"}".as_slice(),
+            ),
+            ("application/json", br#"[{"from":"+250788123456","to":"8080","text":"Kimironko, s'il vous pla\ud83dt"}]"#),
+            ("application/x-www-form-urlencoded", b"from=%2B250788123456&to=8080&text=Kimironko, s'il vous pla\xeet"),
+            ("application/x-www-form-urlencoded", b"from=%2B250788123456&to=8080&text=Kimironko, s'il vous pla%EEt"),
+        ] {
+            let inbound = parse_inbound(Some(kind), body, now()).unwrap();
+            assert_eq!(inbound.messages[0].text, "Kimironko, s'il vous pla\u{fffd}t", "{kind}");
+        }
+        let with_mark = b"\xef\xbb\xbf[{\"from\":\"+250788123456\",\"text\":\"Yego\"}]";
+        assert_eq!(parse_inbound(None, with_mark, now()).unwrap().messages[0].text, "Yego");
     }
 
     proptest! {

@@ -304,7 +304,7 @@ impl Usage {
 
 /// Reads an answer of the Responses API.
 pub fn parse_response(http_status: u16, body: &[u8]) -> Result<Reply, Refused> {
-    let Ok(answer) = crate::json::object(body) else {
+    let Ok(answer) = crate::json::foreign_object(body) else {
         return Err(Refused::unreadable(Provider::Openai, http_status));
     };
     let status = text(&answer, "status").unwrap_or_default();

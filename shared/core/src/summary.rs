@@ -320,7 +320,7 @@ pub fn parse_answer(answer: &str, default_language: Locale) -> Result<CallSummar
     // Some substitutes wrap JSON in a code fence in spite of the schema.
     let answer = answer.strip_prefix("```json").or_else(|| answer.strip_prefix("```")).unwrap_or(answer);
     let answer = answer.strip_suffix("```").unwrap_or(answer).trim();
-    let value = crate::json::object(answer.as_bytes()).map_err(|_| SummaryError::NotJson)?;
+    let value = crate::json::foreign_object(answer.as_bytes()).map_err(|_| SummaryError::NotJson)?;
     from_value(&value, default_language).ok_or(SummaryError::Empty)
 }
 

@@ -85,7 +85,7 @@ pub fn messages_path(version: &str, phone_number_id: &str) -> String {
 
 /// Reads the answer to a send request.
 pub fn parse_send_response(http_status: u16, body: &[u8]) -> Outcome {
-    let Ok(answer) = crate::json::object(body) else {
+    let Ok(answer) = crate::json::foreign_object(body) else {
         return Err(Refused::unreadable(Provider::Whatsapp, http_status));
     };
     if let Some(error) = field(&answer, "error") {
@@ -140,7 +140,7 @@ pub fn parse_webhook(
     phone_number_id: Option<&str>,
     received_at: DateTime<Utc>,
 ) -> Result<Updates, Problem> {
-    let root = crate::json::object(body)?;
+    let root = crate::json::foreign_object(body)?;
     let mut updates = Updates::default();
     for change in array(&root, "entry").iter().flat_map(|entry| array(entry, "changes")) {
         let (Some(value), Some(kind)) = (field(change, "value"), text(change, "field")) else {
@@ -598,6 +598,13 @@ mod tests {
         assert!(cut.ends_with("a...") && cut.len() < 4000, "{}", cut.len());
         assert_eq!(fit_text("short"), "short");
         assert_eq!(fit_text(&"😀".repeat(3000)).encode_utf16().count(), 4093);
+    }
+
+    #[test]
+    fn half_an_emoji_in_one_update_costs_no_status() {
+        let body = br#"{"entry":[{"changes":[{"field":"messages","value":{"contacts":[{"profile":{"name":"Aline \ud83d"}}],
+            "statuses":[{"id":"wamid.1","status":"delivered","timestamp":"1795226400","recipient_id":"250788123456"}]}}]}]}"#;
+        assert_eq!(parse_webhook(body, None, now()).unwrap().statuses.len(), 1);
     }
 
     proptest! {
