@@ -25,6 +25,7 @@ mod lints;
 mod migrations;
 mod parallel;
 mod plans;
+mod resend;
 mod rls;
 mod schema;
 mod seeds;

@@ -321,6 +321,12 @@ fn calls(round: usize) -> Vec<Call> {
             "",
         ),
         Call(
+            "summary sent once more",
+            "sql",
+            sql(format!("select public.resend_call_notification('{}', 'asked for')", id("c", 780 + round))),
+            "",
+        ),
+        Call(
             "availability",
             "sql",
             sql("select public.check_whatsapp_available(p_phone_number => '+250700004711')".to_owned()),

@@ -40,6 +40,8 @@ begin
   values (p_client, v_call, v_profile, v_session, gen_random_uuid(), now(), 'notification-' || p_n) returning id into v_notification;
   insert into public.notification_requests (correlation_id, client_id, call_id, notification_id, status)
   values ('request-' || p_n, p_client, v_call, v_notification, 'working');
+  insert into public.call_notification_resends (client_id, call_id, reason, requested_by, correlation_id, previous)
+  values (p_client, v_call, 'asked for', 'postgres', 'resend-' || p_n, '{}');
   insert into public.mcp_tool_calls (client_id, session_id, turn_id, name, idempotency_key) values (p_client, v_session, v_turn, 'a_tool', 'tool-' || p_n);
   insert into public.alerts (client_id, kind, severity, dedupe_key, message) values (p_client, 'a_kind', 'warning', 'alert-' || p_n, 'Look.');
   insert into public.jobs (queue, payload) values ('a-queue', to_jsonb(p_n));
