@@ -23,17 +23,18 @@ const PREFIXES: [(&str, Provider); 3] =
 /// Of the report.
 const REPORT_VERSION: u32 = 1;
 
-/// The tables whose rows the report holds.
-const REPORTED: [&str; 9] = [
-    "voice_calls",
-    "call_summaries",
-    "call_notifications",
-    "omnichannel_sessions",
-    "conversation_messages",
-    "message_delivery_log",
-    "message_delivery_attempts",
-    "message_status_events",
-    "alerts",
+/// The row lists of the report, and the table that each is read from.
+const REPORTED: [(&str, &str); 10] = [
+    ("profiles", "profiles"),
+    ("voice_calls", "voice_calls"),
+    ("call_summaries", "call_summaries"),
+    ("call_notifications", "call_notifications"),
+    ("sessions", "omnichannel_sessions"),
+    ("conversation", "conversation_messages"),
+    ("deliveries", "message_delivery_log"),
+    ("message_delivery_attempts", "message_delivery_attempts"),
+    ("message_status_events", "message_status_events"),
+    ("alerts", "alerts"),
 ];
 
 impl World {
@@ -74,9 +75,9 @@ impl World {
         let mut report = Map::new();
         report.insert("version".to_owned(), json!(REPORT_VERSION));
         report.insert("at".to_owned(), json!(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)));
-        for table in REPORTED {
+        for (name, table) in REPORTED {
             let rows = self.rows(&format!("select * from public.{table} order by created_at, id")).await?;
-            report.insert(table.to_owned(), json!(rows));
+            report.insert(name.to_owned(), json!(rows));
         }
         let sms: Vec<Value> = self
             .mtn

@@ -7,22 +7,9 @@ use ihuza_sim::control::Recorded;
 use ihuza_sim::world::World;
 use serde_json::{Map, Value, json};
 
-/// The names that readers of the story look for, and the tables behind them.
-const NAMED: [(&str, &str); 3] = [
-    ("sessions", "omnichannel_sessions"),
-    ("deliveries", "message_delivery_log"),
-    ("conversation", "conversation_messages"),
-];
-
 pub async fn write(file: &Path, world: &World, timings: &Map<String, Value>) -> Result<()> {
     let mut report = world.report().await?;
-    let profiles = world.rows("select * from public.profiles order by created_at, id").await?;
     if let Some(report) = report.as_object_mut() {
-        for (name, table) in NAMED {
-            let rows = report.get(table).cloned().unwrap_or_default();
-            report.insert(name.to_owned(), rows);
-        }
-        report.insert("profiles".to_owned(), json!(profiles));
         report.insert("provider_received".to_owned(), json!(received(world)));
         report.insert("timings_ms".to_owned(), json!(timings));
     }
