@@ -18,6 +18,7 @@
 mod support;
 
 mod claims;
+mod constraints;
 mod deliveries;
 mod fold;
 mod guards;

@@ -40,7 +40,7 @@ fn route(call: Call) -> Outcome {
     match (call.request.method.as_str(), call.rest.as_str()) {
         ("POST", "sweep") => match endpoint::require_service_key(&call.cx, &call.request) {
             Ok(()) => Outcome::later(async move {
-                sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|_| Problem::unavailable(30))
+                sweep::sweep(&call.cx).await.map(|found| Reply::json(200, &found)).map_err(|error| error.problem(30))
             }),
             Err(problem) => problem.into(),
         },

@@ -85,7 +85,7 @@ pub fn status(call: Call) -> Outcome {
     Outcome::later(async move {
         let found = database::rpc(&call.cx, "notification_status", &obj(&mut [("correlation_id", id.as_str().into())]))
             .await
-            .map_err(|_| Problem::unavailable(5))?;
+            .map_err(|error| error.problem(5))?;
         if found.is_null() {
             return Err(Problem::not_found("no notification with this correlation id has been worked on yet")
                 .hint("ask again in a few seconds; an id that stays unknown was never accepted"));

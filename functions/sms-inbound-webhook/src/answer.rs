@@ -262,11 +262,19 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
         &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }),
         &[("tool", (&call.name).into())],
     );
-    result.unwrap_or_else(|_| {
-        obj(&mut [
-            ("ok", false.into()),
-            ("error", "the tool is not available now; tell the person that it could not be done".into()),
-        ])
+    result.unwrap_or_else(|error| {
+        // A value that the database refuses is the model's to correct; anything else is not.
+        let problem = error.problem(0);
+        let said = match problem.status {
+            400..=499 => &*problem.detail,
+            _ => "",
+        };
+        let said = if said.is_empty() {
+            "the tool is not available now; tell the person that it could not be done"
+        } else {
+            said
+        };
+        obj(&mut [("ok", false.into()), ("error", said.into())])
     })
 }
 

@@ -9,6 +9,7 @@
 
 pub mod agent;
 pub mod channel;
+pub mod constraint;
 pub mod error_class;
 pub mod form;
 pub mod ids;

@@ -114,6 +114,17 @@ impl Problem {
         Problem::new("not-found", "There is nothing here", 404).detail(detail)
     }
 
+    /// 409: something that is there once is there already.
+    pub fn conflict() -> Problem {
+        Problem::new("conflict", "It is there already", 409).hint("Look for it instead of adding it again")
+    }
+
+    /// 422: an id names something that is not there, or not any more.
+    pub fn unknown_reference() -> Problem {
+        Problem::new("unknown-reference", "What this refers to is not there", 422)
+            .hint("Check the ids: a profile, session or call may have been deleted meanwhile")
+    }
+
     /// 405 with the `Allow` header.
     pub fn method_not_allowed(allow: &'static str) -> Problem {
         let mut problem = Problem::new("method-not-allowed", "This method is not supported here", 405);

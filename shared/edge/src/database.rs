@@ -3,8 +3,10 @@
 use std::{cell::OnceCell, fmt};
 
 use ihuza_core::{
+    constraint,
     error_class::TransportFailure,
     log::{Event, Level},
+    problem::Problem,
 };
 use serde_json::Value;
 
@@ -21,8 +23,8 @@ const TRIES: u32 = 3;
 pub enum DatabaseError {
     /// No answer, or one that says "not now" (503, 504, PGRST000-003, statement timeout, deadlock ...).
     Unavailable { what: &'static str, code: Option<String> },
-    /// The database refused: a bug of ours or a constraint.
-    Refused { status: u16, code: String },
+    /// The database refused: a bug of ours or a constraint, by its name where Postgres named one.
+    Refused { status: u16, code: String, constraint: Option<String> },
     /// The answer was no JSON.
     Garbled,
 }
@@ -38,8 +40,9 @@ impl fmt::Display for DatabaseError {
                     code.as_deref().unwrap_or("")
                 )
             }
-            DatabaseError::Refused { status, code } => {
-                write!(f, "the database refused the call (HTTP {status}, {code})")
+            DatabaseError::Refused { status, code, constraint } => {
+                let (comma, name) = constraint.as_deref().map_or(("", ""), |name| (", ", name));
+                write!(f, "the database refused the call (HTTP {status}, {code}{comma}{name})")
             }
             DatabaseError::Garbled => write!(f, "the database's answer was cut or no JSON"),
         }
@@ -50,6 +53,16 @@ impl DatabaseError {
     /// The same call may succeed a little later.
     pub fn is_transient(&self) -> bool {
         !matches!(self, DatabaseError::Refused { .. })
+    }
+
+    /// What a caller hears who waits for the answer: what is wrong with the value that the database refused, else to come
+    /// again after `retry_after_s`.
+    pub fn problem(&self, retry_after_s: u32) -> Problem {
+        match self {
+            DatabaseError::Refused { constraint: Some(name), .. } => constraint::problem(name),
+            DatabaseError::Refused { .. } | DatabaseError::Unavailable { .. } | DatabaseError::Garbled => None,
+        }
+        .unwrap_or_else(|| Problem::unavailable(retry_after_s))
     }
 }
 
@@ -126,7 +139,9 @@ fn read(status: u16, body: &[u8]) -> Result<Value, DatabaseError> {
     if is_transient(status, &code) {
         Err(DatabaseError::Unavailable { what: "answered not now", code: Some(code) })
     } else {
-        Err(DatabaseError::Refused { status, code })
+        let message = value.as_ref().and_then(|v| v.get("message")).and_then(Value::as_str).unwrap_or_default();
+        let constraint = constraint::name_in(&code, message).map(str::to_owned);
+        Err(DatabaseError::Refused { status, code, constraint })
     }
 }
 
@@ -168,5 +183,27 @@ mod tests {
     fn an_error_never_repeats_what_postgres_said() {
         let error = read(400, br#"{"code":"23514","message":"row +250788123456","details":"+250788123456"}"#);
         assert_eq!(error.map_err(|e| e.to_string()), Err("the database refused the call (HTTP 400, 23514)".to_owned()));
+    }
+
+    #[test]
+    fn a_broken_constraint_is_told_by_its_name_in_the_log_and_as_a_problem_outside() {
+        let refused = |code: &str, constraint: &str| {
+            let said = format!(
+                r#"{{"code":"{code}","details":"Failing row contains (+250788123456)","hint":null,
+                "message":"new row for relation \"t\" violates check constraint \"{constraint}\""}}"#
+            );
+            read(400, said.as_bytes()).err()
+        };
+        let known = refused("23514", "profiles_phone_number_is_e164");
+        assert_eq!(
+            known.as_ref().map(ToString::to_string).as_deref(),
+            Some("the database refused the call (HTTP 400, 23514, profiles_phone_number_is_e164)")
+        );
+        let problem = known.map(|error| error.problem(5));
+        assert_eq!(problem.map(|p| (p.type_slug, p.field)), Some(("invalid-field", Some("phone_number"))));
+        let ours = refused("23514", "provider_health_open_has_an_end").map(|error| error.problem(5));
+        assert_eq!(ours.map(|p| (p.type_slug, p.retry_after_s)), Some(("unavailable", Some(5))));
+        let away = read(503, b"").err().map(|error| error.problem(30));
+        assert_eq!(away.map(|p| p.status), Some(503));
     }
 }

@@ -1,0 +1,131 @@
+//! Named constraints and what becomes of them outside: every rule is either told as a problem or cannot be broken by input.
+
+use std::collections::BTreeSet;
+
+use ihuza_core::constraint::{self, FIELDS, ONCE};
+
+use crate::support::{Db, lines, root};
+
+/// What nobody outside can break, and why. A new constraint goes here or into `shared/core/src/constraint.rs`.
+const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
+    (
+        "operators write these tables, and see Postgres' own words",
+        &[
+            "ai_agents_instructions_is_object",
+            "ai_agents_slug_is_lower_case",
+            "ai_agents_slug_per_client",
+            "ai_agents_tools_is_array",
+            "client_members_role_is_known",
+            "client_numbers_channel_address_key",
+            "client_numbers_channel_is_known",
+            "clients_default_policy_is_known",
+            "clients_one_default",
+            "clients_settings_is_object",
+            "clients_slug_is_lower_case",
+            "clients_slug_key",
+            "clients_sms_sender_id_has_at_most_11_characters",
+        ],
+    ),
+    (
+        "call handlers and sign-up write these over PostgREST, not through a function",
+        &[
+            "idx_profiles_user",
+            "idx_voice_calls_mtn_sid",
+            "transcripts_call_id_seq_key",
+            "transcripts_role_is_known",
+            "voice_calls_direction_is_known",
+            "voice_calls_origin_is_known",
+            "voice_calls_origin_provider_call_id_key",
+        ],
+    ),
+    (
+        "our own SQL chooses the value, or takes what is there by `on conflict`",
+        &[
+            "alerts_one_open",
+            "alerts_severity_is_known",
+            "call_notifications_call_id_key",
+            "call_notifications_has_recipient",
+            "call_notifications_status_is_known",
+            "call_summaries_call_id_key",
+            "conversation_messages_direction_is_known",
+            "conversation_messages_handled_as_is_known",
+            "conversation_messages_kind_is_known",
+            "conversation_messages_one_answer_per_turn",
+            "conversation_messages_role_is_known",
+            "conversation_threads_session_id_key",
+            "conversation_turns_keyword_belongs_to_its_kind",
+            "conversation_turns_kind_is_known",
+            "conversation_turns_one_open",
+            "conversation_turns_status_is_known",
+            "dead_letters_queue_message_id_key",
+            "jobs_once_pending",
+            "jobs_status_is_known",
+            "message_delivery_attempts_delivery_id_attempt_key",
+            "message_delivery_log_one_fallback",
+            "message_status_events_source_is_known",
+            "notification_requests_status_is_known",
+            "omnichannel_sessions_context_is_object",
+            "profile_identities_kind_is_known",
+            "provider_health_open_has_an_end",
+            "provider_health_state_is_known",
+        ],
+    ),
+];
+
+#[tokio::test]
+async fn every_rule_that_input_can_break_has_a_problem_and_stands_in_the_docs() {
+    let db = Db::new().await;
+    let sql = "select conname::text from pg_constraint where connamespace = 'public'::regnamespace and contype in ('c', 'u', 'x')
+               union
+               select c.relname::text from pg_index i join pg_class c on c.oid = i.indexrelid
+                where c.relnamespace = 'public'::regnamespace and i.indisunique and not i.indisprimary";
+    let there: BTreeSet<String> = lines(&db.admin, sql).await.into_iter().collect();
+    let told: BTreeSet<String> =
+        FIELDS.iter().map(|(name, _)| *name).chain(ONCE.iter().copied()).map(str::to_owned).collect();
+    let ours: BTreeSet<String> =
+        NOT_FROM_INPUT.iter().flat_map(|(_, names)| *names).map(|&name| name.to_owned()).collect();
+    let known: BTreeSet<String> = told.union(&ours).cloned().collect();
+    let list = |left: &BTreeSet<String>, right: &BTreeSet<String>| {
+        left.difference(right).cloned().collect::<Vec<_>>().join(", ")
+    };
+    assert_eq!(list(&there, &known), "", "say of these whether input can break them: here, or in constraint.rs");
+    assert_eq!(list(&known, &there), "", "these are not in the schema");
+    assert!(told.is_disjoint(&ours), "{:?}", told.intersection(&ours));
+
+    let docs = std::fs::read_to_string(root().join("docs/errors.md")).unwrap();
+    for name in &told {
+        let problem = constraint::problem(name).unwrap();
+        assert!(docs.contains(&format!("`{name}`")), "docs/errors.md does not name {name}");
+        assert!(docs.contains(&format!("### {}\n", problem.type_slug)), "docs/errors.md has no {}", problem.type_slug);
+    }
+}
+
+#[tokio::test]
+async fn the_name_is_found_in_what_postgres_really_says() {
+    let db = Db::new().await;
+    let delivery = "insert into public.message_delivery_log (channel, provider, provider_message_id, session_id)";
+    let cases = [
+        (
+            "insert into public.profiles (phone_number) values ('0788123456')".to_owned(),
+            "profiles_phone_number_is_e164",
+        ),
+        (
+            "insert into public.profiles (phone_number) values ('+250788123456'), ('+250788123456')".to_owned(),
+            "profiles_phone_number_key",
+        ),
+        (format!("{delivery} values ('fax', 'mtn', '1', null)"), "message_delivery_log_channel_is_known"),
+        (
+            format!("{delivery} values ('sms', 'mtn', '1', null), ('sms', 'mtn', '1', null)"),
+            "message_delivery_log_provider_message_once",
+        ),
+        (format!("{delivery} values ('sms', 'mtn', '1', gen_random_uuid())"), "message_delivery_log_session_id_fkey"),
+    ];
+    for (sql, expected) in cases {
+        let error = db.service.batch_execute(&sql).await.unwrap_err();
+        let error = error.as_db_error().unwrap();
+        let name = constraint::name_in(error.code().code(), error.message());
+        assert_eq!(name, Some(expected), "{}", error.message());
+        assert_eq!(name, error.constraint(), "as Postgres names it to those who ask it directly");
+        assert!(constraint::problem(expected).is_some(), "{expected}");
+    }
+}
