@@ -11,6 +11,7 @@ use anyhow::{Result, bail};
 use ihuza_sim::postgres::Data;
 use ihuza_sim::world::Provider;
 
+use crate::deploy;
 use crate::local_world::{self, End};
 use crate::progress;
 
@@ -26,7 +27,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Your own number: the story is told of one person, with this number.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", value_parser = deploy::e164)]
     to: Option<String>,
     #[command(flatten)]
     world: local_world::WorldOptions,
@@ -46,8 +47,12 @@ pub fn run(options: &Options) -> Result<()> {
         let mut story = story::Story::new(world, keys);
         let outcome = story.tell(options.to.as_deref()).await;
         if let Some(file) = &options.report {
-            report::write(file, world, story.timings()).await?;
-            progress::note(&format!("report: {}", file.display()));
+            match (report::write(file, world, story.timings()).await, &outcome) {
+                (Ok(()), _) => progress::note(&format!("report: {}", file.display())),
+                (Err(error), Ok(())) => return Err(error),
+                // What the story broke off at matters more.
+                (Err(error), Err(_)) => progress::failure(&error),
+            }
         }
         if options.once {
             return outcome;

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use ihuza_core::phone::E164;
 
 use crate::build;
 use crate::functions::{self, Function};
@@ -33,6 +34,7 @@ Wrangler must be allowed in: `npx wrangler login`, or CLOUDFLARE_API_TOKEN and C
 pub struct Options {
     /// Deploy only these functions.
     functions: Vec<String>,
+    /// Which deployment: the names of production's Workers and queues are the plain ones, staging's end in -staging.
     #[arg(long, value_enum, default_value = "staging")]
     stage: Stage,
     /// Build and check everything here, change nothing there; works without a network.
@@ -41,12 +43,17 @@ pub struct Options {
     /// Check health, tables, functions, secrets and one signed inbound SMS of what is deployed; deploys nothing.
     #[arg(long)]
     verify: bool,
-    /// Where the functions answer, with {function} for the name; learnt at deployment when absent.
-    #[arg(long, value_name = "URL")]
+    /// With --verify: where the functions answer, with {function} for the name; learnt at deployment when absent.
+    #[arg(long, value_name = "URL", requires = "verify")]
     base_url: Option<String>,
     /// With --verify: let this number send a HELP, and wait for the answer in the delivery log. It gets one SMS.
-    #[arg(long, value_name = "NUMBER", requires = "verify")]
+    #[arg(long, value_name = "NUMBER", requires = "verify", value_parser = e164)]
     phone: Option<String>,
+}
+
+/// A phone number of the command line, as everybody else writes it.
+pub fn e164(text: &str) -> Result<String, String> {
+    E164::parse(text).map(|number| number.as_str().to_owned()).map_err(|error| error.to_string())
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -112,22 +119,23 @@ fn deploy(tools: &Tools, config: &StageConfig, chosen: &[Function], stage: Stage
         ));
         if let Some(url) = url {
             urls.insert(function.name.clone(), url.trim_end_matches('/').to_owned());
+            // At once: the next one may fail, and this one answers all the same.
+            remember_urls(stage, &urls)?;
         }
     }
-    remember_urls(stage, &urls)?;
     progress::note(&format!("next: cargo xtask deploy --stage {} --verify", stage.name()));
     Ok(())
 }
 
 /// Wrangler ends well even when nobody is logged in.
 fn check_login(tools: &Tools) -> Result<()> {
-    let said = tools.npm.wrangler("ask Cloudflare who we are").arg("whoami").read();
-    if said.is_ok_and(|said| !said.contains("not authenticated")) {
-        return Ok(());
+    const TO_DO: &str =
+        "Cloudflare does not know us: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID";
+    let said = tools.npm.wrangler("ask Cloudflare who we are").arg("whoami").read().context(TO_DO)?;
+    if said.contains("not authenticated") {
+        bail!(TO_DO);
     }
-    bail!(
-        "Cloudflare does not know us: run `npx wrangler login`, or set CLOUDFLARE_API_TOKEN and CLOUDFLARE_ACCOUNT_ID"
-    )
+    Ok(())
 }
 
 fn urls_file(stage: Stage) -> PathBuf {
@@ -140,7 +148,8 @@ fn known_urls(stage: Stage) -> Result<BTreeMap<String, String>> {
     match std::fs::read_to_string(&file) {
         Ok(text) => serde_json::from_str(&text)
             .with_context(|| format!("{} is damaged: remove it and deploy again", file.display())),
-        Err(_) => Ok(BTreeMap::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(BTreeMap::new()),
+        Err(error) => Err(error).with_context(|| format!("could not read {}", file.display())),
     }
 }
 

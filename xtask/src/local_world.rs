@@ -8,6 +8,7 @@ use ihuza_sim::postgres::Data;
 use ihuza_sim::world::{Provider, World, WorldConfig};
 
 use crate::build;
+use crate::functions;
 use crate::places;
 use crate::progress;
 use crate::setup;
@@ -15,6 +16,9 @@ use crate::vars_file::{self, Vars};
 
 /// The platform's cron has this resolution.
 const CRON_EVERY: Duration = Duration::from_secs(60);
+
+/// Besides the functions: what may have a port of its own choice.
+const OTHER_PARTS: [&str; 5] = ["gateway", "postgres", "mtn", "whatsapp", "openai"];
 
 #[derive(clap::Args)]
 pub struct WorldOptions {
@@ -28,6 +32,11 @@ pub struct WorldOptions {
 
 fn part_and_port(text: &str) -> Result<(String, u16), String> {
     let (part, port) = text.split_once('=').ok_or("write PART=PORT, such as sms-inbound-webhook=8787")?;
+    let functions = functions::all().map_err(|error| format!("{error:#}"))?;
+    let parts: Vec<&str> = functions.iter().map(|function| function.name.as_str()).chain(OTHER_PARTS).collect();
+    if !parts.contains(&part) {
+        return Err(format!("there is no part {part:?}: choose from {}", parts.join(", ")));
+    }
     let port = port.parse().map_err(|_| format!("{port:?} is no port: write a number from 1 to 65535"))?;
     Ok((part.to_owned(), port))
 }
@@ -204,4 +213,18 @@ pub fn tell_addresses(world: &World) -> Result<()> {
     }
     println!("\nCtrl-C takes all of it down.");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_is_not_there_gets_no_port() {
+        assert_eq!(part_and_port("mtn=8080"), Ok(("mtn".to_owned(), 8080)));
+        assert_eq!(part_and_port("sms-inbound-webhook=1").map(|(part, _)| part), Ok("sms-inbound-webhook".to_owned()));
+        let error = part_and_port("sms-inbound=8787").err().unwrap_or_default();
+        assert!(error.contains("sms-inbound-webhook") && error.contains("gateway"), "{error}");
+        assert!(part_and_port("mtn=http").is_err() && part_and_port("mtn").is_err());
+    }
 }

@@ -64,18 +64,18 @@ async fn migrate(url: &str, options: &Options) -> Result<()> {
     }
     let word = if options.dry_run { "to apply" } else { "applied" };
     println!("{} {word}, {} already there", report.applied.len(), report.skipped.len());
+    if !options.dry_run && !report.applied.is_empty() {
+        client
+            .batch_execute("notify pgrst, 'reload schema'")
+            .await
+            .context("could not tell PostgREST of the change")?;
+    }
     if !report.changed.is_empty() {
         bail!(
             "edited after they were applied: {}. The database has the old text; a shipped file is never edited: put it \
              back and write a new one",
             report.changed.join(", ")
         );
-    }
-    if !options.dry_run && !report.applied.is_empty() {
-        client
-            .batch_execute("notify pgrst, 'reload schema'")
-            .await
-            .context("could not tell PostgREST of the change")?;
     }
     Ok(())
 }

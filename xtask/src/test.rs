@@ -2,7 +2,7 @@
 
 mod tally;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ pub struct Options {
     /// Run only these parts, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Part>,
-    /// Run only tests whose name contains this.
+    /// Run only tests whose name contains this; parts that have no names (fmt, clippy, deny) only if --only says so.
     #[arg(long, value_name = "NAME")]
     filter: Option<String>,
 }
@@ -60,7 +60,7 @@ impl Part {
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::ensure()?;
     let mut tally = Tally::default();
-    for part in ALL.into_iter().filter(|part| options.only.is_empty() || options.only.contains(part)) {
+    for part in ALL.into_iter().filter(|part| options.wants(*part)) {
         match part {
             Part::Fmt => check(&mut tally, part, fmt()),
             Part::Clippy => check(&mut tally, part, clippy()),
@@ -76,7 +76,19 @@ pub fn run(options: &Options) -> Result<()> {
             }
         }
     }
+    if let Some(name) = &options.filter
+        && tally.passed() + tally.failed() == 0
+    {
+        bail!("no test has {name:?} in its name");
+    }
     tally.close()
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        let named = matches!(part, Part::Unit | Part::Sql | Part::E2e);
+        if self.only.is_empty() { named || self.filter.is_none() } else { self.only.contains(&part) }
+    }
 }
 
 fn fmt() -> Call {
@@ -166,5 +178,21 @@ impl Tally {
         println!("{passed} passed, {failed} failed");
         // The summary is the last word, also of a failed run.
         if failed > 0 { Err(progress::AlreadyTold.into()) } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_looked_for_where_there_are_names() {
+        let wanted = |only: &[Part], filter: Option<&str>| {
+            let options = Options { only: only.to_vec(), filter: filter.map(str::to_owned) };
+            ALL.into_iter().filter(|part| options.wants(*part)).map(Part::name).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(wanted(&[], None), "fmt deny clippy unit sql e2e");
+        assert_eq!(wanted(&[], Some("resend")), "unit sql e2e");
+        assert_eq!(wanted(&[Part::Fmt, Part::Sql], Some("resend")), "fmt sql");
     }
 }

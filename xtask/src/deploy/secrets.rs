@@ -92,7 +92,8 @@ fn already_set(tools: &Tools, config: &StageConfig, function: &Function) -> Vec<
     match call.args(["secret", "list", "--name", &worker]).read() {
         Ok(text) => names_in(&text),
         Err(error) => {
-            progress::note(&format!("{worker} has no secrets yet ({})", first_line(&error.to_string())));
+            let why = first_line(&error.to_string()).to_owned();
+            progress::note(&format!("{worker}: taken as one without secrets, which a new Worker is ({why})"));
             Vec::new()
         }
     }

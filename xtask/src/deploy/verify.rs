@@ -209,13 +209,10 @@ impl Verifier<'_> {
         while Instant::now() < until {
             let rows = self.http.get(&log, &headers)?;
             let statuses = rows.body.as_array().into_iter().flatten().filter_map(|row| row.get("status")?.as_str());
-            if let Some(status) = statuses.into_iter().find(|status| matches!(*status, "sent" | "delivered" | "failed"))
-            {
-                ensure!(
-                    status != "failed",
-                    "the answer was written but the carrier refused it: correlation id {correlation}"
-                );
-                return Ok(());
+            match statuses.into_iter().find(|status| !matches!(*status, "queued" | "sending")) {
+                Some("sent" | "delivered" | "read") => return Ok(()),
+                Some(status) => bail!("the answer was written and is {status}: follow correlation id {correlation}"),
+                None => {}
             }
             std::thread::sleep(Duration::from_secs(1));
         }
