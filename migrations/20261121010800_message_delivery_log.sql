@@ -187,7 +187,7 @@ $$;
 create index if not exists idx_message_delivery_attempts_provider on public.message_delivery_attempts (provider, created_at desc);
 comment on table public.message_delivery_attempts is 'Every sending, append-only.';
 comment on column public.message_delivery_attempts.error_reason is 'Short code-like reason; never text of a message.';
-comment on column public.message_delivery_attempts.counts is 'Counts for the provider''s circuit breaker: accepted, and failures that are not about the recipient.';
+comment on column public.message_delivery_attempts.counts is 'Counts for the provider''s circuit breaker: accepted, and failures that are not about one recipient or template.';
 comment on column public.message_delivery_attempts.outcome is 'accepted, or the class of what went wrong (docs/errors.md).';
 comment on column public.message_delivery_attempts.next_attempt_at is 'When the function wanted to try again.';
 comment on column public.message_delivery_attempts.possible_duplicate is 'The message may have arrived by an earlier attempt.';

@@ -31,7 +31,7 @@ create index if not exists idx_alerts_last on public.alerts (last_at desc);
 comment on table public.alerts is 'Something a person must look at. The same again only counts up until somebody resolves it.';
 comment on column public.alerts.message is 'A whole sentence without phone numbers or message text.';
 comment on column public.alerts.client_id is 'Null: concerns the whole installation.';
-comment on column public.alerts.kind is 'What happened, as code: dead_letter, provider_open, provider_config, delivery_bug, deliveries_expired, deliveries_overdue, ...';
+comment on column public.alerts.kind is 'What happened, as code: dead_letter, provider_open, provider_config, delivery_bug, delivery_config, deliveries_expired, deliveries_overdue, ...';
 comment on column public.alerts.dedupe_key is 'One alert a key is open; the same again counts up occurrences.';
 comment on column public.alerts.details is 'Facts for the person who looks: ids, counts, codes; never a number or text of a message.';
 

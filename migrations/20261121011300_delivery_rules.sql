@@ -159,6 +159,8 @@ declare
   v_code text := p_attempt ->> 'error_code';
   v_reason text := p_attempt ->> 'error_reason';
   v_evidence text := p_attempt ->> 'evidence';
+  -- Whether it is about the provider or our account; else about this recipient, template or message.
+  v_counts boolean := coalesce((p_attempt ->> 'breaker')::boolean, true);
   v_class text;
   v_status text;
 begin
@@ -181,7 +183,7 @@ begin
       (p_id, v_number, coalesce(v_row.provider, 'none'), v_outcome, v_class, v_code, v_reason, (p_attempt ->> 'http_status')::smallint,
        p_attempt ->> 'provider_message_id', p_attempt ->> 'provider_request_id', (p_attempt ->> 'retry_after_s')::numeric::integer, v_next,
        p_possible_duplicate or v_row.possible_duplicate,
-       v_outcome in ('accepted', 'retryable', 'unknown') and coalesce((p_attempt ->> 'breaker')::boolean, true),
+       v_outcome in ('accepted', 'retryable', 'config', 'unknown') and v_counts,
        v_started, v_at, (p_attempt ->> 'duration_ms')::numeric::integer, p_lease_token, p_correlation_id, p_now)
     on conflict (delivery_id, attempt) do nothing;
     if not found then
@@ -190,7 +192,7 @@ begin
     perform private.set_provider_ids(p_id, p_attempt ->> 'provider_message_id', p_attempt ->> 'provider_request_id');
   end if;
 
-  if v_outcome in ('accepted', 'retryable', 'permanent', 'bug', 'unknown') then
+  if v_outcome in ('accepted', 'retryable', 'permanent', 'bug', 'unknown') or (v_outcome = 'config' and not v_counts) then
     perform private.add_own_event(p_id, 'sending', v_started, p_correlation_id);
   end if;
   case v_outcome
@@ -207,9 +209,15 @@ begin
       -- One resend at most may arrive twice; after it there is nothing left to try.
       v_next := case when not v_row.possible_duplicate then coalesce(v_next, v_at + make_interval(secs => v_row.unknown_wait_seconds)) end;
     when 'config' then
-      v_next := least(p_now + interval '15 minutes', coalesce(v_row.deadline_at, 'infinity'));
+      -- Our account: the message waits for somebody to mend it. This template or recipient: waiting would help nobody.
+      if v_counts then
+        v_next := least(p_now + interval '15 minutes', coalesce(v_row.deadline_at, 'infinity'));
+      else
+        v_status := 'failed';
+        v_next := null;
+      end if;
     when 'permanent' then
-      v_status := case when v_evidence in ('not_on_whatsapp', 'opted_out', 'invalid_number') then 'undeliverable' else 'failed' end;
+      v_status := case when v_evidence in ('not_on_whatsapp', 'opted_out') then 'undeliverable' else 'failed' end;
       v_next := null;
     when 'bug' then
       v_status := 'failed';
@@ -354,6 +362,9 @@ begin
     if v_note ->> 'outcome' in ('accepted', 'retryable', 'permanent', 'config', 'bug', 'unknown') then
       perform private.note_provider_outcome(v_note ->> 'provider', v_note ->> 'outcome', (v_note ->> 'counts')::boolean, p_lease_token, p_now);
     end if;
+    if v_note ->> 'outcome' = 'config' and not (v_note ->> 'counts')::boolean then
+      perform private.alert_refused_config(v_note ->> 'provider', v_note ->> 'error_code', (v_note ->> 'id')::uuid);
+    end if;
     if v_note ->> 'outcome' = 'bug' then
       perform private.raise_alert('delivery_bug', 'critical', 'delivery_bug:' || (v_note ->> 'provider') || ':' || coalesce(v_note ->> 'error_code', 'none'),
         format('%s says that our request is malformed; the message failed and is not tried again.', v_note ->> 'provider'),
@@ -418,7 +429,7 @@ begin
     v_stored := v_stored || jsonb_build_object('id', v_id, 'channel', v_delivery ->> 'channel', 'status', v_status);
   end loop;
   -- When all are written: whether a channel must step in depends on what became of the others.
-  for v_delivery in select s from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable') loop
+  for v_delivery in select s from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable', 'expired') loop
     v_fallback := private.create_fallback((v_delivery ->> 'id')::uuid, p_now);
     if v_fallback is not null then
       v_fallbacks := v_fallbacks || v_fallback;

@@ -208,7 +208,7 @@ begin
     v_status := private.refold_delivery(v_row.id);
     v_stored := v_stored || jsonb_build_object('id', v_row.id, 'channel', v_row.channel, 'status', v_status);
   end loop;
-  for v_result in select (s ->> 'id')::uuid as id from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable') loop
+  for v_result in select (s ->> 'id')::uuid as id from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable', 'expired') loop
     v_fallback := private.create_fallback(v_result.id, v_now);
     if v_fallback is not null then
       v_fallbacks := v_fallbacks || v_fallback;

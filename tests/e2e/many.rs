@@ -169,3 +169,18 @@ async fn refusals_of_one_recipient_never_open_the_breaker() {
     }
     assert_eq!(gate(&stage, "mtn").await, "closed");
 }
+
+#[tokio::test]
+async fn a_template_that_is_not_approved_costs_nobody_else_their_whatsapp() {
+    let stage = Stage::alone("breaker", breaking).await;
+    let phone = stage.stranger();
+    // 132001: the template is not approved in this language.
+    stage.whatsapp().fail_with(Fault::Code(132_001)).on(&phone).always();
+    stage.told_and_done(&CallSeed::new(&phone).on_whatsapp_now()).await;
+    stage.delivered(&phone, "sms delivered 1, whatsapp failed 1").await;
+    stage.until("select count(*) = 1 from alerts where kind = 'delivery_config' and resolved_at is null").await;
+    assert_eq!(gate(&stage, "whatsapp").await, "closed");
+    let other = stage.stranger();
+    stage.told_and_done(&CallSeed::new(&other).on_whatsapp_now()).await;
+    stage.delivered(&other, "sms delivered 1, whatsapp delivered 1").await;
+}

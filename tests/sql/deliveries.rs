@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
-use crate::support::{Db, at_text, attempt, check_cases, phone, text, token, unique, with};
+use crate::support::{Db, at, at_text, attempt, check_cases, phone, text, token, unique, with};
 
 const LEASE_MS: i64 = 60_000;
 const WAIT_MS: i64 = 120_000;
@@ -18,8 +18,12 @@ enum Outcome {
     Accepted,
     /// And tried again after so many milliseconds.
     Retryable(i64),
+    /// Not to be tried again: the next attempt would come too late.
+    GaveUp,
     Unknown,
     Permanent,
+    /// This template is not approved; the account is well.
+    OfTemplate,
     NotOnWhatsApp,
     Deferred(i64),
 }
@@ -56,8 +60,10 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     prop_oneof![
         2 => Just(Outcome::Accepted),
         3 => (0_i64..400_000).prop_map(Outcome::Retryable),
+        1 => Just(Outcome::GaveUp),
         3 => Just(Outcome::Unknown),
         1 => Just(Outcome::Permanent),
+        1 => Just(Outcome::OfTemplate),
         1 => Just(Outcome::NotOnWhatsApp),
         1 => (0_i64..60_000).prop_map(Outcome::Deferred),
     ]
@@ -85,7 +91,9 @@ impl Outcome {
         match self {
             Outcome::Accepted => said("accepted"),
             Outcome::Retryable(ms) => with(said("retryable"), json!({"next_attempt_at": at_text(now + ms)})),
+            Outcome::GaveUp => said("retryable"),
             Outcome::Unknown => said("unknown"),
+            Outcome::OfTemplate => said("config"),
             Outcome::Permanent => said("permanent"),
             Outcome::NotOnWhatsApp => with(said("permanent"), json!({"evidence": "not_on_whatsapp"})),
             Outcome::Deferred(ms) => with(said("deferred"), json!({"next_attempt_at": at_text(now + ms)})),
@@ -208,6 +216,13 @@ impl<'a> Course<'a> {
                 id,
                 row
             );
+        }
+        // Whatever one channel gave up before the deadline, the other one was asked to carry.
+        let rows = self.rows().await;
+        if let [row] = rows.values().collect::<Vec<_>>()[..] {
+            let ended = chrono::DateTime::parse_from_rfc3339(&text(row, "/status_at")).unwrap().to_utc();
+            let gave_up = ["failed", "undeliverable", "expired"].contains(&row["status"].as_str().unwrap());
+            prop_assert!(!gave_up || ended >= at(DEADLINE_MS), "nobody carries what was given up: {}", row);
         }
         Ok(())
     }

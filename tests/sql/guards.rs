@@ -39,10 +39,18 @@ enum Outcome {
     OfRecipient,
     Permanent,
     Bug,
+    /// Of the whole account.
     Config,
+    /// Of one template or recipient.
+    ConfigOfMessage,
 }
 
 impl Outcome {
+    /// Whether a function says that it counts against the provider.
+    fn counts(self) -> bool {
+        !matches!(self, Outcome::OfRecipient | Outcome::ConfigOfMessage)
+    }
+
     fn word(self) -> &'static str {
         match self {
             Outcome::Accepted => "accepted",
@@ -50,7 +58,7 @@ impl Outcome {
             Outcome::Unknown => "unknown",
             Outcome::Permanent => "permanent",
             Outcome::Bug => "bug",
-            Outcome::Config => "config",
+            Outcome::Config | Outcome::ConfigOfMessage => "config",
         }
     }
 }
@@ -150,10 +158,11 @@ enum Pause {
 
 /// Moves of a few steps each: alone, most cases would never see a second probe or the end of a window.
 fn steps() -> impl Strategy<Value = Vec<(Pause, u32, Step)>> {
-    use Outcome::{Accepted, Bug, Config, OfRecipient, Permanent, Retryable, Unknown};
+    use Outcome::{Accepted, Bug, Config, ConfigOfMessage, OfRecipient, Permanent, Retryable, Unknown};
     let outcome = || {
         let usual = prop_oneof![
-            6 => Just(Accepted), 8 => Just(Retryable), 4 => Just(Unknown), 2 => Just(OfRecipient), 1 => Just(Permanent), 1 => Just(Bug)
+            6 => Just(Accepted), 8 => Just(Retryable), 4 => Just(Unknown), 2 => Just(OfRecipient), 1 => Just(Permanent), 1 => Just(Bug),
+            1 => Just(ConfigOfMessage)
         ];
         // A configuration error stops everything for a quarter of an hour, so few cases have one.
         prop_oneof![60 => usual, 1 => Just(Config)]
@@ -166,7 +175,7 @@ fn steps() -> impl Strategy<Value = Vec<(Pause, u32, Step)>> {
             2 => (0_i64..3_000).prop_map(Pause::AfterOpening),
         ]
     };
-    let model = prop::sample::select(vec![Accepted, Retryable, Unknown]);
+    let model = prop::sample::select(vec![Accepted, Retryable, Unknown, ConfigOfMessage]);
     let step = prop_oneof![
         6 => outcome().prop_map(Step::Delivery),
         2 => model.prop_map(Step::ModelCall),
@@ -212,7 +221,7 @@ async fn check_breaker(db: &Db, steps: &[(Pause, u32, Step)]) -> Result<(), Test
                 breaker.release(*who);
             }
             Step::ModelCall(outcome) => {
-                let calls = json!([{"provider": provider, "outcome": outcome.word()}]);
+                let calls = json!([{"provider": provider, "outcome": outcome.word(), "breaker": outcome.counts()}]);
                 db.run(&format!("select private.note_provider_calls('{calls}', '{}', '{}')", token(*who), at(now)))
                     .await;
                 breaker.note(*who, *outcome, now);
@@ -243,7 +252,7 @@ async fn send(db: &Db, provider: &str, who: u32, outcome: Outcome, now: i64) {
         .await
         .unwrap();
     let mut attempt = attempt(outcome.word(), now);
-    if outcome == Outcome::OfRecipient {
+    if !outcome.counts() {
         attempt = with(attempt, json!({"breaker": false}));
     }
     let results = json!([{"id": row.get::<_, Uuid>(0), "attempt": attempt}]);

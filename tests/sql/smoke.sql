@@ -412,6 +412,17 @@ begin
   -- SMS fails, WhatsApp steps in where it is not known to be impossible.
   v_work := pg_temp.summary_over('fallback-5', '+250788400005', 1, pg_temp.attempt('permanent', 1, '{"error_code": "5000"}'), null);
   perform pg_temp.equal(v_work #>> '{done,fallbacks,0,channel}', 'whatsapp', 'WhatsApp steps in');
+  -- Retries that give up hand over as well: after the first attempt, and after a later one.
+  v_work := pg_temp.summary_over('fallback-7', '+250788400007', 1, null, pg_temp.attempt('retryable', 1, '{"error_code": "131056", "breaker": false}'));
+  perform pg_temp.equal(pg_temp.status(v_work ->> 'whatsapp'), 'expired', 'nothing to wait for');
+  perform pg_temp.equal(v_work #>> '{done,fallbacks,0,channel}', 'sms', 'SMS carries what WhatsApp gave up');
+  v_work := pg_temp.summary_over('fallback-8', '+250788400008', 1, null,
+    pg_temp.attempt('retryable', 1, jsonb_build_object('error_code', '131056', 'breaker', false, 'next_attempt_at', pg_temp.at(20))));
+  perform pg_temp.equal(v_work #> '{done,fallbacks}', '[]'::jsonb, 'it will be tried again');
+  perform pg_temp.due(3, 21, jsonb_build_object('delivery_id', v_work ->> 'whatsapp'));
+  v_fallback := pg_temp.results(3, 22, v_work ->> 'whatsapp', pg_temp.attempt('retryable', 22, '{"attempt": 2, "error_code": "131056", "breaker": false}')) #> '{fallbacks,0}';
+  perform pg_temp.equal(pg_temp.status(v_work ->> 'whatsapp'), 'expired', 'the last retry');
+  perform pg_temp.equal(v_fallback ->> 'channel', 'sms', 'SMS carries what the last retry gave up');
   -- A bug of ours fails loudly.
   v_work := pg_temp.summary_over('fallback-6', '+250788400006', 1, pg_temp.attempt('bug', 1, '{"error_code": "400"}'), null);
   perform pg_temp.equal(pg_temp.status(v_work ->> 'sms'), 'failed', 'a bug');
@@ -559,6 +570,17 @@ begin
   assert (select state = 'open' and open_until = pg_temp.at(2901) from public.provider_health where provider = 'mtn');
   assert (select status = 'queued' and next_attempt_at = pg_temp.at(2901) from public.message_delivery_log where id = (v_turn -> 'delivery_ids' ->> 'sms')::uuid);
   assert exists (select from public.alerts where kind = 'provider_config' and severity = 'critical');
+  -- A template that is not approved: that message failed, SMS carries it, everybody else's WhatsApp goes on.
+  v_turn := pg_temp.sms('breaker-template', '+250788790007', 'hi', 123, 2010);
+  v_work := pg_temp.finish(v_turn, 123, 2011, jsonb_build_array(pg_temp.delivery(v_turn, 'whatsapp', pg_temp.attempt('config', 2011, '{"error_code": "132001", "breaker": false}'), 900000)));
+  perform pg_temp.equal((select status from public.message_delivery_log where id = (v_turn -> 'delivery_ids' ->> 'whatsapp')::uuid), 'failed', 'nobody waits for it');
+  perform pg_temp.equal(v_work #>> '{fallbacks,0,channel}', 'sms', 'SMS carries it');
+  perform pg_temp.equal((select state from public.provider_health where provider = 'whatsapp'), 'closed', 'a template is not the account');
+  assert exists (select from public.alerts where dedupe_key = 'delivery_config:whatsapp:132001' and severity = 'warning');
+  perform pg_temp.finish(pg_temp.sms('breaker-model', '+250788790008', 'hi', 124, 2012), 124, 2013, '[]',
+    '{"outcome": "released", "providers": [{"provider": "openai", "outcome": "config", "reason": "model_not_found", "breaker": false}]}');
+  perform pg_temp.equal((select state from public.provider_health where provider = 'openai'), 'closed', 'one agent''s model is not the account');
+  update public.message_delivery_log set next_attempt_at = null where id = (v_work #>> '{fallbacks,0,id}')::uuid;
   -- Mended: the probe is one message of those that are due, then the rest follows.
   v_due := jsonb_build_object('deliveries', (select jsonb_agg(d) from jsonb_array_elements(pg_temp.due(121, 3000) -> 'deliveries') d where d ->> 'provider' = 'mtn'));
   perform pg_temp.equal(jsonb_array_length(v_due -> 'deliveries'), 1, 'one probe is one message');

@@ -16,7 +16,8 @@ pub enum ErrorClass {
     Retryable,
     /// Will never work for this recipient or in this form.
     Permanent,
-    /// Our account or settings: hold the queue, alert, lose nothing.
+    /// Our account or settings: alert. Where it [counts](Classified::breaker) it concerns every message: the queue is held and
+    /// nothing is lost. Else it concerns this recipient or this template alone: the message failed, the other channel carries it.
     Config,
     /// Our request was malformed: never sent again unchanged, alert.
     Bug,
@@ -69,7 +70,8 @@ pub struct Classified {
     pub reason: &'static str,
     /// What it tells about the recipient.
     pub evidence: Option<Evidence>,
-    /// Whether it counts against the provider in the circuit breaker; errors of one recipient or message never do.
+    /// Whether it counts against the provider in the circuit breaker; errors of one recipient, template or message never do.
+    /// A `Config` that counts opens it at once.
     pub breaker: bool,
 }
 
@@ -171,10 +173,10 @@ fn by_code(provider: Provider, code: &str) -> Option<Classified> {
 fn by_http(status: Option<u16>) -> Classified {
     match status {
         None => unknown("no_answer").counts(),
-        Some(401) => config("unauthorized"),
-        Some(402) => config("payment_required"),
-        Some(403) => config("forbidden"),
-        Some(404 | 410) => config("wrong_address"),
+        Some(401) => config("unauthorized").counts(),
+        Some(402) => config("payment_required").counts(),
+        Some(403) => config("forbidden").counts(),
+        Some(404 | 410) => config("wrong_address").counts(),
         Some(429) => retryable("too_many_requests").counts(),
         Some(503) => retryable("unavailable").counts(),
         Some(425) => retryable("too_early"),
@@ -184,7 +186,7 @@ fn by_http(status: Option<u16>) -> Classified {
         Some(521 | 522 | 523 | 525 | 526 | 530) => retryable("never_connected").counts(),
         Some(500..=599) => unknown("server_error").counts(),
         Some(400..=499) => bug("refused_request"),
-        Some(300..=399) => config("redirected"),
+        Some(300..=399) => config("redirected").counts(),
         Some(200..=299) => unknown("unknown_code"),
         Some(_) => unknown("strange_http_status"),
     }
@@ -193,15 +195,15 @@ fn by_http(status: Option<u16>) -> Classified {
 fn openai_by_http(status: Option<u16>) -> Classified {
     match status {
         None => retryable("no_answer").counts(),
-        Some(401) => config("unauthorized"),
-        Some(402) => config("payment_required"),
-        Some(403) => config("forbidden"),
+        Some(401) => config("unauthorized").counts(),
+        Some(402) => config("payment_required").counts(),
+        Some(403) => config("forbidden").counts(),
         Some(404 | 410) => config("model_not_found"),
         Some(408 | 409 | 425) => retryable("timeout_at_provider").counts(),
         Some(429) => retryable("too_many_requests").counts(),
         Some(500..=599) => retryable("server_error").counts(),
         Some(400..=499) => bug("refused_request"),
-        Some(300..=399) => config("redirected"),
+        Some(300..=399) => config("redirected").counts(),
         Some(_) => retryable("strange_http_status").counts(),
     }
 }
@@ -220,14 +222,14 @@ fn mtn(code: &str) -> Option<Classified> {
         "1013" | "3006" => retryable("rate_limited").counts(),
         "2000" => retryable("connection_at_provider").counts(),
         "3000" => retryable("unavailable").counts(),
-        "4000" | "invalid_client" => config("unauthorized"),
-        "unsupported_grant_type" => config("token_request_refused"),
+        "4000" | "invalid_client" => config("unauthorized").counts(),
+        "unsupported_grant_type" => config("token_request_refused").counts(),
         "4001" => bug("method_not_allowed"),
         "4004" => config("service_code_registered"),
         "5000" => permanent("invalid_parameters"),
         "5001" => permanent("failed"),
-        "6000" => config("billing"),
-        "6001" => config("insufficient_funds"),
+        "6000" => config("billing").counts(),
+        "6001" => config("insufficient_funds").counts(),
         _ => return None,
     };
     Some(classified)
@@ -263,15 +265,15 @@ fn whatsapp(code: u32) -> Option<Classified> {
         132_016 => config("template_disabled"),
         132_068 => config("flow_blocked"),
         132_069 => config("flow_throttled"),
-        0 | 190 => config("token_invalid"),
-        3 | 10 | 200..=299 | 131_005 => config("permission_missing"),
-        368 => config("policy_block"),
-        131_031 => config("account_locked"),
+        0 | 190 => config("token_invalid").counts(),
+        3 | 10 | 200..=299 | 131_005 => config("permission_missing").counts(),
+        368 => config("policy_block").counts(),
+        131_031 => config("account_locked").counts(),
         130_497 => config("country_not_allowed"),
-        131_037 => config("display_name"),
-        131_042 => config("payment"),
-        131_045 => config("certificate"),
-        133_010 => config("number_not_registered"),
+        131_037 => config("display_name").counts(),
+        131_042 => config("payment").counts(),
+        131_045 => config("certificate").counts(),
+        133_010 => config("number_not_registered").counts(),
         131_048 => config("spam_limit"),
         131_064 => config("limit_cut"),
         33 | 100 | 131_008 | 131_009 => bug("invalid_parameter"),
@@ -291,8 +293,8 @@ fn openai(code: &str) -> Option<Classified> {
         "rate_limit_exceeded" | "slow_down" => retryable("rate_limited").counts(),
         "server_error" => retryable("server_error").counts(),
         "server_is_overloaded" => retryable("overloaded").counts(),
-        "insufficient_quota" | "credit_balance_exhausted" => config("insufficient_quota"),
-        "invalid_api_key" => config("unauthorized"),
+        "insufficient_quota" | "credit_balance_exhausted" => config("insufficient_quota").counts(),
+        "invalid_api_key" => config("unauthorized").counts(),
         "model_not_found" => config("model_not_found"),
         "invalid_request_error" | "context_length_exceeded" => bug("invalid_request"),
         "invalid_prompt" | "content_filter" => permanent("refused_content"),
@@ -307,7 +309,7 @@ fn africas_talking(code: &str) -> Option<Classified> {
         "402" | "InvalidSenderId" => permanent("invalid_sender_id"),
         "403" => permanent("invalid_phone_number"),
         "404" => permanent("unsupported_number_type"),
-        "405" => config("insufficient_balance"),
+        "405" => config("insufficient_balance").counts(),
         "406" => permanent("opted_out").tells(Evidence::OptedOut),
         "407" => permanent("no_route"),
         "409" => permanent("do_not_disturb").tells(Evidence::OptedOut),
@@ -315,7 +317,7 @@ fn africas_talking(code: &str) -> Option<Classified> {
         "501" => retryable("gateway_error").counts(),
         "502" => retryable("rejected_by_gateway").counts(),
         "UserInBlackList" => permanent("opted_out").tells(Evidence::OptedOut),
-        "InsufficientCredit" => config("insufficient_balance"),
+        "InsufficientCredit" => config("insufficient_balance").counts(),
         "UserIsInactive" | "UserAccountSuspended" | "NotNetworkSubcriber" | "NotNetworkSubscriber" => {
             permanent("subscriber_unreachable")
         }
@@ -326,7 +328,7 @@ fn africas_talking(code: &str) -> Option<Classified> {
 
 fn twilio(code: u32) -> Option<Classified> {
     let classified = match code {
-        20003 => config("unauthorized"),
+        20003 => config("unauthorized").counts(),
         20429 => retryable("too_many_requests").counts(),
         21211 | 21217 => permanent("invalid_phone_number"),
         21614 => permanent("not_a_mobile"),
@@ -337,7 +339,7 @@ fn twilio(code: u32) -> Option<Classified> {
         21612 => permanent("no_route"),
         21617 => bug("too_long"),
         30001 => retryable("queue_overflow").counts(),
-        30002 => config("account_suspended"),
+        30002 => config("account_suspended").counts(),
         30003 => retryable("handset_unreachable"),
         30004 => permanent("blocked"),
         30005 => permanent("unknown_handset"),
@@ -418,6 +420,23 @@ mod tests {
                 assert_eq!(row[4], false, "{row}");
             }
         }
+    }
+
+    #[test]
+    fn what_concerns_one_recipient_or_template_leaves_everybody_else_alone() {
+        let counts = |provider, code| classify(provider, Some(403), Some(code)).breaker;
+        for code in ["130497", "131030", "131048", "131064", "132001", "132015", "132016", "132068", "132069"] {
+            assert!(!counts(Provider::Whatsapp, code), "{code}");
+        }
+        for code in
+            ["0", "190", "3", "10", "200", "299", "131005", "368", "131031", "131037", "131042", "131045", "133010"]
+        {
+            assert!(counts(Provider::Whatsapp, code), "{code}");
+        }
+        for code in ["4000", "6000", "6001", "invalid_client", "unsupported_grant_type"] {
+            assert!(counts(Provider::Mtn, code), "{code}");
+        }
+        assert!(!counts(Provider::Mtn, "4004"), "a subscription's own");
     }
 
     proptest! {

@@ -74,6 +74,8 @@ pub fn outcome(result: Result<(), &Classified>) -> Value {
             ("provider", "openai".into()),
             ("outcome", down.class.as_str().into()),
             ("class", down.class.as_str().into()),
+            ("reason", down.reason.into()),
+            ("breaker", down.breaker.into()),
         ]),
     }
 }
