@@ -43,7 +43,8 @@ begin
 end
 $$;
 create unique index if not exists conversation_turns_one_open
-  on public.conversation_turns (session_id) where kind = 'conversation' and status in ('open', 'released');
+  on public.conversation_turns (client_id, profile_id) where kind = 'conversation' and status in ('open', 'released');
+create index if not exists idx_conversation_turns_person on public.conversation_turns (profile_id, client_id) where status in ('open', 'released');
 create index if not exists idx_conversation_turns_open on public.conversation_turns (session_id) where status in ('open', 'released');
 create index if not exists idx_conversation_turns_lease on public.conversation_turns (lease_until) where status = 'open';
 create index if not exists idx_conversation_turns_released on public.conversation_turns (next_attempt_at) where status = 'released';
@@ -52,7 +53,7 @@ create index if not exists idx_conversation_turns_client on public.conversation_
 create index if not exists idx_conversation_turns_profile on public.conversation_turns (profile_id);
 create index if not exists idx_conversation_turns_unknown_sms on public.conversation_turns (sms_delivery_id) where status = 'unknown';
 create index if not exists idx_conversation_turns_unknown_whatsapp on public.conversation_turns (whatsapp_delivery_id) where status = 'unknown';
-comment on table public.conversation_turns is 'The claim of one answer: all unanswered inbound messages of a session, or one keyword. One claim a session is open.';
+comment on table public.conversation_turns is 'The claim of one answer: all unanswered inbound messages of a session, or one keyword. Of one person with one client one is open, whichever session it is of.';
 comment on column public.conversation_turns.status is
   'open: somebody works under the lease; released: given back, nothing was sent; answered, suppressed: finished; unknown: crashed twice; abandoned: given back too often.';
 comment on column public.conversation_turns.previous_lease_token is 'Holder before a re-claim: its late result is still recorded, for its messages may have gone out.';
@@ -125,6 +126,8 @@ create unique index if not exists conversation_messages_one_answer_per_turn
 create index if not exists idx_conversation_messages_session on public.conversation_messages (session_id, seq desc);
 create index if not exists idx_conversation_messages_unanswered
   on public.conversation_messages (session_id, seq) where direction = 'inbound' and handled_at is null;
+create index if not exists idx_conversation_messages_owed
+  on public.conversation_messages (profile_id, client_id) where direction = 'inbound' and handled_at is null;
 create index if not exists idx_conversation_messages_waiting
   on public.conversation_messages (created_at) where direction = 'inbound' and handled_at is null;
 create index if not exists idx_conversation_messages_turn on public.conversation_messages (turn_id) where turn_id is not null;

@@ -1,6 +1,7 @@
 -- 20261121011300_delivery_rules.sql
 -- How attempts and status events become the state of a delivery: fold, orphans, fallback, evidence.
--- Order of locks everywhere: session -> claim -> delivery (first its advisory lock, then its row) -> profile -> provider_health, alerts.
+-- Order of locks everywhere: person (advisory) -> session -> claim -> delivery (first its advisory lock, then its row) -> profile ->
+-- provider_health, alerts.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.delivery_status_rank(p_status text) returns smallint
 language plpgsql immutable parallel safe set search_path = '' as $$

@@ -80,7 +80,16 @@ end
 $$;
 comment on function private.close_turn is 'Finishes a turn and its messages.';
 
--- The caller holds the session's row lock.
+create or replace function private.lock_person(p_client_id uuid, p_profile_id uuid) returns void
+language plpgsql set search_path = '' as $$
+begin
+  perform pg_advisory_xact_lock(hashtextextended('person:' || p_client_id || ':' || p_profile_id, 20261121));
+end
+$$;
+comment on function private.lock_person is
+  'Serialises the turns of one person with one client, whichever session they are of: a session may be closed while one is being answered. Before the session''s row.';
+
+-- The caller holds the person's lock and the session's row lock.
 create or replace function private.claim_turn(
   p_session_id uuid, p_mode text, p_turn_id uuid, p_created boolean, p_token uuid, p_correlation_id text,
   p_lease interval, p_wait interval, p_history_limit integer, p_now timestamptz
@@ -97,14 +106,14 @@ begin
 
   for v_turn in
     select * from public.conversation_turns t
-     where t.session_id = p_session_id and t.status in ('open', 'released')
+     where t.profile_id = v_session.profile_id and t.client_id = v_session.client_id and t.status in ('open', 'released')
        and (t.kind = 'conversation' or p_mode = 'session' or t.id = p_turn_id)
      order by (t.kind = 'keyword') desc, t.created_at
        for no key update
   loop
     v_judged := private.judge_claim(v_turn.status, v_turn.lease_token, v_turn.lease_until, v_turn.next_attempt_at, v_turn.attempt, p_token, p_wait, p_now);
     if v_judged in ('wait', 'again', 'dead') and cardinality(private.record_carried(v_turn.client_id, v_turn.session_id, v_turn.profile_id,
-         v_session.call_id, v_turn.id, v_turn.sms_delivery_id, v_turn.whatsapp_delivery_id,
+         (select s.call_id from public.omnichannel_sessions s where s.id = v_turn.session_id), v_turn.id, v_turn.sms_delivery_id, v_turn.whatsapp_delivery_id,
          case v_turn.kind when 'keyword' then 'keyword' else 'reply' end, v_turn.correlation_id, 'turn:' || v_turn.id, p_now)) > 0 then
       -- The holder is gone, but a provider reported on its message: that was the answer.
       update public.conversation_turns set previous_lease_token = lease_token where id = v_turn.id;
@@ -113,13 +122,13 @@ begin
     end if;
     if v_judged = 'dead' then
       perform private.close_turn(v_turn.id, 'unknown', p_now);
-      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', p_session_id, 'turn_id', v_turn.id),
+      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', v_turn.session_id, 'turn_id', v_turn.id),
         v_turn.attempt::integer, 'crashed_twice', v_turn.correlation_id, v_turn.client_id);
       continue;
     end if;
     if v_judged = 'free' and v_turn.claims >= 50 then
       perform private.close_turn(v_turn.id, 'abandoned', p_now);
-      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', p_session_id, 'turn_id', v_turn.id),
+      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', v_turn.session_id, 'turn_id', v_turn.id),
         v_turn.claims, 'given_back_too_often', v_turn.correlation_id, v_turn.client_id);
       continue;
     end if;
@@ -159,7 +168,7 @@ begin
     end case;
     if v_turn.kind = 'conversation' then
       update public.conversation_messages set turn_id = v_turn.id
-       where session_id = p_session_id and direction = 'inbound' and handled_at is null and kind = 'conversation' and turn_id is null;
+       where session_id = v_turn.session_id and direction = 'inbound' and handled_at is null and kind = 'conversation' and turn_id is null;
     end if;
     return private.turn_answer(v_turn.id, p_history_limit, p_now);
   end loop;
@@ -186,7 +195,7 @@ begin
 end
 $$;
 comment on function private.claim_turn is
-  'Claims what is unanswered in a session. Mode new: a message just stored; known: one delivered again; session: somebody looks after the session.';
+  'Claims what is unanswered in a session, or first what another session of the same person still owes. Mode new: a message just stored; known: one delivered again; session: somebody looks after the session.';
 
 create or replace function public.begin_sms_turn(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -209,11 +218,13 @@ declare
   v_known boolean := true;
 begin
   if p ->> 'provider_message_id' is null and p ->> 'session_id' is not null then
-    v_session_id := (p ->> 'session_id')::uuid;
-    perform from public.omnichannel_sessions where id = v_session_id for no key update;
+    select s.id, s.client_id, s.profile_id into v_session_id, v_client_id, v_profile_id
+      from public.omnichannel_sessions s where s.id = (p ->> 'session_id')::uuid;
     if not found then
       return jsonb_build_object('decision', 'nothing');
     end if;
+    perform private.lock_person(v_client_id, v_profile_id);
+    perform from public.omnichannel_sessions where id = v_session_id for no key update;
     v_now := greatest(v_now, private.now_of(p));
     return private.claim_turn(v_session_id, 'session', null, false, v_token, v_correlation, v_lease, v_wait, v_history, v_now);
   end if;
@@ -223,6 +234,7 @@ begin
   if not found then
     v_client_id := private.client_of_address('sms', p ->> 'to');
     v_profile_id := private.ensure_profile(private.required(p, 'from'));
+    perform private.lock_person(v_client_id, v_profile_id);
     select o.session_id, o.created into v_session_id, v_created
       from private.open_session(v_client_id, v_profile_id, 'sms', null, v_idle, v_now) o;
     v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
@@ -249,6 +261,7 @@ begin
       return jsonb_build_object('decision', 'duplicate');
     end if;
     -- Delivered again and still owed: its holder crashed or gave it back, or asks again under the same token.
+    perform private.lock_person(v_message.client_id, v_message.profile_id);
     perform from public.omnichannel_sessions where id = v_message.session_id for no key update;
     v_now := greatest(v_now, private.now_of(p));
     select * into strict v_message from public.conversation_messages where id = v_message.id;
@@ -314,6 +327,7 @@ declare
   v_call_id uuid;
   v_message_id uuid;
   v_stored jsonb;
+  v_waiting uuid;
   v_result jsonb;
 begin
   if v_outcome not in ('answered', 'released', 'suppressed') then
@@ -323,6 +337,7 @@ begin
   if not found then
     raise exception using errcode = 'PT404', message = 'turn not found';
   end if;
+  perform private.lock_person(v_turn.client_id, v_turn.profile_id);
   select call_id into v_call_id from public.omnichannel_sessions where id = v_turn.session_id for no key update;
   select * into strict v_turn from public.conversation_turns where id = v_id for no key update;
   if v_token <> v_turn.lease_token and v_token is distinct from v_turn.previous_lease_token then
@@ -372,12 +387,15 @@ begin
   perform private.touch_session(v_turn.session_id, 'active',
     array(select distinct d ->> 'channel' from jsonb_array_elements(v_deliveries) d where d -> 'attempt' ->> 'outcome' <> 'suppressed'),
     v_now, v_reply ->> 'intent', v_agent_id);
+  -- Of this session first; then of the one that a message opened because this one was closed meanwhile.
+  select m.session_id into v_waiting from public.conversation_messages m
+   where m.profile_id = v_turn.profile_id and m.client_id = v_turn.client_id
+     and m.direction = 'inbound' and m.handled_at is null and m.kind = 'conversation' and m.turn_id is null
+   order by (m.session_id = v_turn.session_id) desc, m.seq limit 1;
   v_result := jsonb_build_object(
     'status', case v_outcome when 'suppressed' then 'suppressed' else 'answered' end,
-    'more', exists (
-      select from public.conversation_messages m
-       where m.session_id = v_turn.session_id and m.direction = 'inbound' and m.handled_at is null and m.kind = 'conversation' and m.turn_id is null),
-    'session_id', v_turn.session_id, 'deliveries', v_stored -> 'deliveries', 'fallbacks', v_stored -> 'fallbacks');
+    'more', v_waiting is not null,
+    'session_id', coalesce(v_waiting, v_turn.session_id), 'deliveries', v_stored -> 'deliveries', 'fallbacks', v_stored -> 'fallbacks');
   update public.conversation_turns set result = v_result where id = v_id and lease_token = v_token;
   perform private.note_provider_calls(p -> 'providers', v_token, v_now);
   perform private.after_attempts(v_stored -> 'noted', v_token, v_now);
@@ -385,11 +403,11 @@ begin
 end
 $$;
 comment on function public.finish_sms_turn is
-  'RPC: records the results of a claimed turn: reply, deliveries, session; says whether more messages wait. The same token again gets the same answer.';
+  'RPC: records the results of a claimed turn: reply, deliveries, session; says whether more messages of the person wait, and in which session. The same token again gets the same answer.';
 
 revoke execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) from public, anon, authenticated;
 grant execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) to service_role;
-revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz),
+revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) from public, anon, authenticated;
-grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz),
+grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) to service_role;

@@ -152,7 +152,7 @@ begin
         from public.conversation_messages m
        where m.direction = 'inbound' and m.handled_at is null and m.created_at < v_now - v_lease and m.kind = 'conversation' and m.turn_id is null
          and not exists (select from public.conversation_turns t
-                          where t.session_id = m.session_id and t.kind = 'conversation' and t.status in ('open', 'released'))
+                          where t.profile_id = m.profile_id and t.client_id = m.client_id and t.kind = 'conversation' and t.status in ('open', 'released'))
        order by m.session_id, m.seq
        limit v_limit
     ) w;

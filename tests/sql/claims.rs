@@ -336,26 +336,33 @@ enum TurnStep {
     NewMessage,
     /// A message that came before is delivered again.
     OldMessage(prop::sample::Index),
-    /// Somebody looks after the session.
-    LookAfter,
+    /// Somebody looks after a session.
+    LookAfter(prop::sample::Index),
+    /// The agent's tool, or an operator, closes the session; the next message opens another.
+    Close,
     Finish(End, prop::sample::Index),
     Report,
 }
 
-/// A session with its messages and the turns they were answered in.
+/// What one person wrote, in whichever session, and the turns it was answered in.
 #[derive(Default)]
 struct Conversation {
+    /// Sessions begun so far; the newest is open unless `closed`.
+    sessions: usize,
+    closed: bool,
     messages: Vec<Message>,
     turns: Vec<Turn>,
 }
 
 #[derive(Clone)]
 struct Message {
+    session: usize,
     turn: Option<usize>,
     handled: bool,
 }
 
 struct Turn {
+    session: usize,
     claim: Claim,
     /// What its claim was told.
     answer: Value,
@@ -376,7 +383,8 @@ fn the_messages_of_a_session_are_claimed_as_the_reference_says() {
     let step = prop_oneof![
         4 => Just(TurnStep::NewMessage),
         3 => any_index().prop_map(TurnStep::OldMessage),
-        2 => Just(TurnStep::LookAfter),
+        2 => any_index().prop_map(TurnStep::LookAfter),
+        1 => Just(TurnStep::Close),
         4 => (end(), any_index()).prop_map(|(end, which)| TurnStep::Finish(end, which)),
         1 => Just(TurnStep::Report),
     ];
@@ -386,7 +394,7 @@ fn the_messages_of_a_session_are_claimed_as_the_reference_says() {
 
 async fn check_turns(db: &Db, steps: &[(i64, u32, TurnStep)]) -> Result<(), TestCaseError> {
     let (case, phone) = (unique(), phone());
-    let mut session = String::new();
+    let mut sessions: Vec<String> = Vec::new();
     let mut model = Conversation::default();
     let mut now = 0;
     for (pause, who, step) in steps {
@@ -400,15 +408,23 @@ async fn check_turns(db: &Db, steps: &[(i64, u32, TurnStep)]) -> Result<(), Test
         };
         let (p, expected) = match step {
             TurnStep::NewMessage => {
-                model.messages.push(Message { turn: None, handled: false });
-                (message(model.messages.len() - 1), model.claim(Mode::New, *who, now))
+                let session = model.write();
+                (message(model.messages.len() - 1), model.claim(Mode::New, session, *who, now))
             }
             TurnStep::OldMessage(which) if !model.messages.is_empty() => {
                 let n = which.index(model.messages.len());
                 (message(n), model.old_message(n, *who, now))
             }
-            TurnStep::LookAfter if !session.is_empty() => {
-                (json!({"session_id": session}), model.claim(Mode::Session, *who, now))
+            TurnStep::LookAfter(which) if !sessions.is_empty() => {
+                let session = which.index(sessions.len());
+                (json!({"session_id": sessions[session]}), model.claim(Mode::Session, session, *who, now))
+            }
+            TurnStep::Close => {
+                if let Some(session) = sessions.last() {
+                    db.run(&format!("select public.update_omnichannel_session_status('{session}', 'closed')")).await;
+                    model.closed = true;
+                }
+                continue;
             }
             TurnStep::Finish(end, which) if !model.turns.is_empty() => {
                 // Mostly the newest turn.
@@ -427,12 +443,14 @@ async fn check_turns(db: &Db, steps: &[(i64, u32, TurnStep)]) -> Result<(), Test
             _ => continue,
         };
         let found = db.rpc("begin_sms_turn", with(p, claim)).await;
+        if model.sessions > sessions.len() {
+            let id = format!("{case}-{}", model.messages.len() - 1);
+            let sql = format!("select session_id from public.conversation_messages where provider_message_id = '{id}'");
+            sessions.push(text(&db.value(&sql).await, ""));
+        }
         if found["decision"] != "go" {
             prop_assert_eq!(found, expected, "{}", context);
             continue;
-        }
-        if session.is_empty() {
-            session = text(&found, "/session/id");
         }
         let texts: Vec<&Value> = found["messages"].as_array().unwrap().iter().map(|message| &message["text"]).collect();
         let said = json!({"decision": "go", "attempt": found["attempt"], "claims": found["claims"], "possible_duplicate": found["possible_duplicate"],
@@ -445,12 +463,12 @@ async fn check_turns(db: &Db, steps: &[(i64, u32, TurnStep)]) -> Result<(), Test
             turn.answer = found;
         }
     }
-    let open = format!(
-        "select count(*) from public.conversation_turns where session_id = nullif('{session}', '')::uuid and status in ('open', 'released')"
-    );
+    let person = format!("profile_id = (select id from public.profiles where phone_number = '{phone}')");
+    let open =
+        format!("select count(*) from public.conversation_turns where {person} and status in ('open', 'released')");
     prop_assert!(db.count(&open).await <= 1, "two turns of one person");
     let owed = format!(
-        "select count(*) from public.conversation_messages where session_id = nullif('{session}', '')::uuid and direction = 'inbound' and handled_at is null"
+        "select count(*) from public.conversation_messages where {person} and direction = 'inbound' and handled_at is null"
     );
     prop_assert_eq!(db.count(&owed).await, model.messages.iter().filter(|message| !message.handled).count() as i64);
     Ok(())
@@ -509,10 +527,21 @@ impl Conversation {
         if message.handled || worked_on {
             return json!({"decision": "duplicate"});
         }
-        self.claim(Mode::Old, who, now)
+        self.claim(Mode::Old, message.session, who, now)
     }
 
-    fn claim(&mut self, mode: Mode, who: u32, now: i64) -> Value {
+    /// A new message; its session.
+    fn write(&mut self) -> usize {
+        if self.sessions == 0 || self.closed {
+            self.sessions += 1;
+            self.closed = false;
+        }
+        self.messages.push(Message { session: self.sessions - 1, turn: None, handled: false });
+        self.sessions - 1
+    }
+
+    /// One turn of the person at a time, whichever session it is of; a new one is of `session`.
+    fn claim(&mut self, mode: Mode, session: usize, who: u32, now: i64) -> Value {
         if let Some(n) = self.turns.len().checked_sub(1)
             && !matches!(self.turns[n].claim.status, Status::Over(_))
         {
@@ -543,18 +572,20 @@ impl Conversation {
                 };
             }
         }
-        if self.messages.iter().all(|message| message.handled) {
+        if self.messages.iter().all(|message| message.handled || message.session != session) {
             return json!({"decision": if mode == Mode::Session { "nothing" } else { "duplicate" }});
         }
-        self.turns.push(Turn { claim: Claim::new(who, now), answer: Value::Null, result: Value::Null });
+        self.turns.push(Turn { session, claim: Claim::new(who, now), answer: Value::Null, result: Value::Null });
         let n = self.turns.len() - 1;
         self.gather(n);
         self.go(n)
     }
 
-    /// All that nobody answers yet becomes part of the turn.
+    /// All of its session that nobody answers yet becomes part of the turn.
     fn gather(&mut self, n: usize) {
-        for message in self.messages.iter_mut().filter(|message| !message.handled && message.turn.is_none()) {
+        let session = self.turns[n].session;
+        let mine = |message: &&mut Message| !message.handled && message.turn.is_none() && message.session == session;
+        for message in self.messages.iter_mut().filter(mine) {
             message.turn = Some(n);
         }
     }

@@ -115,6 +115,52 @@ async fn a_burst_of_messages_is_answered_by_one_holder_at_a_time_and_none_is_lef
 }
 
 #[tokio::test]
+async fn a_session_closed_in_mid_turn_lets_nobody_else_answer_its_person() {
+    let db = Db::new().await;
+    // Every fifth closes whichever session is open, as the agent's tool does while its turn runs.
+    let begun = together(&db, 20, 5, async |client, n| {
+        if n % 5 == 0 {
+            let close = "select public.update_omnichannel_session_status(id, 'closed') from public.omnichannel_sessions where status in ('active', 'follow_up')";
+            client.query(close, &[]).await.unwrap();
+        }
+        rpc(client, "begin_sms_turn", message(&format!("m-{n}"), "+250788123456", n, 0)).await
+    })
+    .await;
+    assert_eq!(decisions(&begun), BTreeMap::from([("go".to_owned(), 1), ("stored".to_owned(), 99)]));
+    let sessions = db.count("select count(*) from public.omnichannel_sessions").await;
+    assert!(sessions > 1, "{sessions}");
+    let other = with(message("other", "+250788123457", 900, 0), json!({}));
+    assert_eq!(db.rpc("begin_sms_turn", other).await["decision"], "go", "somebody else need not wait");
+
+    let mut turn = begun.into_iter().find(|answer| answer["decision"] == "go").unwrap();
+    let person = text(&turn, "/profile/id");
+    let holder =
+        db.value(&format!("select lease_token from public.conversation_turns where profile_id = '{person}'")).await;
+    let mut answered = 0;
+    loop {
+        answered += turn["messages"].as_array().unwrap().len();
+        let p = json!({"turn_id": turn["turn_id"], "lease_token": holder, "outcome": "answered", "now": at_text(1000), "deliveries": [],
+                       "reply": {"content": "answer", "source": "model"}});
+        let done = db.rpc("finish_sms_turn", p).await;
+        if done["more"] == false {
+            break;
+        }
+        let p = json!({"session_id": done["session_id"], "correlation_id": "more", "lease_token": holder, "now": at_text(1000)});
+        turn = db.rpc("begin_sms_turn", p).await;
+        assert_eq!(turn["decision"], "go");
+        let own = turn["messages"].as_array().unwrap().iter().map(|message| text(message, "/id")).collect::<Vec<_>>();
+        let sessions = db
+            .count(&format!(
+                "select count(distinct session_id) from public.conversation_messages where id::text = any ('{{{}}}')",
+                own.join(",")
+            ))
+            .await;
+        assert_eq!(sessions, 1, "a turn answers one session");
+    }
+    assert_eq!(answered, 100, "every message in exactly one turn");
+}
+
+#[tokio::test]
 async fn many_requests_for_one_call_notify_once() {
     let db = Db::new().await;
     let call = ended_call(&db, &phone(), -1000).await;

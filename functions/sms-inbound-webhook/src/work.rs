@@ -84,7 +84,7 @@ pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
     }
 }
 
-/// One claim and its answer. `Some(session)`: more messages came meanwhile, and the lease is free for another round.
+/// One claim and its answer. `Some(session)`: more messages of this person wait there, and the lease is free for another round.
 async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<String>, Verdict> {
     let lease_token = claim::lease_token(&cx.correlation_id);
     let mut p = claim::request(cx, body, &lease_token);
@@ -162,6 +162,7 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
         "the answer is out and recorded",
         &[("session_id", (&session_id).into()), ("turn_id", (&turn.id).into())],
     );
+    // What came meanwhile may be in a new session, when this one was closed by a tool.
     let more = flag_at(&recorded, "more");
-    Ok(more.then_some(session_id))
+    Ok(more.then(|| string_at(&recorded, "session_id").unwrap_or(session_id)))
 }
