@@ -114,7 +114,7 @@ create trigger voice_calls_touch before update on public.voice_calls for each ro
 alter table public.voice_calls enable row level security;
 drop policy if exists voice_calls_select on public.voice_calls;
 create policy voice_calls_select on public.voice_calls for select to authenticated
-  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
+  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
 revoke all on public.voice_calls from public, anon, authenticated;
 grant select on public.voice_calls to authenticated;
 grant select, insert, update, delete on public.voice_calls to service_role;

@@ -159,7 +159,7 @@ drop policy if exists conversation_turns_select on public.conversation_turns;
 create policy conversation_turns_select on public.conversation_turns for select to authenticated using (false);
 drop policy if exists conversation_messages_select on public.conversation_messages;
 create policy conversation_messages_select on public.conversation_messages for select to authenticated
-  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
+  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
 revoke all on public.conversation_turns, public.conversation_messages from public, anon, authenticated;
 grant select on public.conversation_messages to authenticated;
 grant select, insert, update, delete on public.conversation_turns, public.conversation_messages to service_role;

@@ -115,7 +115,8 @@ create index if not exists idx_message_delivery_log_provider_key
 create index if not exists idx_message_delivery_log_due on public.message_delivery_log (next_attempt_at) where next_attempt_at is not null;
 create index if not exists idx_message_delivery_log_lease on public.message_delivery_log (lease_token) where lease_token is not null;
 create unique index if not exists message_delivery_log_one_fallback on public.message_delivery_log (fallback_of) where fallback_of is not null;
-create index if not exists idx_message_delivery_log_created on public.message_delivery_log (created_at);
+-- For ranges alone: in this order nobody sorts, so that "the newest of mine" is not looked for among everybody's.
+create index if not exists idx_message_delivery_log_created on public.message_delivery_log (created_at desc nulls last);
 create index if not exists idx_message_delivery_log_client on public.message_delivery_log (client_id, created_at desc);
 create index if not exists idx_message_delivery_log_session on public.message_delivery_log (session_id) where session_id is not null;
 create index if not exists idx_message_delivery_log_profile on public.message_delivery_log (profile_id) where profile_id is not null;
@@ -274,7 +275,7 @@ alter table public.message_delivery_attempts enable row level security;
 alter table public.message_status_events enable row level security;
 drop policy if exists message_delivery_log_select on public.message_delivery_log;
 create policy message_delivery_log_select on public.message_delivery_log for select to authenticated
-  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
+  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
 drop policy if exists message_delivery_attempts_select on public.message_delivery_attempts;
 create policy message_delivery_attempts_select on public.message_delivery_attempts for select to authenticated
   using (exists (select from public.message_delivery_log l where l.id = message_delivery_attempts.delivery_id));

@@ -122,7 +122,7 @@ alter table public.jobs enable row level security;
 alter table public.dead_letters enable row level security;
 drop policy if exists alerts_select on public.alerts;
 create policy alerts_select on public.alerts for select to authenticated
-  using (client_id in (select private.my_client_ids()));
+  using (client_id = any (array(select private.my_client_ids())));
 drop policy if exists jobs_select on public.jobs;
 create policy jobs_select on public.jobs for select to authenticated using (false);
 drop policy if exists dead_letters_select on public.dead_letters;

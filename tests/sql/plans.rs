@@ -20,6 +20,9 @@ const WASTE: f64 = 2_000.0;
 const FILL: &str = "
 create function pg_temp.id(kind text, n bigint) returns uuid language sql immutable as
   $$ select (lpad(encode(kind::bytea, 'hex'), 8, '0') || '-0000-4000-8000-' || lpad(n::text, 12, '0'))::uuid $$;
+create function pg_temp.client(n bigint) returns uuid language sql stable as
+  $$ select case when {clients} = 1 then private.default_client_id() else pg_temp.id('cl', n % {clients}) end $$;
+insert into public.clients (id, slug, brand) select pg_temp.id('cl', n), 'client-' || n, 'B' from generate_series(0, {clients} - 1) n where {clients} > 1;
 set session_replication_role = replica;
 set synchronous_commit = off;
 insert into public.profiles (id, phone_number, user_id, has_whatsapp, has_whatsapp_source, has_whatsapp_at)
@@ -28,30 +31,30 @@ select pg_temp.id('p', n), '+2507' || lpad(n::text, 8, '0'), case when n % 50 = 
 insert into public.profile_identities (profile_id, kind, value)
 select pg_temp.id('p', n), 'phone', '+2507' || lpad(n::text, 8, '0') from generate_series(1, 30000) n;
 insert into public.voice_calls (id, client_id, profile_id, origin, provider_call_id, mtn_call_sid, from_number, to_number, status, started_at, answered_at, ended_at, notified_at, created_at)
-select pg_temp.id('c', n), (select id from public.clients), pg_temp.id('p', n), 'mtn_sip', 'call-' || n, 'sid-' || n, '+2507' || lpad(n::text, 8, '0'), '+250788000000', 'completed', t, t, t + interval '3 minutes',
+select pg_temp.id('c', n), pg_temp.client(n), pg_temp.id('p', n), 'mtn_sip', 'call-' || n, 'sid-' || n, '+2507' || lpad(n::text, 8, '0'), '+250788000000', 'completed', t, t, t + interval '3 minutes',
        case when n % 2000 <> 0 then t + interval '3 minutes' end, t
   from (select n, now() - n * interval '2 minutes' - interval '5 minutes' as t from generate_series(1, 30000) n) x;
-insert into public.call_summaries (id, client_id, call_id, headline) select pg_temp.id('cs', n), (select id from public.clients), pg_temp.id('c', n), 'A call' from generate_series(1, 30000) n;
-insert into public.transcripts (client_id, call_id, seq, role, text) select (select id from public.clients), pg_temp.id('c', n / 2), n % 2, 'user', 'Hello' from generate_series(2, 30001) n;
+insert into public.call_summaries (id, client_id, call_id, headline) select pg_temp.id('cs', n), pg_temp.client(n), pg_temp.id('c', n), 'A call' from generate_series(1, 30000) n;
+insert into public.transcripts (client_id, call_id, seq, role, text) select pg_temp.client(n), pg_temp.id('c', n / 2), n % 2, 'user', 'Hello' from generate_series(2, 30001) n;
 insert into public.omnichannel_sessions (id, client_id, profile_id, primary_channel, status, call_id, last_activity_at, created_at, updated_at)
-select pg_temp.id('s', n), (select id from public.clients), pg_temp.id('p', 1 + n % 30000), 'voice', case when n <= 2000 then 'follow_up' else 'expired' end, pg_temp.id('c', 1 + n % 30000), t, t, t
+select pg_temp.id('s', n), pg_temp.client(n), pg_temp.id('p', 1 + n % 30000), 'voice', case when n <= 2000 then 'follow_up' else 'expired' end, pg_temp.id('c', 1 + n % 30000), t, t, t
   from (select n, now() - n * interval '1 minute' as t from generate_series(1, 100000) n) x;
 insert into public.conversation_threads (id, client_id, session_id, profile_id)
-select pg_temp.id('t', n), (select id from public.clients), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000) from generate_series(1, 30000) n;
+select pg_temp.id('t', n), pg_temp.client(n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000) from generate_series(1, 30000) n;
 insert into public.conversation_turns (id, client_id, session_id, profile_id, kind, status, lease_token, lease_until, correlation_id, next_attempt_at, sms_delivery_id, finished_at, created_at)
-select pg_temp.id('tu', n), (select id from public.clients), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000), 'conversation',
+select pg_temp.id('tu', n), pg_temp.client(n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000), 'conversation',
        case when n <= 20 then 'open' when n <= 40 then 'released' when n % 5000 = 0 then 'unknown' else 'answered' end, pg_temp.id('lt', n), t, 'turn-' || n,
        case when n between 21 and 40 then t end, pg_temp.id('tsms', n), t, t
   from (select n, now() - n * interval '2 minutes' - interval '10 minutes' as t from generate_series(1, 30000) n) x;
 insert into public.conversation_messages (id, client_id, thread_id, session_id, profile_id, turn_id, direction, role, channel, content, provider, provider_message_id, handled_at, occurred_at, created_at)
-select pg_temp.id('m', n), (select id from public.clients), pg_temp.id('t', n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000),
+select pg_temp.id('m', n), pg_temp.client(n), pg_temp.id('t', n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000),
        case when n <= 30000 and n % 2 = 0 then pg_temp.id('tu', n) end,
        case n % 2 when 0 then 'inbound' else 'outbound' end, case n % 2 when 0 then 'user' else 'assistant' end, 'sms', 'Hello',
        case n % 2 when 0 then 'mtn' end, case n % 2 when 0 then 'in-' || n end, case when n > 60 then t end, t, t
   from (select n, now() - n * interval '1 minute' as t from generate_series(1, 100000) n) x;
 insert into public.message_delivery_log (id, client_id, session_id, profile_id, call_id, message_id, channel, provider, provider_message_id, correlation_id, purpose, status, recipient, content, payload,
   attempts, last_outcome, next_attempt_at, deadline_at, idempotency_key, created_at)
-select pg_temp.id('d', n), (select id from public.clients), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000), pg_temp.id('c', 1 + n % 30000), pg_temp.id('m', n),
+select pg_temp.id('d', n), pg_temp.client(n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000), pg_temp.id('c', 1 + n % 30000), pg_temp.id('m', n),
        case n % 2 when 0 then 'sms' else 'whatsapp' end, case n % 2 when 0 then 'mtn' else 'whatsapp' end, 'out-' || n, 'corr-' || n, 'call_summary',
        case when n <= 200 then 'sending' when n % 7 = 0 then 'failed' else 'delivered' end, '+2507' || lpad((1 + n % 30000)::text, 8, '0'), 'text', '{\"text\": \"text\"}', 1,
        case when n <= 200 then 'retryable' else 'accepted' end, case when n <= 200 then now() - n * interval '1 second' end,
@@ -63,14 +66,14 @@ insert into public.message_status_events (delivery_id, delivery_ref, source, pro
 select case when n > 300 then pg_temp.id('d', n) end, case when n <= 300 then pg_temp.id('lost', n)::text end, 'provider', 'mtn', 'out-' || n, 'delivered', t, 'event-' || n, t
   from (select n, now() - n * interval '1 minute' as t from generate_series(1, 100000) n) x;
 insert into public.call_notifications (id, client_id, call_id, profile_id, session_id, status, lease_token, lease_until, correlation_id, sms_delivery_id, next_attempt_at, created_at)
-select pg_temp.id('n', n), (select id from public.clients), pg_temp.id('c', n), pg_temp.id('p', n), pg_temp.id('s', n),
+select pg_temp.id('n', n), pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('p', n), pg_temp.id('s', n),
        case when n <= 20 then 'open' when n <= 40 then 'released' when n % 5000 = 0 then 'unknown' else 'done' end, pg_temp.id('nt', n), t, 'note-' || n, pg_temp.id('nsms', n),
        case when n between 21 and 40 then t end, t
   from (select n, now() - n * interval '2 minutes' - interval '10 minutes' as t from generate_series(1, 30000) n where n % 2000 <> 0) x;
 insert into public.notification_requests (correlation_id, client_id, call_id, notification_id, status)
-select 'note-' || n, (select id from public.clients), pg_temp.id('c', n), pg_temp.id('n', n), 'working' from generate_series(1, 30000) n;
+select 'note-' || n, pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('n', n), 'working' from generate_series(1, 30000) n;
 insert into public.mcp_tool_calls (client_id, session_id, name, idempotency_key)
-select (select id from public.clients), pg_temp.id('s', n), 'session_get_context', 'tool-' || n from generate_series(1, 12000) n;
+select pg_temp.client(n), pg_temp.id('s', n), 'session_get_context', 'tool-' || n from generate_series(1, 12000) n;
 insert into public.jobs (queue, payload, status, completed_at, created_at)
 select 'sms-inbound', to_jsonb(n), case when n <= 20 then 'pending' else 'done' end, case when n > 20 then t end, t
   from (select n, now() - n * interval '15 seconds' as t from generate_series(1, 12000) n) x;
@@ -139,8 +142,8 @@ fn judge(plan: &Value, big: &BTreeSet<String>, wrong: &mut Vec<String>) {
     }
 }
 
-/// Runs `FILL`; indexes are built afterwards, which takes a fraction of the time.
-async fn fill(db: &Db) {
+/// Runs `FILL`, for so many clients; indexes are built afterwards, which takes a fraction of the time.
+async fn fill(db: &Db, clients: u32) {
     let sql = "select indexrelid::regclass::text, pg_get_indexdef(indexrelid) from pg_index
                 where indrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)
                   and not exists (select from pg_constraint where conindid = indexrelid)";
@@ -148,9 +151,14 @@ async fn fill(db: &Db) {
     let (drop, create): (Vec<String>, Vec<String>) =
         indexes.iter().map(|row| (format!("drop index {}", row.get::<_, String>(0)), row.get(1))).unzip();
     db.run(&drop.join(";")).await;
-    db.run(FILL).await;
+    db.run(&FILL.replace("{clients}", &clients.to_string())).await;
     db.run(&create.join(";")).await;
     db.run("analyze").await;
+}
+
+async fn big_tables(db: &Db) -> BTreeSet<String> {
+    let sql = "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and reltuples >= $1::bigint";
+    db.admin.query(sql, &[&MANY]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
 /// One call: what it is, its function (or `sql`), its argument, and what its answer says when it found what was meant.
@@ -159,9 +167,8 @@ struct Call(&'static str, &'static str, Value, &'static str);
 #[tokio::test]
 async fn no_query_of_an_rpc_or_of_an_operator_reads_a_big_table() {
     let db = Db::new().await;
-    fill(&db).await;
-    let sql = "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r' and reltuples >= $1::bigint";
-    let big: BTreeSet<String> = db.admin.query(sql, &[&MANY]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    fill(&db, 1).await;
+    let big = big_tables(&db).await;
     assert!(big.len() >= 18, "{big:?}");
 
     let mut listener = Listener::connect(db.url()).await;
@@ -199,6 +206,65 @@ async fn no_query_of_an_rpc_or_of_an_operator_reads_a_big_table() {
     assert!(count > 500, "only {count} plans were heard");
     let found: Vec<String> = found.into_iter().collect();
     assert!(found.is_empty(), "{}", found.join("\n\n"));
+}
+
+#[tokio::test]
+async fn no_query_of_somebody_signed_in_reads_a_big_table() {
+    let db = Db::new().await;
+    fill(&db, 100).await;
+    let (person, member, stranger) = (id("u", 5000), id("me", 1), id("me", 2));
+    let join = "insert into public.client_members (client_id, user_id) values";
+    db.run(&format!("{join} ('{}', '{member}')", id("cl", 7))).await;
+    let big = big_tables(&db).await;
+    let mut listener = Listener::connect(db.url()).await;
+    listener.client.batch_execute("reset role; set role authenticated").await.unwrap();
+    // Who looks, and how many sessions are theirs.
+    for (user, sessions) in [(&person, 4), (&member, 1000), (&stranger, 0)] {
+        let claims = json!({"sub": user, "role": "authenticated"});
+        listener.client.batch_execute(&format!("set request.jwt.claims = '{claims}'")).await.unwrap();
+        let sql = "select count(*) from public.omnichannel_sessions";
+        assert_eq!(listener.client.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), sessions, "{user}");
+        for sql in theirs(user) {
+            listener.heard();
+            listener.client.batch_execute(&sql).await.unwrap();
+            let mut wrong = Vec::new();
+            let plans = listener.heard();
+            assert!(!plans.is_empty(), "{sql} has no plan");
+            for plan in plans {
+                judge(&plan["Plan"], &big, &mut wrong);
+            }
+            assert!(wrong.is_empty(), "{user}: {sql} {}", wrong.join("; "));
+        }
+    }
+}
+
+/// What a page of somebody signed in asks for.
+fn theirs(user: &str) -> Vec<String> {
+    let mut queries = vec![
+        format!("select * from public.profiles where user_id = '{user}'"),
+        format!("select * from public.profiles where id = '{}'", id("p", 4711)),
+        format!("select * from public.message_status_events where delivery_id = '{}'", id("d", 4711)),
+        format!("select * from public.message_delivery_attempts where delivery_id = '{}'", id("d", 4711)),
+        format!("select * from public.conversation_messages where session_id = '{}' order by seq", id("s", 4711)),
+        format!("select * from public.transcripts where call_id = '{}' order by seq", id("c", 4711)),
+    ];
+    let tables = [
+        "omnichannel_sessions",
+        "conversation_threads",
+        "conversation_messages",
+        "message_delivery_log",
+        "voice_calls",
+        "transcripts",
+        "call_summaries",
+        "mcp_tool_calls",
+        "profile_identities",
+        "alerts",
+    ];
+    for table in tables {
+        queries.push(format!("select count(*) from public.{table}"));
+        queries.push(format!("select * from public.{table} order by created_at desc limit 20"));
+    }
+    queries
 }
 
 fn calls(round: usize) -> Vec<Call> {
