@@ -120,7 +120,7 @@ begin
 end
 $$;
 create unique index if not exists conversation_messages_inbound_once
-  on public.conversation_messages (provider, provider_message_id) where direction = 'inbound';
+  on public.conversation_messages (provider, provider_message_id, profile_id) where direction = 'inbound';
 create unique index if not exists conversation_messages_one_answer_per_turn
   on public.conversation_messages (turn_id) where direction = 'outbound' and turn_id is not null;
 create index if not exists idx_conversation_messages_session on public.conversation_messages (session_id, seq desc);

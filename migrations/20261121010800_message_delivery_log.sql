@@ -108,8 +108,10 @@ begin
     "expired_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
 end
 $$;
+-- What comes in is told apart by its sender as well: some gateways count for each of them, or start again from one.
 create unique index if not exists message_delivery_log_provider_message_once
-  on public.message_delivery_log (provider, direction, provider_message_id) where provider_message_id is not null;
+  on public.message_delivery_log (provider, direction, provider_message_id, (case direction when 'inbound' then coalesce(sender, '') else '' end))
+  where provider_message_id is not null;
 create index if not exists idx_message_delivery_log_provider_key
   on public.message_delivery_log (provider, provider_message_key) where provider_message_id is not null;
 create index if not exists idx_message_delivery_log_due on public.message_delivery_log (next_attempt_at) where next_attempt_at is not null;

@@ -197,6 +197,17 @@ $$;
 comment on function private.claim_turn is
   'Claims what is unanswered in a session, or first what another session of the same person still owes. Mode new: a message just stored; known: one delivered again; session: somebody looks after the session.';
 
+create or replace function private.question_is_open(p_session_id uuid, p_now timestamptz) returns boolean
+language plpgsql stable set search_path = '' as $$
+begin
+  return coalesce((
+    select m.direction = 'outbound' and m.kind = 'conversation' and position('?' in m.content) > 0 and m.occurred_at > p_now - interval '24 hours'
+      from public.conversation_messages m where m.session_id = p_session_id order by m.seq desc limit 1), false);
+end
+$$;
+comment on function private.question_is_open is
+  'Whether the last that was said in a session is a question of the agent, of the last 24 hours: then CANCEL, END, REMOVE and YES are answers.';
+
 create or replace function public.begin_sms_turn(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -229,8 +240,11 @@ begin
     return private.claim_turn(v_session_id, 'session', null, false, v_token, v_correlation, v_lease, v_wait, v_history, v_now);
   end if;
 
+  -- The sender is part of the key: some gateways count for each of them, or start again from one.
+  v_profile_id := private.profile_of_phone(private.required(p, 'from'));
   select * into v_message from public.conversation_messages
-   where direction = 'inbound' and provider = private.required(p, 'provider') and provider_message_id = private.required(p, 'provider_message_id');
+   where direction = 'inbound' and provider = private.required(p, 'provider') and provider_message_id = private.required(p, 'provider_message_id')
+     and profile_id = v_profile_id;
   if not found then
     v_client_id := private.client_of_address('sms', p ->> 'to');
     v_profile_id := private.ensure_profile(private.required(p, 'from'));
@@ -238,6 +252,11 @@ begin
     select o.session_id, o.created into v_session_id, v_created
       from private.open_session(v_client_id, v_profile_id, 'sms', null, v_idle, v_now) o;
     v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
+    if coalesce((p ->> 'keyword_may_answer')::boolean, false)
+       and (private.question_is_open(v_session_id, v_now)
+         or v_keyword = 'start' and (select allows_sms from public.profiles where id = v_profile_id)) then
+      v_keyword := null;
+    end if;
     insert into public.conversation_messages
       (client_id, thread_id, session_id, profile_id, call_id, direction, role, channel, kind, content, language, provider, provider_message_id,
        correlation_id, occurred_at)
@@ -245,12 +264,12 @@ begin
            case when v_keyword is null then 'conversation' else 'keyword' end, coalesce(p ->> 'text', ''), p ->> 'language_hint',
            p ->> 'provider', p ->> 'provider_message_id', v_correlation, coalesce((p ->> 'received_at')::timestamptz, v_now)
       from public.conversation_threads t where t.session_id = v_session_id
-    on conflict (provider, provider_message_id) where direction = 'inbound' do nothing
+    on conflict (provider, provider_message_id, profile_id) where direction = 'inbound' do nothing
     returning * into v_message;
     v_known := not found;
     if v_known then
       select * into strict v_message from public.conversation_messages
-       where direction = 'inbound' and provider = p ->> 'provider' and provider_message_id = p ->> 'provider_message_id';
+       where direction = 'inbound' and provider = p ->> 'provider' and provider_message_id = p ->> 'provider_message_id' and profile_id = v_profile_id;
     end if;
   end if;
 
@@ -407,7 +426,7 @@ comment on function public.finish_sms_turn is
 
 revoke execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) from public, anon, authenticated;
 grant execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) to service_role;
-revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid),
+revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid), private.question_is_open(uuid, timestamptz),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) from public, anon, authenticated;
-grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid),
+grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid), private.question_is_open(uuid, timestamptz),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) to service_role;

@@ -84,7 +84,8 @@ begin
   if v_id is null then
     select l.id into v_id from public.message_delivery_log l
      where l.idempotency_key = p_idempotency_key
-        or (l.provider = p_provider and l.direction = p_direction and l.provider_message_id = p_provider_message_id)
+        or (l.provider = p_provider and l.direction = p_direction and l.provider_message_id = p_provider_message_id
+          and (p_direction = 'outbound' or coalesce(l.sender, '') = coalesce(p_sender, '')))
      limit 1;
   end if;
   perform private.add_own_event(v_id, p_status, v_now, p_correlation_id, p_error_code, p_error_class);

@@ -593,6 +593,12 @@ $$;
 
 -- STOP, START, HELP; limits -------------------------------------------------------------------------------------------------
 
+create function pg_temp.answer_to(p_id text, p_from text, p_text text, p_keyword text, p_token integer, p_at numeric) returns jsonb language sql as $$
+  select public.begin_sms_turn(jsonb_build_object(
+    'correlation_id', 'corr-' || p_id, 'provider', 'mtn', 'provider_message_id', p_id, 'from', p_from, 'to', '8080', 'text', p_text,
+    'keyword', p_keyword, 'keyword_may_answer', true, 'lease_token', pg_temp.token(p_token), 'now', pg_temp.at(p_at)))
+$$;
+
 do $$
 declare
   v_turn jsonb; v_stop jsonb;
@@ -614,6 +620,30 @@ begin
   assert v_stop ->> 'keyword' = 'start' and (v_stop #>> '{profile,allows_sms}')::boolean;
   perform pg_temp.equal(pg_temp.sms('stop-7', '+250788800001', 'hello again', 8, 9) ->> 'decision', 'go', 'after START');
   assert not exists (select from public.conversation_turns t join public.conversation_messages m on m.turn_id = t.id where t.kind = 'conversation' and m.kind = 'keyword');
+  -- CANCEL, END, REMOVE and YES answer the agent while its question stands, and are keywords when it does not.
+  v_turn := pg_temp.answer_to('cancel-1', '+250788800005', 'CANCEL', 'stop', 20, 0);
+  assert v_turn ->> 'kind' = 'keyword' and not (v_turn #>> '{profile,allows_sms}')::boolean, 'nobody asked';
+  perform pg_temp.finish(v_turn, 20, 0, jsonb_build_array(pg_temp.delivery(v_turn, 'sms', pg_temp.attempt('accepted', 0))));
+  v_turn := pg_temp.answer_to('cancel-2', '+250788800005', 'YES', 'start', 21, 1);
+  assert v_turn ->> 'keyword' = 'start' and (v_turn #>> '{profile,allows_sms}')::boolean, 'YES brings back whoever opted out';
+  perform pg_temp.finish(v_turn, 21, 1, jsonb_build_array(pg_temp.delivery(v_turn, 'sms', pg_temp.attempt('accepted', 1))));
+  v_turn := pg_temp.answer_to('cancel-3', '+250788800005', 'YES', 'start', 22, 2);
+  perform pg_temp.equal(v_turn ->> 'kind', 'conversation', 'YES is an answer of everybody else');
+  perform pg_temp.finish(v_turn, 22, 3, '[]', '{"reply": {"content": "Shall I keep the booking for Friday?", "source": "model"}}');
+  v_turn := pg_temp.answer_to('cancel-4', '+250788800005', 'CANCEL', 'stop', 23, 4);
+  assert v_turn ->> 'kind' = 'conversation' and (v_turn #>> '{profile,allows_sms}')::boolean, 'CANCEL answers the question';
+  perform pg_temp.finish(v_turn, 23, 5, '[]', '{"reply": {"content": "It is cancelled. Is there anything else?", "source": "model"}}');
+  perform pg_temp.equal(pg_temp.sms('cancel-5', '+250788800005', 'STOP', 24, 6, 'stop') ->> 'keyword', 'stop', 'STOP is never an answer');
+  perform pg_temp.sms('cancel-6', '+250788800005', 'START', 25, 7, 'start');
+  v_turn := pg_temp.sms('cancel-7', '+250788800005', 'hello', 26, 8);
+  perform pg_temp.finish(v_turn, 26, 9, '[]', '{"reply": {"content": "Shall I?", "source": "model"}}');
+  perform pg_temp.equal(pg_temp.answer_to('cancel-8', '+250788800005', 'CANCEL', 'stop', 27, 90000) ->> 'kind', 'keyword', 'the question is of yesterday');
+  -- Two people whose gateway gives their messages the same id.
+  perform pg_temp.equal(pg_temp.sms('same-id', '+250788800006', 'hi', 30, 0) ->> 'decision', 'go', 'the first');
+  v_turn := pg_temp.sms('same-id', '+250788800007', 'hello', 31, 0);
+  assert v_turn ->> 'decision' = 'go' and v_turn #>> '{profile,phone_number}' = '+250788800007', 'another sender, another message';
+  perform pg_temp.equal(pg_temp.sms('same-id', '+250788800007', 'hello', 32, 1) ->> 'decision', 'duplicate', 'the same sender, the same message');
+  perform pg_temp.equal((select count(*) from public.message_delivery_log where provider_message_id = 'same-id'), 2::bigint, 'both are in the log');
   -- A keyword whose holder crashed is found by the sweeper's claim.
   v_stop := pg_temp.sms('stop-8', '+250788800002', 'STOP', 9, 0, 'stop');
   perform pg_temp.equal(pg_temp.again(v_stop #>> '{session,id}', 10, 30) ->> 'decision', 'nothing', 'it is being answered');

@@ -2,8 +2,7 @@
 
 use ihuza_core::json::obj;
 use ihuza_core::{
-    keyword::{self, Dialogue},
-    locale,
+    keyword, locale,
     log::{Event, Level},
     mtn::{self, InboundSms},
     problem::Problem,
@@ -81,7 +80,7 @@ fn accepted(cx: &Cx, message: &InboundSms) -> Line {
 }
 
 fn work_of(message: &InboundSms) -> Value {
-    let found = keyword::detect(&message.text, Dialogue::default());
+    let found = keyword::detect(&message.text);
     let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
     obj(&mut [
         ("provider", message.provider.into()),
@@ -90,7 +89,8 @@ fn work_of(message: &InboundSms) -> Value {
         ("to", (&message.to).into()),
         ("text", (&message.text).into()),
         ("received_at", timestamp::to_rfc3339(message.received_at).into()),
-        ("keyword", (found.map(|found| found.keyword.as_str())).into()),
+        ("keyword", (found.as_ref().map(|found| found.keyword.as_str())).into()),
+        ("keyword_may_answer", (found.is_some_and(|found| found.may_answer)).into()),
         ("language_hint", language.into()),
     ])
 }

@@ -37,15 +37,6 @@ impl Keyword {
     }
 }
 
-/// What is known of the dialogue, for the words that may also be answers. The default is "nothing".
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Dialogue {
-    /// The agent's last turn asked something that `CANCEL`, `END` or `YES` answers.
-    pub question_open: bool,
-    /// The person has opted out; only then does `YES` mean START.
-    pub opted_out: bool,
-}
-
 /// A keyword found, and the language of the word (none for the international STOP, START, HELP).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Found {
@@ -53,6 +44,9 @@ pub struct Found {
     pub keyword: Keyword,
     /// The word's language, if it tells.
     pub locale: Option<Locale>,
+    /// The word may as well answer a question of the agent (CANCEL), or means nothing to whoever has not opted out (YES). The
+    /// claim decides, which knows what was said last and whether they have: `begin_sms_turn`.
+    pub may_answer: bool,
 }
 
 /// Longer messages are no keyword; the longest phrase with its politeness fits twice.
@@ -61,12 +55,12 @@ const MAX_CHARS: usize = 80;
 /// Recognises a message that is nothing but a keyword.
 ///
 /// ```
-/// use ihuza_core::keyword::{Dialogue, Keyword, detect};
-/// let found = |text| detect(text, Dialogue::default()).map(|found| found.keyword);
+/// use ihuza_core::keyword::{Keyword, detect};
+/// let found = |text| detect(text).map(|found| found.keyword);
 /// assert_eq!(found("Stop. Thank you"), Some(Keyword::Stop));
 /// assert_eq!(found("Please stop by tomorrow"), None);
 /// ```
-pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
+pub fn detect(text: &str) -> Option<Found> {
     if text.chars().nth(MAX_CHARS).is_some() {
         return None;
     }
@@ -91,14 +85,8 @@ pub fn detect(text: &str, dialogue: Dialogue) -> Option<Found> {
     // "STOP STOP!!"
     words.dedup();
     let whole = words.join(" ");
-    if let Some((_, keyword, locale)) = WORDS.iter().find(|(word, _, _)| *word == whole) {
-        return Some(Found { keyword: *keyword, locale: *locale });
-    }
-    match whole.as_str() {
-        "cancel" | "end" if !dialogue.question_open => Some(Found { keyword: Keyword::Stop, locale: None }),
-        "yes" if dialogue.opted_out && !dialogue.question_open => Some(Found { keyword: Keyword::Start, locale: None }),
-        _ => None,
-    }
+    let (_, keyword, locale) = WORDS.iter().find(|(word, _, _)| *word == whole)?;
+    Some(Found { keyword: *keyword, locale: *locale, may_answer: MAY_ANSWER.contains(&whole.as_str()) })
 }
 
 const POLITE: &[&str] = &[
@@ -121,6 +109,9 @@ const POLITE: &[&str] = &[
     "now",
 ];
 
+/// Those of [`WORDS`] that people also answer questions with.
+const MAY_ANSWER: &[&str] = &["cancel", "end", "remove", "yes"];
+
 const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("stop", Keyword::Stop, None),
     ("stopall", Keyword::Stop, None),
@@ -134,6 +125,8 @@ const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("opt out", Keyword::Stop, Some(Locale::En)),
     ("remove", Keyword::Stop, Some(Locale::En)),
     ("remove me", Keyword::Stop, Some(Locale::En)),
+    ("cancel", Keyword::Stop, None),
+    ("end", Keyword::Stop, None),
     ("arret", Keyword::Stop, Some(Locale::Fr)),
     ("arreter", Keyword::Stop, Some(Locale::Fr)),
     ("arretez", Keyword::Stop, Some(Locale::Fr)),
@@ -150,6 +143,7 @@ const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("start", Keyword::Start, None),
     ("unstop", Keyword::Start, None),
     ("subscribe", Keyword::Start, Some(Locale::En)),
+    ("yes", Keyword::Start, None),
     ("reprendre", Keyword::Start, Some(Locale::Fr)),
     ("debut", Keyword::Start, Some(Locale::Fr)),
     ("tangira", Keyword::Start, Some(Locale::Rw)),
@@ -213,27 +207,16 @@ mod tests {
         let vectors: serde_json::Value =
             serde_json::from_str(include_str!("../../../tests/vectors/keywords.json")).unwrap();
         for vector in vectors["cases"].as_array().unwrap() {
-            let found =
-                detect(vector["text"].as_str().unwrap(), Dialogue::default()).map(|found| found.keyword.as_str());
-            assert_eq!(found, vector["keyword"].as_str(), "{vector}");
+            let found = detect(vector["text"].as_str().unwrap());
+            assert_eq!(found.map(|found| found.keyword.as_str()), vector["keyword"].as_str(), "{vector}");
+            let may_answer = vector.get("may_answer").is_some();
+            assert_eq!(found.is_some_and(|found| found.may_answer), may_answer, "{vector}");
         }
     }
 
     #[test]
-    fn words_that_may_be_answers_depend_on_the_dialogue() {
-        let asked = Dialogue { question_open: true, opted_out: false };
-        let out = Dialogue { question_open: false, opted_out: true };
-        let found = |text, dialogue| detect(text, dialogue).map(|found| found.keyword);
-        assert_eq!(found("CANCEL", Dialogue::default()), Some(Keyword::Stop));
-        assert_eq!(found("CANCEL", asked), None);
-        assert_eq!(found("STOP", asked), Some(Keyword::Stop));
-        assert_eq!(found("YES", out), Some(Keyword::Start));
-        assert_eq!(found("YES", asked), None);
-    }
-
-    #[test]
     fn a_word_tells_its_language() {
-        let locale = |text| detect(text, Dialogue::default()).unwrap().locale;
+        let locale = |text| detect(text).unwrap().locale;
         assert_eq!(locale("ARRÊT"), Some(Locale::Fr));
         assert_eq!(locale("hagarika"), Some(Locale::Rw));
         assert_eq!(locale("STOP"), None);
@@ -272,12 +255,12 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text: String) {
-            let _ = detect(&text, Dialogue::default());
+            let _ = detect(&text);
         }
 
         #[test]
         fn a_longer_sentence_is_no_keyword(word in "(stop|help|start|hagarika)", tail in "[b-d]{2,9} [b-d]{2,9}") {
-            prop_assert_eq!(detect(&format!("{word} {tail}"), Dialogue::default()), None);
+            prop_assert_eq!(detect(&format!("{word} {tail}")), None);
         }
 
         #[test]

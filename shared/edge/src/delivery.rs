@@ -26,7 +26,7 @@ pub struct Message {
     pub sender: String,
     /// `call_summary`, `reply` or `keyword`.
     pub purpose: String,
-    /// What the carrier is given: `{text}` for SMS; `{kind: "text", text}` or `{kind: "template", ...}` for WhatsApp.
+    /// What the carrier is given: `{text, service_code}` for SMS; `{kind: "text", text}` or `{kind: "template", ...}` for WhatsApp.
     pub payload: Value,
     pub deadline_at: DateTime<Utc>,
     /// The first is 1.

@@ -57,14 +57,14 @@ pub fn sms_sender<'a>(client: &'a Client, config: &'a Config) -> &'a str {
     client.sms_sender_id.as_deref().filter(|id| !id.is_empty()).unwrap_or_else(|| config.text("MTN_SMS_SENDER_ID"))
 }
 
+/// Number under which replies to this client arrive: what texts name is also what the carrier is told.
+pub fn sms_service_code<'a>(client: &'a Client, config: &'a Config) -> Option<&'a str> {
+    client.sms_service_code.as_deref().filter(|code| !code.is_empty()).or_else(|| config.find("MTN_SMS_SERVICE_CODE"))
+}
+
 /// How a reply by SMS can reach this client.
 pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
-    let code = client
-        .sms_service_code
-        .as_deref()
-        .filter(|code| !code.is_empty())
-        .or_else(|| config.find("MTN_SMS_SERVICE_CODE"));
-    ReplyPath::of(sms_sender(client, config), code)
+    ReplyPath::of(sms_sender(client, config), sms_service_code(client, config))
 }
 
 impl Outbox<'_> {
@@ -163,7 +163,7 @@ impl Outbox<'_> {
             },
             purpose: self.purpose.as_str().to_owned(),
             payload: if sms {
-                sms_payload(&content.sms)
+                self.sms_payload(&content.sms)
             } else {
                 whatsapp_payload(routing.whatsapp_form.as_ref(), content)
             },
@@ -212,7 +212,7 @@ impl Outbox<'_> {
     fn renditions(&self, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Value {
         let mut renditions = Map::new();
         if routing.suppressed_reason(Channel::Sms).is_none_or(|reason| reason.starts_with("policy_")) {
-            renditions.insert("sms".to_owned(), sms_payload(&content.sms));
+            renditions.insert("sms".to_owned(), self.sms_payload(&content.sms));
         }
         let last_inbound = self.claim.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339);
         let free_text = self.claim.profile.whatsapp != "no"
@@ -227,6 +227,15 @@ impl Outbox<'_> {
         }
         Value::Object(renditions)
     }
+
+    fn sms_payload(&self, sms: &SmsText) -> Value {
+        obj(&mut [
+            ("text", (&sms.text).into()),
+            ("encoding", sms.encoding.as_str().into()),
+            ("segments", sms.segments.into()),
+            ("service_code", sms_service_code(&self.claim.client, &self.cx.config).into()),
+        ])
+    }
 }
 
 struct Planned {
@@ -240,14 +249,6 @@ impl Planned {
     fn row(&self, attempt: Value) -> Value {
         self.message.row(&self.content, self.encoding, self.segments, attempt)
     }
-}
-
-fn sms_payload(sms: &SmsText) -> Value {
-    obj(&mut [
-        ("text", (&sms.text).into()),
-        ("encoding", sms.encoding.as_str().into()),
-        ("segments", sms.segments.into()),
-    ])
 }
 
 fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> Value {
