@@ -97,6 +97,8 @@ create table if not exists public.conversation_messages (
   agent_id uuid constraint conversation_messages_agent_id_fkey references public.ai_agents (id) on delete set null,
   correlation_id text,
   occurred_at timestamptz not null default now(),
+  reported_at timestamptz,
+  swept_at timestamptz,
   handled_at timestamptz,
   handled_as text,
   created_at timestamptz not null default now(),
@@ -115,7 +117,7 @@ begin
     "turn_id": "uuid", "direction": "text", "role": "text", "channel": "text", "kind": "text", "content": "text", "language": "text",
     "provider": "text", "provider_message_id": "text", "renditions": "jsonb", "routing": "jsonb", "source": "text", "model": "text",
     "usage": "jsonb", "agent_id": "uuid", "correlation_id": "text", "occurred_at": "timestamp with time zone",
-    "handled_at": "timestamp with time zone", "handled_as": "text", "created_at": "timestamp with time zone",
+    "reported_at": "timestamp with time zone", "swept_at": "timestamp with time zone", "handled_at": "timestamp with time zone", "handled_as": "text", "created_at": "timestamp with time zone",
     "updated_at": "timestamp with time zone"}');
 end
 $$;
@@ -143,6 +145,8 @@ comment on column public.conversation_messages.renditions is 'Text or template a
 comment on column public.conversation_messages.routing is 'Which channels were chosen, and why.';
 comment on column public.conversation_messages.handled_at is 'Inbound: when nothing more is owed for it; null: unanswered.';
 comment on column public.conversation_messages.occurred_at is 'Inbound: when the provider says it came; outbound: when it was finished.';
+comment on column public.conversation_messages.reported_at is 'Inbound: the provider''s own time, where it lay in the future and is not believed.';
+comment on column public.conversation_messages.swept_at is 'Inbound: when the sweeper last put its session into the queue because of it.';
 comment on column public.conversation_messages.usage is 'Tokens that the model reported.';
 comment on column public.conversation_messages.kind is 'conversation; call_summary: we wrote after a call; keyword: STOP, START or HELP, or the answer to it.';
 comment on column public.conversation_messages.handled_as is 'Inbound: why nothing more is owed for it.';

@@ -136,7 +136,7 @@ comment on column public.message_delivery_log.correlation_id is 'Of the request 
 comment on column public.message_delivery_log.payload is 'What to send again, exactly; for a fallback the rendition it is sent from.';
 comment on column public.message_delivery_log.segments is 'Billed SMS segments.';
 comment on column public.message_delivery_log.cost is 'In cost_currency, as the provider reported it.';
-comment on column public.message_delivery_log.pricing is 'Pricing object of the provider''s status, as received.';
+comment on column public.message_delivery_log.pricing is 'What the provider''s status says about the price: {billable, pricing_model, type, category}.';
 comment on column public.message_delivery_log.attempts is 'Number of the newest attempt begun.';
 comment on column public.message_delivery_log.last_outcome is 'Outcome of the newest attempt, deferred included.';
 comment on column public.message_delivery_log.next_attempt_at is 'When somebody must look again: retry, unknown outcome, end of a lease. Null: nothing more to do.';
@@ -209,6 +209,7 @@ create table if not exists public.message_status_events (
   status text not null,
   raw_status text,
   occurred_at timestamptz not null,
+  reported_at timestamptz,
   error_code text,
   error_class text,
   evidence text,
@@ -225,7 +226,7 @@ begin
   perform private.require_columns('public.message_status_events', '{
     "id": "bigint", "delivery_id": "uuid", "delivery_ref": "text", "source": "text", "provider": "text", "provider_message_id": "text",
     "provider_message_key": "text", "status": "text", "raw_status": "text", "occurred_at": "timestamp with time zone",
-    "error_code": "text", "error_class": "text", "evidence": "text", "pricing": "jsonb", "correlation_id": "text", "dedupe_key": "text",
+    "reported_at": "timestamp with time zone", "error_code": "text", "error_class": "text", "evidence": "text", "pricing": "jsonb", "correlation_id": "text", "dedupe_key": "text",
     "created_at": "timestamp with time zone"}');
 end
 $$;
@@ -241,7 +242,8 @@ comment on column public.message_status_events.dedupe_key is 'The same report tw
 comment on column public.message_status_events.source is 'own: a transition that we know of ourselves; provider: a report.';
 comment on column public.message_status_events.raw_status is 'The provider''s own word.';
 comment on column public.message_status_events.evidence is 'What the event says about the recipient: not_on_whatsapp, opted_out, window_closed.';
-comment on column public.message_status_events.pricing is 'As the provider reported it.';
+comment on column public.message_status_events.pricing is 'What the provider reported: {billable, pricing_model, type, category}.';
+comment on column public.message_status_events.reported_at is 'The provider''s own time, where it lay in the future: occurred_at is then the time of arrival.';
 comment on column public.message_status_events.provider_message_key is 'Normal form of provider_message_id, for reports that spell it differently.';
 
 create or replace function private.only_join_orphan() returns trigger

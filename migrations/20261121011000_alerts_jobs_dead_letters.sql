@@ -93,8 +93,8 @@ $$;
 create index if not exists idx_dead_letters_client on public.dead_letters (client_id) where client_id is not null;
 create index if not exists idx_dead_letters_created on public.dead_letters (created_at desc);
 comment on table public.dead_letters is 'Work that was given up, with all that is needed to do it again.';
-comment on column public.dead_letters.message_id is 'The queue''s id of the message, or call:<id> and turn:<id> for a claim that was given up.';
-comment on column public.dead_letters.payload is 'The envelope, or the ids of the claim.';
+comment on column public.dead_letters.message_id is 'The queue''s id of the message, the correlation id of a request, job:<id>, or call:<id> and turn:<id> for a claim; with #<md5 of the payload> where two have one id.';
+comment on column public.dead_letters.payload is 'The envelope, or the ids of the claim; as one string where it is no JSON that Postgres takes.';
 comment on column public.dead_letters.reason is 'Why it was given up, as code.';
 comment on column public.dead_letters.replayed_at is 'When an operator put it back.';
 

@@ -1,7 +1,9 @@
 -- 20261121011300_delivery_rules.sql
 -- How attempts and status events become the state of a delivery: fold, orphans, fallback, evidence.
 -- Order of locks everywhere: person (advisory) -> session -> claim -> delivery (first its advisory lock, then its row) -> profile ->
--- provider_health, alerts.
+-- provider_health, alerts. Two places cannot keep to it: a claim of a call may write a number into a profile before it knows the
+-- session, and a report about work that was given up takes the advisory lock of the work's other message after rows. Where two
+-- then wait for each other, Postgres ends one of them (40P01), and the caller repeats it: every RPC may be repeated.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.delivery_status_rank(p_status text) returns smallint
 language plpgsql immutable parallel safe set search_path = '' as $$

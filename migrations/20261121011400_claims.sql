@@ -36,6 +36,10 @@ create or replace function private.give_up(
 declare
   v_id uuid;
 begin
+  -- Callers choose correlation ids, so two works may have one id: another payload is another letter.
+  if exists (select from public.dead_letters d where d.queue = p_queue and d.message_id = p_message_id and d.payload is distinct from p_payload) then
+    p_message_id := p_message_id || '#' || md5(coalesce(p_payload::text, ''));
+  end if;
   insert into public.dead_letters (queue, message_id, payload, attempts, reason, correlation_id, client_id)
   values (p_queue, p_message_id, p_payload, p_attempts, p_reason, p_correlation_id, p_client_id)
   on conflict (queue, message_id) do nothing
@@ -50,7 +54,7 @@ begin
   return v_id;
 end
 $$;
-comment on function private.give_up is 'A dead letter and its alert; the same message of a queue once.';
+comment on function private.give_up is 'A dead letter and its alert; the same message of a queue once. The same id with another payload is another message.';
 
 revoke execute on function private.judge_claim(text, uuid, timestamptz, timestamptz, integer, uuid, interval, timestamptz),
   private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid, jsonb) from public, anon, authenticated;

@@ -141,7 +141,7 @@ declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
   v_wait_seconds integer := coalesce((p ->> 'unknown_wait_seconds')::integer, 120);
   v_wait interval := make_interval(secs => v_wait_seconds);
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));

@@ -214,7 +214,7 @@ declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
   v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::integer, 120));
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
   v_history integer := coalesce((p ->> 'history_limit')::integer, 20);
@@ -259,10 +259,10 @@ begin
     end if;
     insert into public.conversation_messages
       (client_id, thread_id, session_id, profile_id, call_id, direction, role, channel, kind, content, language, provider, provider_message_id,
-       correlation_id, occurred_at)
+       correlation_id, occurred_at, reported_at)
     select v_client_id, t.id, v_session_id, v_profile_id, t.call_id, 'inbound', 'user', 'sms',
            case when v_keyword is null then 'conversation' else 'keyword' end, coalesce(p ->> 'text', ''), p ->> 'language_hint',
-           p ->> 'provider', p ->> 'provider_message_id', v_correlation, coalesce((p ->> 'received_at')::timestamptz, v_now)
+           p ->> 'provider', p ->> 'provider_message_id', v_correlation, coalesce((p ->> 'received_at')::timestamptz, v_now), (p ->> 'reported_at')::timestamptz
       from public.conversation_threads t where t.session_id = v_session_id
     on conflict (provider, provider_message_id, profile_id) where direction = 'inbound' do nothing
     returning * into v_message;

@@ -105,7 +105,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
   v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
   v_limit integer := least(coalesce((p ->> 'limit')::integer, 20), 500);
   v_only uuid := (p ->> 'delivery_id')::uuid;
@@ -306,7 +306,8 @@ begin
   for v_event in
     select nullif(lower(e ->> 'delivery_ref'), '') as delivery_ref, private.required(e, 'provider') as provider,
            nullif(e ->> 'provider_message_id', '') as provider_message_id, e ->> 'status' as status, e ->> 'raw_status' as raw_status,
-           (e ->> 'occurred_at')::timestamptz as occurred_at, e ->> 'error_code' as error_code, e ->> 'error_class' as error_class,
+           (e ->> 'occurred_at')::timestamptz as occurred_at,
+           (e ->> 'reported_at')::timestamptz as reported_at, e ->> 'error_code' as error_code, e ->> 'error_class' as error_class,
            e ->> 'evidence' as evidence, nullif(e -> 'pricing', 'null') as pricing
       from jsonb_array_elements(v_events) e
   loop
@@ -316,13 +317,13 @@ begin
     end if;
     v_id := private.delivery_of_report(v_event.delivery_ref, v_event.provider, v_event.provider_message_id);
     insert into public.message_status_events
-      (delivery_id, delivery_ref, source, provider, provider_message_id, status, raw_status, occurred_at, error_code, error_class, evidence,
-       pricing, correlation_id, dedupe_key)
+      (delivery_id, delivery_ref, source, provider, provider_message_id, status, raw_status, occurred_at, reported_at, error_code, error_class,
+       evidence, pricing, correlation_id, dedupe_key)
     values
       (v_id, v_event.delivery_ref, 'provider', v_event.provider, v_event.provider_message_id, v_event.status, v_event.raw_status,
-       coalesce(v_event.occurred_at, v_now), v_event.error_code, v_event.error_class, v_event.evidence, v_event.pricing, p ->> 'correlation_id',
+       coalesce(v_event.occurred_at, v_now), v_event.reported_at, v_event.error_code, v_event.error_class, v_event.evidence, v_event.pricing, p ->> 'correlation_id',
        concat_ws('|', v_event.provider, coalesce(v_event.delivery_ref, ''), coalesce(private.provider_message_key(v_event.provider_message_id), ''),
-         v_event.status, coalesce(v_event.raw_status, ''), coalesce(v_event.error_code, ''), coalesce(extract(epoch from v_event.occurred_at)::text, '')))
+         v_event.status, coalesce(v_event.raw_status, ''), coalesce(v_event.error_code, ''), coalesce(extract(epoch from coalesce(v_event.reported_at, v_event.occurred_at))::text, '')))
     on conflict (dedupe_key) do nothing;
     if not found then
       v_duplicate := v_duplicate + 1;

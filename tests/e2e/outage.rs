@@ -55,6 +55,22 @@ async fn what_the_queue_refuses_is_a_job_row_and_what_both_refuse_stays_with_the
 }
 
 #[tokio::test]
+async fn a_job_row_that_no_queue_can_take_becomes_a_dead_letter() {
+    let stage = Stage::alone("no-queues", without_queues).await;
+    let sql = "insert into jobs (queue, payload, correlation_id) values ('sms-inbound',
+                 jsonb_build_object('v', 1, 'correlation_id', 'too-large', 'first_seen_at', now(), 'body', jsonb_build_object('text', repeat('x', 200000))), 'too-large')";
+    stage.execute(sql, &[]).await.unwrap();
+    stage.cron().await.unwrap();
+    let letter = stage.row("select queue, reason, message_id like 'job:%' as of_job from dead_letters where correlation_id = 'too-large'").await;
+    assert_eq!(
+        (letter["queue"].as_str(), letter["reason"].as_str(), letter["of_job"].as_bool()),
+        (Some("sms-inbound"), Some("too_large_for_its_queue"), Some(true))
+    );
+    assert_eq!(stage.count("jobs where status = 'done'").await, 1);
+    stage.until("select count(*) = 1 from alerts where kind = 'dead_letter' and resolved_at is null").await;
+}
+
+#[tokio::test]
 async fn while_the_model_is_away_an_answer_is_tried_again_and_then_apologised_for() {
     let stage = Stage::alone("no-model", WorldConfig::default).await;
     stage.without_breakers().await;

@@ -70,5 +70,3 @@ create or replace function auth.role() returns text language sql stable as $$
     nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role'
   )
 $$;
-
-grant usage on schema public, auth, extensions to anon, authenticated, service_role;

@@ -411,3 +411,23 @@ async fn everything_at_once_about_a_few_people_never_locks_up() {
     let open = "select coalesce(max(c), 0)::bigint from (select count(*) as c from public.omnichannel_sessions where status in ('active', 'follow_up') group by profile_id) o";
     assert_eq!(db.count(open).await, 1);
 }
+
+#[tokio::test]
+async fn a_sweep_comes_to_every_message_that_waits_however_many_there_are() {
+    let db = Db::new().await;
+    // Thirty people's messages were stored for holders that are gone, and no claim is ever made of the first ones.
+    for n in 0..30 {
+        let from = phone();
+        rpc(&db.service, "begin_sms_turn", message(&format!("w-{n}"), &from, n + 1, 0)).await;
+    }
+    db.run("update public.conversation_messages set turn_id = null; delete from public.conversation_turns").await;
+    let mut seen = HashSet::new();
+    for minute in 0..3 {
+        let now = chrono::Utc::now() + chrono::TimeDelta::minutes(5) + chrono::TimeDelta::seconds(60 * minute);
+        let found = db.rpc("sweep", json!({"limit": 10, "now": now.to_rfc3339()})).await;
+        let turns = found["turns"].as_array().unwrap();
+        assert_eq!(turns.len(), 10, "minute {minute}");
+        seen.extend(turns.iter().map(|turn| text(turn, "/session_id")));
+    }
+    assert_eq!(seen.len(), 30);
+}

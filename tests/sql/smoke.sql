@@ -633,6 +633,9 @@ begin
   v_turn := pg_temp.answer_to('cancel-4', '+250788800005', 'CANCEL', 'stop', 23, 4);
   assert v_turn ->> 'kind' = 'conversation' and (v_turn #>> '{profile,allows_sms}')::boolean, 'CANCEL answers the question';
   perform pg_temp.finish(v_turn, 23, 5, '[]', '{"reply": {"content": "It is cancelled. Is there anything else?", "source": "model"}}');
+  v_turn := pg_temp.sms('cancel-4b', '+250788800005', 'no', 28, 5);
+  perform pg_temp.finish(v_turn, 28, 5, '[]', '{"reply": {"content": "Good. It is cancelled.", "source": "model"}}');
+  assert not private.question_is_open((v_turn #>> '{session,id}')::uuid, pg_temp.at(5)), 'a statement is no question';
   perform pg_temp.equal(pg_temp.sms('cancel-5', '+250788800005', 'STOP', 24, 6, 'stop') ->> 'keyword', 'stop', 'STOP is never an answer');
   perform pg_temp.sms('cancel-6', '+250788800005', 'START', 25, 7, 'start');
   v_turn := pg_temp.sms('cancel-7', '+250788800005', 'hello', 26, 8);
@@ -752,6 +755,35 @@ begin
   delete from public.conversation_turns;
   assert (public.sweep(jsonb_build_object('now', pg_temp.at(400000), 'limit', 1000)) ->> 'closed_sessions')::integer > 0;
   assert not exists (select from public.omnichannel_sessions where status in ('active', 'follow_up') and last_activity_at < pg_temp.at(400000) - interval '72 hours');
+end
+$$;
+
+-- Dead letters, and times that no clock has ----------------------------------------------------------------------------------
+
+do $$
+declare
+  v_letter jsonb := '{"queue": "post-call-notify", "message_id": "reused", "correlation_id": "reused", "reason": "call_not_found", "attempts": 0}';
+  v_first jsonb; v_id uuid;
+begin
+  v_first := public.record_dead_letter(v_letter || '{"payload": {"call_ref": "one"}}');
+  perform pg_temp.equal(public.record_dead_letter(v_letter || '{"payload": {"call_ref": "one"}}'), v_first, 'the same work is one letter');
+  assert public.record_dead_letter(v_letter || '{"payload": {"call_ref": "two"}}') <> v_first, 'other work under a reused id is another';
+  perform public.record_dead_letter(v_letter || '{"payload": {"call_ref": "two"}}');
+  perform pg_temp.equal((select count(*) from public.dead_letters where correlation_id = 'reused'), 2::bigint, 'two letters');
+  begin
+    perform public.record_dead_letter((v_letter || '{"message_id": "absurd"}')::text::jsonb || ('{"payload": {"price": 1e999999}}'::text)::jsonb);
+    assert false, 'Postgres holds no such number';
+  exception when numeric_value_out_of_range then null;
+  end;
+  perform public.record_dead_letter(v_letter || jsonb_build_object('message_id', 'absurd', 'payload', '{"price": 1e999999}'::text));
+  assert (select jsonb_typeof(payload) = 'string' from public.dead_letters where message_id = 'absurd'), 'as a string it is kept';
+
+  -- The provider's clock is in the year 2040: the same report again is the same report, whenever it arrives.
+  for n in 1 .. 2 loop
+    perform pg_temp.report(n, jsonb_build_object('provider_message_id', 'future', 'status', 'sent', 'reported_at', '2040-01-01T00:00:00Z'));
+  end loop;
+  perform pg_temp.equal((select count(*) from public.message_status_events where provider_message_id = 'future'), 1::bigint, 'once');
+  assert (select occurred_at = pg_temp.at(1) and reported_at = '2040-01-01T00:00:00Z' from public.message_status_events where provider_message_id = 'future');
 end
 $$;
 

@@ -87,13 +87,14 @@ async fn requeue_jobs(cx: &Cx, jobs: &[Value]) -> usize {
             continue;
         };
         let text = payload.to_string();
-        let said = if text.len() > queue::MESSAGE_LIMIT_BYTES {
-            // Only statuses of one huge webhook come near this, and they are sliced; an operator must look.
-            Err("the row is too large for its queue".to_owned())
-        } else {
-            queue::send(cx, name, &text, 0).await
-        };
-        match said {
+        if text.len() > queue::MESSAGE_LIMIT_BYTES {
+            // No sweep will ever place it: an operator must look. Statuses, which alone come near this, are sliced.
+            if bury_job(cx, id, name, payload).await {
+                done.push(id);
+            }
+            continue;
+        }
+        match queue::send(cx, name, &text, 0).await {
             Ok(()) => done.push(id),
             Err(error) => {
                 cx.log(
@@ -118,6 +119,28 @@ async fn requeue_jobs(cx: &Cx, jobs: &[Value]) -> usize {
         );
     }
     count
+}
+
+/// Keeps a job row that is too large for its queue as a dead letter with an alert; whether that is done.
+async fn bury_job(cx: &Cx, id: &Value, queue: &str, payload: &Value) -> bool {
+    let id = id.as_str().unwrap_or_default();
+    let letter = obj(&mut [
+        ("queue", queue.into()),
+        ("message_id", ["job:", id].concat().into()),
+        ("payload", payload.into()),
+        ("attempts", 0.into()),
+        ("reason", "too_large_for_its_queue".into()),
+        ("correlation_id", str_at(payload, "correlation_id").into()),
+    ]);
+    let kept = database::rpc(cx, "record_dead_letter", &letter).await.is_ok();
+    cx.log(
+        Level::Error,
+        Event::DeadLetter,
+        &["a job row of ", queue, if kept { " is too large for it and was given up" } else { " is too large for it" }]
+            .concat(),
+        &[("queue", queue.into()), ("job_id", id.into())],
+    );
+    kept
 }
 
 /// Puts found work back onto its queue, under its own correlation id.

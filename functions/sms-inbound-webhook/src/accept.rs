@@ -89,6 +89,7 @@ fn work_of(message: &InboundSms) -> Value {
         ("to", (&message.to).into()),
         ("text", (&message.text).into()),
         ("received_at", timestamp::to_rfc3339(message.received_at).into()),
+        ("reported_at", message.reported_at.map(timestamp::to_rfc3339).into()),
         ("keyword", (found.as_ref().map(|found| found.keyword.as_str())).into()),
         ("keyword_may_answer", (found.is_some_and(|found| found.may_answer)).into()),
         ("language_hint", language.into()),

@@ -152,6 +152,9 @@ pub struct InboundSms {
     /// When it was written, by the provider's clock; else when it arrived.
     #[serde(with = "crate::timestamp::rfc3339")]
     pub received_at: DateTime<Utc>,
+    /// The provider's own time, where that lies in our future and is not believed.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::timestamp::rfc3339_or_none")]
+    pub reported_at: Option<DateTime<Utc>>,
 }
 
 /// What a body of inbound messages holds.
@@ -223,8 +226,8 @@ fn parse_message(item: &Value, received_at: DateTime<Utc>) -> Result<Result<Inbo
         Some(id) => clip(&id, 128).to_owned(),
         None => derived_id(&from, &to, &text, sent_at, received_at),
     };
-    let received_at = sent_at.unwrap_or(received_at);
-    Ok(Ok(InboundSms { provider: Provider::Mtn, provider_message_id, from, to, text, received_at }))
+    let (received_at, reported_at) = timestamp::believable(sent_at.unwrap_or(received_at), received_at);
+    Ok(Ok(InboundSms { provider: Provider::Mtn, provider_message_id, from, to, text, received_at, reported_at }))
 }
 
 /// Without an id of the provider's, the same text from the same number at the same time is the same message. Without a time of
@@ -301,12 +304,15 @@ fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>)
         _ => None,
     };
     let at = first_text(item, &["completedDate", "doneDate", "donedate", "deliveredDate", "timestamp", "dateTime"]);
+    let stamp = at.and_then(|at| timestamp::parse_carrier(&at)).unwrap_or(received_at);
+    let (occurred_at, reported_at) = timestamp::believable(stamp, received_at);
     Some(DeliveryEvent {
         provider: Provider::Mtn,
         delivery_ref: is_uuid(&reference).then(|| reference.to_ascii_lowercase()),
         provider_message_id: Some(clip(&reference, 128).to_owned()),
         status,
-        occurred_at: at.and_then(|at| timestamp::parse_carrier(&at)).unwrap_or(received_at),
+        occurred_at,
+        reported_at,
         error_code: error_class.and(error_code),
         error_class,
         evidence: None,
@@ -468,14 +474,28 @@ mod tests {
     }
 
     #[test]
+    fn a_time_in_the_future_is_not_believed_and_kept_as_it_came() {
+        let sms =
+            one(r#"{"from":"+250788123456","message":"Yego","messageId":"m-1","dateTime":"2040-01-01T00:00:00Z"}"#);
+        assert_eq!(sms.received_at, now() + chrono::TimeDelta::minutes(2));
+        assert_eq!(sms.reported_at.map(timestamp::to_rfc3339).as_deref(), Some("2040-01-01T00:00:00.000Z"));
+        let back: InboundSms = serde_json::from_str(&serde_json::to_string(&sms).unwrap()).unwrap();
+        assert_eq!(back, sms, "it survives the queue");
+        let report = br#"{"clientCorrelatorId":"r-1","deliveryStatus":"DELIVRD","timestamp":"2040-01-01T00:00:00Z"}"#;
+        let event = parse_delivery_reports(None, report, now()).unwrap().events.remove(0);
+        assert_eq!(event.occurred_at, now() + chrono::TimeDelta::minutes(2));
+        assert_eq!(event.to_value()["reported_at"], "2040-01-01T00:00:00.000Z");
+    }
+
+    #[test]
     fn every_alias_and_wrapping_is_read() {
         for body in [
-            r#"{"dateTime":"2026-11-21T04:05:00Z","registrationId":"8080","message":"Yego","senderAddress":"250788123456","messageID":"m-77"}"#,
-            r#"{"inboundSMSMessageNotification":{"callbackData":"x","inboundSMSMessage":{"dateTime":"2026-11-21T04:05:00Z","destinationAddress":"tel:8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}}}"#,
-            r#"{"inboundSMSMessageList":{"inboundSMSMessage":[{"dateTime":"2026-11-21T04:05:00Z","destinationAddress":"8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}]}}"#,
-            r#"{"data":{"msisdn":"0788123456","shortCode":8080,"text":"Yego","id":"m-77","timestamp":"2026-11-21T06:05:00"}}"#,
-            r#"{"data":[{"source_addr":"250788123456","receiverAddress":["8080"],"content":"Yego","message_id":"m-77","date":"2026-11-21 06:05:00"}]}"#,
-            r#"[{"sender":"250788123456","recipient":"8080","message":{"body":"Yego"},"linkId":"m-77","receivedAt":"20261121060500"}]"#,
+            r#"{"dateTime":"2026-11-21T01:05:00Z","registrationId":"8080","message":"Yego","senderAddress":"250788123456","messageID":"m-77"}"#,
+            r#"{"inboundSMSMessageNotification":{"callbackData":"x","inboundSMSMessage":{"dateTime":"2026-11-21T01:05:00Z","destinationAddress":"tel:8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}}}"#,
+            r#"{"inboundSMSMessageList":{"inboundSMSMessage":[{"dateTime":"2026-11-21T01:05:00Z","destinationAddress":"8080","messageId":"m-77","message":"Yego","senderAddress":"tel:+250788123456"}]}}"#,
+            r#"{"data":{"msisdn":"0788123456","shortCode":8080,"text":"Yego","id":"m-77","timestamp":"2026-11-21T03:05:00"}}"#,
+            r#"{"data":[{"source_addr":"250788123456","receiverAddress":["8080"],"content":"Yego","message_id":"m-77","date":"2026-11-21 03:05:00"}]}"#,
+            r#"[{"sender":"250788123456","recipient":"8080","message":{"body":"Yego"},"linkId":"m-77","receivedAt":"20261121030500"}]"#,
         ] {
             let sms = one(body);
             assert_eq!(
@@ -483,7 +503,7 @@ mod tests {
                 ("+250788123456", "8080", "Yego", "m-77"),
                 "{body}"
             );
-            assert_eq!(timestamp::to_rfc3339(sms.received_at), "2026-11-21T04:05:00.000Z", "{body}");
+            assert_eq!(timestamp::to_rfc3339(sms.received_at), "2026-11-21T01:05:00.000Z", "{body}");
         }
         let form = b"from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
         for kind in

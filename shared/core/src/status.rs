@@ -205,6 +205,9 @@ pub struct DeliveryEvent {
     /// When, by the provider's clock; the time of arrival where it gives none.
     #[serde(with = "crate::timestamp::rfc3339")]
     pub occurred_at: DateTime<Utc>,
+    /// The provider's own time, where that lies in our future and is not believed.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::timestamp::rfc3339_or_none")]
+    pub reported_at: Option<DateTime<Utc>>,
     /// The provider's error code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
@@ -217,7 +220,7 @@ pub struct DeliveryEvent {
     /// The provider's own word.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub raw_status: Option<String>,
-    /// What the provider says about the price, as it came.
+    /// What the provider says about the price: the fields that we know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pricing: Option<Value>,
 }
@@ -231,6 +234,7 @@ impl DeliveryEvent {
             ("delivery_ref", (&self.delivery_ref).into()),
             ("status", self.status.as_str().into()),
             ("occurred_at", timestamp::to_rfc3339(self.occurred_at).into()),
+            ("reported_at", self.reported_at.map(timestamp::to_rfc3339).into()),
             ("error_code", (&self.error_code).into()),
             ("error_class", self.error_class.map(ErrorClass::as_str).into()),
             ("evidence", self.evidence.map(Evidence::as_str).into()),
@@ -361,6 +365,7 @@ mod tests {
             evidence: None,
             raw_status: Some("DELIVRD".into()),
             pricing: None,
+            reported_at: None,
         };
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(

@@ -40,6 +40,46 @@ pub mod rfc3339 {
     }
 }
 
+/// For `#[serde(with = "...")]`: [`rfc3339`] of what may be absent.
+pub mod rfc3339_or_none {
+    use chrono::{DateTime, Utc};
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// Writes the time, or null.
+    pub fn serialize<S: Serializer>(at: &Option<DateTime<Utc>>, serializer: S) -> Result<S::Ok, S::Error> {
+        match at {
+            Some(at) => super::rfc3339::serialize(at, serializer),
+            None => serializer.serialize_none(),
+        }
+    }
+
+    /// Reads the time; null is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.map(|text| super::parse_rfc3339(&text).ok_or_else(|| serde::de::Error::custom("not an RFC 3339 time")))
+            .transpose()
+    }
+}
+
+/// How far a provider's clock may be ahead of ours.
+const SKEW: TimeDelta = TimeDelta::minutes(2);
+
+/// A provider's time as it is believed, and as it came where it is not: nothing happened in our future.
+///
+/// ```
+/// # use {chrono::{DateTime, TimeDelta}, ihuza_core::timestamp::believable};
+/// let now = DateTime::from_timestamp(1_795_226_400, 0).unwrap();
+/// let year_2040 = now + TimeDelta::days(5000);
+/// assert_eq!(believable(now, now), (now, None));
+/// assert_eq!(believable(year_2040, now), (now + TimeDelta::minutes(2), Some(year_2040)));
+/// ```
+pub fn believable(at: DateTime<Utc>, now: DateTime<Utc>) -> (DateTime<Utc>, Option<DateTime<Utc>>) {
+    match now.checked_add_signed(SKEW) {
+        Some(latest) if at > latest => (latest, Some(at)),
+        Some(_) | None => (at, None),
+    }
+}
+
 /// The date of a moment as people in Rwanda, Kenya and France write it, in Kigali time: `21/11/2026`.
 pub fn kigali_date(at: DateTime<Utc>) -> String {
     let local = kigali(at);

@@ -4,7 +4,7 @@
 //! with a user name have none.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::channel::Provider;
 use crate::error_class::{Evidence, classify};
@@ -181,7 +181,8 @@ fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEv
         return None;
     }
     let mut known = status::from_whatsapp(&raw)?;
-    let error_code = array(status, "errors").first().and_then(|error| text(error, "code"));
+    let error_code =
+        array(status, "errors").first().and_then(|error| text(error, "code")).map(|code| clip(&code, 64).to_owned());
     let error = match known {
         DeliveryStatus::Failed => Some(classify(Provider::Whatsapp, None, error_code.as_deref())),
         _ => None,
@@ -189,18 +190,36 @@ fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEv
     if error.and_then(|error| error.evidence) == Some(Evidence::NotOnWhatsapp) {
         known = DeliveryStatus::Undeliverable;
     }
+    let stamp = text(status, "timestamp").and_then(|at| timestamp::parse_unix(&at)).unwrap_or(received_at);
+    let (occurred_at, reported_at) = timestamp::believable(stamp, received_at);
     Some(DeliveryEvent {
         provider: Provider::Whatsapp,
         provider_message_id: id,
         delivery_ref,
         status: known,
-        occurred_at: text(status, "timestamp").and_then(|at| timestamp::parse_unix(&at)).unwrap_or(received_at),
+        occurred_at,
+        reported_at,
         error_code: error.and(error_code),
         error_class: error.map(|error| error.class),
         evidence: error.and_then(|error| error.evidence),
         raw_status: Some(raw),
-        pricing: field(status, "pricing").filter(|pricing| pricing.is_object()).cloned(),
+        pricing: field(status, "pricing").and_then(pricing),
     })
+}
+
+/// What is known of a pricing object, in bounds: `jsonb` takes no number like 1e999999, and one such value would take the whole
+/// batch with it.
+fn pricing(given: &Value) -> Option<Value> {
+    let mut kept = Map::new();
+    for name in ["billable", "pricing_model", "type", "category"] {
+        let value = match field(given, name) {
+            Some(Value::Bool(flag)) => Value::Bool(*flag),
+            Some(Value::String(word)) => Value::from(clip(word, 64)),
+            Some(Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_)) | None => continue,
+        };
+        kept.insert(name.to_owned(), value);
+    }
+    (!kept.is_empty()).then_some(Value::Object(kept))
 }
 
 fn array<'a>(value: &'a Value, name: &str) -> &'a [Value] {
@@ -539,6 +558,26 @@ mod tests {
         );
         assert_eq!((filtered.status, filtered.evidence), (DeliveryStatus::Failed, None));
         assert_eq!(filtered.error_code.as_deref(), Some("131049"));
+    }
+
+    #[test]
+    fn a_price_that_no_database_holds_costs_no_status() {
+        let statuses = r#"[{"id": "wamid.1", "status": "sent", "timestamp": "2524608000", "pricing": {"billable": 1e999999,
+            "pricing_model": "PMP", "category": {"deep": 1e999999}, "type": 1e999999, "other": 1e999999}},
+            {"id": "wamid.2", "status": "sent", "pricing": 1e999999},
+            {"id": "wamid.3", "status": "failed", "errors": [{"code": 1e999999}], "pricing": {"category": "LONG"}}]"#;
+        let statuses = statuses.replace("LONG", &"x".repeat(1000));
+        let body = format!(r#"{{"entry":[{{"changes":[{{"field":"messages","value":{{"statuses":{statuses}}}}}]}}]}}"#);
+        let updates = parse_webhook(body.as_bytes(), None, now()).unwrap();
+        let [first, second, third] = updates.statuses.as_slice() else { panic!() };
+        assert_eq!((&first.pricing, &second.pricing), (&Some(json!({"pricing_model": "PMP"})), &None));
+        assert_eq!(third.pricing, Some(json!({"category": "x".repeat(64)})));
+        assert_eq!(first.occurred_at, now() + chrono::TimeDelta::minutes(2), "the year 2050 is not believed");
+        assert_eq!(first.reported_at.map(|at| at.timestamp()), Some(2_524_608_000));
+        for event in &updates.statuses {
+            let number = |value: &Value| value.is_number();
+            assert!(!event.to_value().as_object().unwrap().values().any(number), "{event:?}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{cell::OnceCell, rc::Rc};
 
+use ihuza_core::openai;
 use worker::Env;
 
 use crate::{
@@ -77,6 +78,21 @@ impl Config {
         matches!(self.text(name), "true" | "1" | "yes" | "on")
     }
 
+    /// The longest that one piece of work can take, by its time limits: a summary, or an answer with every round of tools; then
+    /// the carrier, whose token may be withdrawn once; then the record.
+    pub fn longest_work_ms(&self) -> u32 {
+        let model = self.number("MODEL_TIMEOUT_MS").saturating_add(self.number("DATABASE_TIMEOUT_MS"));
+        let answer = model.saturating_mul(openai::MAX_ROUNDS).saturating_add(self.number("BURST_WAIT_MS"));
+        let carrier = self.number("PROVIDER_TIMEOUT_MS").saturating_mul(4);
+        let record = self.number("DATABASE_TIMEOUT_MS");
+        self.number("SUMMARY_TIMEOUT_MS").max(answer).saturating_add(carrier).saturating_add(record)
+    }
+
+    /// Whether a claim outlives the work that it is for; else a second consumer would begin beside the first.
+    pub fn lease_outlives_work(&self) -> bool {
+        self.number("LEASE_SECONDS").saturating_mul(1000) > self.longest_work_ms()
+    }
+
     /// The secrets that are set among `names`: the present one and, during a rotation, the previous one.
     pub fn secrets<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
         names.iter().filter_map(|name| self.find(name)).collect()
@@ -135,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_counts_as_its_default() {
-        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 60);
+        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 120);
         assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "5")]).number("LEASE_SECONDS"), 5);
     }
 
@@ -157,6 +173,23 @@ mod tests {
 
     fn with(function: &str, more: &'static [(&str, &str)]) -> Config {
         Config::read(function, |name| BASE.iter().chain(more).find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn a_lease_outlives_the_longest_work() {
+        for function in ["post-call-notify", "sms-inbound-webhook", "delivery-retry"] {
+            let plain = config(function, &[]);
+            assert!(plain.lease_outlives_work(), "{function}: {} ms", plain.longest_work_ms());
+        }
+        for (function, name, value) in [
+            ("delivery-retry", "LEASE_SECONDS", "60"),
+            ("sms-inbound-webhook", "MODEL_TIMEOUT_MS", "30000"),
+            ("post-call-notify", "SUMMARY_TIMEOUT_MS", "90000"),
+            ("delivery-retry", "PROVIDER_TIMEOUT_MS", "20000"),
+        ] {
+            let config = Config::read(function, |known| (known == name).then(|| value.to_owned()));
+            assert!(!config.lease_outlives_work(), "{name}={value}");
+        }
     }
 
     #[test]

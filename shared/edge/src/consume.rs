@@ -3,8 +3,9 @@
 use std::future::Future;
 
 use futures_util::future::join_all;
-use ihuza_core::json::obj;
+use ihuza_core::json::{self, obj};
 use ihuza_core::{
+    ids::CorrelationId,
     log::{Event, Level},
     timestamp,
 };
@@ -126,17 +127,25 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
     let messages = messages(&batch);
     join_all(messages.iter().map(async |message| {
         let text = text_of(message);
-        let payload = serde_json::from_str::<Value>(&text).unwrap_or(Value::String(text));
-        let cx = invocation.for_work(payload.get("correlation_id").and_then(Value::as_str).unwrap_or("none"));
-        let row = obj(&mut [
-            ("queue", origin.into()),
-            ("message_id", message.id().map(String::from).unwrap_or_default().into()),
-            ("payload", payload.into()),
-            ("attempts", 0.into()),
-            ("reason", "retries_exhausted".into()),
-            ("correlation_id", (&cx.correlation_id).into()),
-        ]);
-        match database::rpc(&cx, "record_dead_letter", &row).await {
+        let (payload, correlation_id) = letter(&text);
+        let cx = invocation.for_work(&correlation_id);
+        let message_id = message.id().map(String::from).unwrap_or_default();
+        let row = |payload: Value| {
+            obj(&mut [
+                ("queue", origin.into()),
+                ("message_id", (&message_id).into()),
+                ("payload", payload.into()),
+                ("attempts", 0.into()),
+                ("reason", "retries_exhausted".into()),
+                ("correlation_id", (&cx.correlation_id).into()),
+            ])
+        };
+        let mut kept = database::rpc(&cx, "record_dead_letter", &row(payload)).await;
+        if matches!(kept, Err(DatabaseError::Refused { .. })) {
+            // What may have killed the work kills its row as well: a number that Postgres cannot hold. A string always can be.
+            kept = database::rpc(&cx, "record_dead_letter", &row(as_string(&text))).await;
+        }
+        match kept {
             Ok(_) => {
                 cx.log(
                     Level::Error,
@@ -160,9 +169,30 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
     .await;
 }
 
+/// A dead message as it is kept: its JSON, else its text; and under which correlation id.
+fn letter(text: &str) -> (Value, String) {
+    let payload = serde_json::from_str::<Value>(text).unwrap_or_else(|_| as_string(text));
+    let id = payload.get("correlation_id").and_then(Value::as_str).and_then(CorrelationId::parse);
+    let id = id.map_or_else(|| "none".to_owned(), |id| id.as_str().to_owned());
+    (payload, id)
+}
+
+/// Postgres takes any string but one with NUL in it.
+fn as_string(text: &str) -> Value {
+    Value::String(json::without_nul(text))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::patience_s;
+    use super::{as_string, letter, patience_s};
+
+    #[test]
+    fn any_message_can_be_kept() {
+        assert_eq!(letter(r#"{"correlation_id": "c-1", "x": 1}"#).1, "c-1");
+        assert_eq!(letter(r#"{"correlation_id": "a\u0000b"}"#).1, "none", "an id that Postgres would refuse");
+        assert_eq!(letter("no\0 json"), (serde_json::Value::from("no json"), "none".to_owned()));
+        assert_eq!(as_string("{\"n\":1e999999}").to_string(), r#""{\"n\":1e999999}""#);
+    }
 
     #[test]
     fn young_work_is_tried_sooner_than_old() {

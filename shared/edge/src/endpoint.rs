@@ -259,6 +259,12 @@ fn warnings(config: &Config, function: &str) -> Vec<String> {
     if config.whatsapp_is_off(function) {
         warnings.push("WhatsApp is off: SMS alone (no setting of the WhatsApp account is there)".to_owned());
     }
+    if !config.lease_outlives_work() {
+        warnings.push(format!(
+            "LEASE_SECONDS is too short: a piece of work may take {} s by its time limits, and another consumer would begin beside it",
+            config.longest_work_ms().div_ceil(1000)
+        ));
+    }
     if config.flag("IHUZA_COMPAT_INBOUND_AUTH") {
         warnings.push("IHUZA_COMPAT_INBOUND_AUTH is on: anybody can send inbound SMS in anybody's name".to_owned());
     }

@@ -160,9 +160,9 @@ pub const SETTINGS: &[Setting] = &[
     ),
     plain(
         "LEASE_SECONDS",
-        Some("60"),
+        Some("120"),
         SENDERS,
-        "How long a claim on a piece of work lasts before another consumer may take it over.",
+        "How long a claim on a piece of work lasts before another consumer may take it over; longer than any work can take (`/health` warns).",
     ),
     plain(
         "UNKNOWN_WAIT_SECONDS",
