@@ -81,6 +81,7 @@ create table if not exists public.message_delivery_log (
   read_at timestamptz,
   failed_at timestamptz,
   expired_at timestamptz,
+  erased_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint message_delivery_log_direction_is_known check (direction in ('inbound', 'outbound')),
@@ -105,7 +106,8 @@ begin
     "suppress_reason": "text", "fallback_of": "uuid", "idempotency_key": "text", "queued_at": "timestamp with time zone",
     "sending_at": "timestamp with time zone", "unknown_at": "timestamp with time zone", "sent_at": "timestamp with time zone",
     "delivered_at": "timestamp with time zone", "read_at": "timestamp with time zone", "failed_at": "timestamp with time zone",
-    "expired_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
+    "expired_at": "timestamp with time zone", "erased_at": "timestamp with time zone", "created_at": "timestamp with time zone",
+    "updated_at": "timestamp with time zone"}');
 end
 $$;
 -- What comes in is told apart by its sender as well: some gateways count for each of them, or start again from one.
@@ -146,6 +148,7 @@ comment on column public.message_delivery_log.error_code is 'The provider''s cod
 comment on column public.message_delivery_log.fallback_of is 'The message on the other channel that failed and that this one carries instead.';
 comment on column public.message_delivery_log.idempotency_key is 'call:<id>:<channel>, turn:<id>:<channel>, fallback:<id>, or the caller''s own: one row a key.';
 comment on column public.message_delivery_log.deadline_at is 'Not sent after it; then expired.';
+comment on column public.message_delivery_log.erased_at is 'When its person was erased: what is still reported of it is not kept.';
 comment on column public.message_delivery_log.encoding is 'Of an SMS: gsm7 or ucs2.';
 comment on column public.message_delivery_log.lease_token is 'Who sends it now.';
 comment on column public.message_delivery_log.lease_until is 'End of the lease; then the outcome is unknown.';

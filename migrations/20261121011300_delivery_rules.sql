@@ -171,6 +171,9 @@ begin
     raise exception using errcode = 'PT400', message = format('outcome %s is not known', v_outcome);
   end if;
   select * into strict v_row from public.message_delivery_log where id = p_id for no key update;
+  if v_row.erased_at is not null then
+    return false;
+  end if;
   v_class := case when v_outcome in ('retryable', 'permanent', 'config', 'bug', 'unknown') then v_outcome end;
 
   if v_outcome in ('suppressed', 'deferred') then

@@ -316,6 +316,10 @@ begin
       continue;
     end if;
     v_id := private.delivery_of_report(v_event.delivery_ref, v_event.provider, v_event.provider_message_id);
+    if exists (select from public.message_delivery_log l where l.id = v_id and l.erased_at is not null) then
+      v_ignored := v_ignored + 1;
+      continue;
+    end if;
     insert into public.message_status_events
       (delivery_id, delivery_ref, source, provider, provider_message_id, status, raw_status, occurred_at, reported_at, error_code, error_class,
        evidence, pricing, correlation_id, dedupe_key)

@@ -20,6 +20,7 @@ mod support;
 mod claims;
 mod constraints;
 mod deliveries;
+mod erasure;
 mod fold;
 mod guards;
 mod lints;

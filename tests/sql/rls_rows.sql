@@ -49,5 +49,6 @@ begin
   insert into public.provider_health (provider) values ('provider-' || p_n);
   insert into public.provider_outcomes (provider, outcome) values ('provider-' || p_n, 'accepted');
   insert into public.rate_limits (bucket, window_start, taken) values ('bucket:' || v_profile, now(), 1);
+  insert into public.erasures (profile_id, reason, counts) values (v_profile, 'a_reason', '{}');
 end
 $$;

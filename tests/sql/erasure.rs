@@ -1,0 +1,180 @@
+//! Whoever is erased is forgotten: after it no text, number or name of theirs stands in any column of any table.
+
+use serde_json::{Value, json};
+
+use crate::support::{Db, at_text, attempt, ended_call, lines, text, token};
+
+const PHONE: &str = "+250788123456";
+/// In whatever the person says or is told.
+const SECRET: &str = "inzu-y-ibanga";
+
+/// Columns with one of the words in them, as `table.column: value`.
+async fn left(db: &Db, words: &[&str]) -> Vec<String> {
+    let sql = "select format('%I.%I', c.table_schema, c.table_name) || ' ' || quote_ident(c.column_name) from information_schema.columns c
+                 join information_schema.tables t using (table_schema, table_name)
+                where t.table_type = 'BASE TABLE' and c.table_schema in ('public', 'private')
+                  and c.data_type in ('text', 'jsonb', 'json', 'character varying', 'character', 'uuid', 'ARRAY')";
+    let mut found = Vec::new();
+    for column in lines(&db.admin, sql).await {
+        let (table, name) = column.split_once(' ').unwrap();
+        for word in words {
+            let sql =
+                format!("select '{table}.{name}: ' || {name}::text from {table} where {name}::text ilike '%{word}%'");
+            found.extend(lines(&db.admin, &sql).await);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// A call with transcript and summary, a conversation with a tool, deliveries with reports, letters and jobs: all of one person.
+async fn life(db: &Db, phone: &str, n: u32) -> String {
+    let digits = phone.trim_start_matches('+');
+    let call = ended_call(db, phone, -1000).await;
+    db.run(&format!(
+        "insert into public.transcripts (call_id, seq, role, text) values ('{call}', 1, 'user', '{SECRET}');
+         update public.voice_calls set metadata = '{{\"from\": \"sip:{digits}@trunk\"}}', provider_call_id = 'call-{digits}' where id = '{call}'"
+    ))
+    .await;
+    let wamid = format!("wamid.{digits}");
+    let p = json!({"correlation_id": format!("note-{digits}"), "call_ref": call, "phone_number": phone, "lease_token": token(n), "now": at_text(0)});
+    let claim = db.rpc("begin_call_notification", p).await;
+    let delivery = |claim: &Value, channel: &str, provider: &str, id: &str| {
+        let mut sent = attempt("accepted", 1000);
+        sent["provider_message_id"] = json!(id);
+        json!({"id": claim["delivery_ids"][channel], "channel": channel, "provider": provider, "recipient": phone, "content": SECRET,
+               "payload": {"text": SECRET}, "deadline_at": at_text(86_400_000), "attempt": sent})
+    };
+    let p = json!({"notification_id": claim["notification_id"], "lease_token": token(n), "correlation_id": format!("note-{digits}"), "outcome": "done", "now": at_text(1000),
+                   "summary": {"headline": SECRET, "points": [SECRET], "source": "model"}, "message": {"content": SECRET, "renditions": {"sms": {"text": SECRET}}},
+                   "deliveries": [delivery(&claim, "sms", "mtn", &format!("sms-{digits}")), delivery(&claim, "whatsapp", "whatsapp", &wamid)]});
+    db.rpc("finish_call_notification", p).await;
+    let event = |status: &str, id: &Value| json!({"provider": "whatsapp", "provider_message_id": wamid, "delivery_ref": id, "status": status, "occurred_at": at_text(2000)});
+    let report = json!({"correlation_id": format!("report-{digits}"), "events": [event("delivered", &claim["delivery_ids"]["whatsapp"])], "now": at_text(2000)});
+    db.rpc("record_delivery_events", report).await;
+    let bare =
+        json!({"provider": "whatsapp", "provider_message_id": wamid, "status": "read", "occurred_at": at_text(2500)});
+    db.rpc("record_delivery_events", json!({"correlation_id": "bare", "events": [bare], "now": at_text(2500)})).await;
+
+    let message = |id: u32| {
+        json!({"correlation_id": format!("sms-{digits}-{id}"), "provider": "mtn", "provider_message_id": format!("{digits}-{id}"), "from": phone, "to": "8080",
+               "text": SECRET, "lease_token": token(n + 100 + id), "now": at_text(3000)})
+    };
+    let turn = db.rpc("begin_sms_turn", message(1)).await;
+    let p = json!({"session_id": turn["session"]["id"], "turn_id": turn["turn_id"], "name": "session_update_status", "idempotency_key": format!("tool-{digits}"),
+                   "correlation_id": format!("sms-{digits}-1"), "arguments": {"status": "active", "intent": SECRET, "note": SECRET}});
+    db.rpc("run_agent_tool", p).await;
+    let p = json!({"turn_id": turn["turn_id"], "lease_token": token(n + 101), "outcome": "answered", "now": at_text(4000), "reply": {"content": SECRET, "source": "model"},
+                   "deliveries": [delivery(&turn, "sms", "mtn", &format!("reply-{digits}"))]});
+    db.rpc("finish_sms_turn", p).await;
+    // A message whose answer was never finished, and one that somebody else sent on our account.
+    db.rpc("begin_sms_turn", message(2)).await;
+    db.run(&format!("select public.log_message_delivery('sms', p_recipient => '{phone}', p_content => '{SECRET}', p_idempotency_key => 'own-{digits}')")).await;
+    let profile = text(&turn, "/profile/id");
+    db.run(&format!(
+        "update public.profiles set display_name = 'Jeanne {digits}', whatsapp_jid = '{digits}@s.whatsapp.net' where id = '{profile}';
+         insert into public.profile_identities (profile_id, kind, value) values ('{profile}', 'whatsapp_phone', '{digits}'), ('{profile}', 'whatsapp_user_id', 'RW.{digits}')"
+    ))
+    .await;
+    let envelope = json!({"v": 1, "correlation_id": format!("late-{digits}"), "body": {"from": phone, "text": SECRET}});
+    db.rpc(
+        "enqueue_job",
+        json!({"queue": "sms-inbound", "payload": envelope, "correlation_id": format!("late-{digits}")}),
+    )
+    .await;
+    let letter = json!({"queue": "sms-inbound", "message_id": format!("letter-{digits}"), "payload": envelope, "correlation_id": format!("late-{digits}"), "reason": "retries_exhausted"});
+    db.rpc("record_dead_letter", letter).await;
+    let finish = json!({"kind": "record", "rpc": "finish_sms_turn", "p": {"turn_id": turn["turn_id"], "reply": {"content": SECRET}}});
+    db.rpc("record_dead_letter", json!({"queue": "delivery-retry", "message_id": format!("r-{n}"), "payload": {"v": 1, "body": finish}, "reason": "retries_exhausted"})).await;
+    profile
+}
+
+#[tokio::test]
+async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else() {
+    let db = Db::new().await;
+    let profile = life(&db, PHONE, 1).await;
+    let other = "+250788999888";
+    life(&db, other, 50).await;
+    let both = |_: ()| json!({"v": 1, "body": {"events": [{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}, {"provider_message_id": "wamid.250788123456"}]}});
+    db.rpc("enqueue_job", json!({"queue": "whatsapp-updates", "payload": both(())})).await;
+    let before = db.count("select count(*) from public.message_delivery_log").await;
+    let of_other = left(&db, &["250788999888"]).await;
+    assert!(left(&db, &["250788123456"]).await.len() > 30);
+
+    // While somebody answers, nothing is erased.
+    let erase = "select public.erase_person($1::text::uuid, 'asked_by_person')";
+    db.run("update public.conversation_turns set lease_until = now() + interval '1 minute' where status = 'open'")
+        .await;
+    let refused = db.service.query_one(erase, &[&profile]).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().message(), "person_is_being_answered");
+    db.run("update public.conversation_turns set lease_until = now() - interval '1 minute' where status = 'open'")
+        .await;
+
+    let counts: Value = db.service.query_one(erase, &[&profile]).await.unwrap().get(0);
+    for table in [
+        "jobs",
+        "dead_letters",
+        "transcripts",
+        "call_summaries",
+        "mcp_tool_calls",
+        "voice_calls",
+        "message_delivery_log",
+        "conversation_messages",
+    ] {
+        assert!(counts[table].as_i64().unwrap() > 0, "{table}: {counts}");
+    }
+    let mut found = left(&db, &["250788123456", "Jeanne 250788123456", &profile]).await;
+    found.retain(|line| !line.starts_with("public.erasures.profile_id: "));
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    // The secret is everybody's; what is left of it is the other's.
+    let secrets = "select count(*) from public.message_delivery_log where content is not null or payload is not null";
+    assert_eq!(
+        db.count(secrets).await,
+        db.count(&format!("{secrets} and (recipient = '{other}' or sender = '{other}')")).await
+    );
+    for table in ["transcripts", "call_summaries"] {
+        assert_eq!(db.count(&format!("select count(*) from public.{table}")).await, 1, "{table}");
+    }
+    assert_eq!(left(&db, &["250788999888"]).await, of_other, "nobody else loses anything");
+    assert_eq!(db.count("select count(*) from public.message_delivery_log").await, before, "figures stay");
+    let events = db.value("select payload #> '{body,events}' from public.jobs where queue = 'whatsapp-updates'").await;
+    assert_eq!(events, json!([{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}]));
+    let audit = db.value("select jsonb_build_array(reason, counts) from public.erasures").await;
+    assert_eq!(audit, json!(["asked_by_person", counts]));
+}
+
+#[tokio::test]
+async fn what_is_reported_of_an_erased_person_later_is_not_kept() {
+    let db = Db::new().await;
+    let profile = life(&db, PHONE, 1).await;
+    let delivery = text(
+        &db.value("select to_jsonb(l.id) from public.message_delivery_log l where channel = 'whatsapp'").await,
+        "",
+    );
+    db.run("update public.conversation_turns set lease_until = now() - interval '1 minute'").await;
+    db.service.query_one("select public.erase_person($1::text::uuid, 'retention')", &[&profile]).await.unwrap();
+    let event = json!({"provider": "whatsapp", "provider_message_id": "wamid.250788123456", "delivery_ref": delivery, "status": "read", "occurred_at": at_text(9000)});
+    let said =
+        db.rpc("record_delivery_events", json!({"correlation_id": "r", "events": [event], "now": at_text(9000)})).await;
+    assert_eq!((&said["ignored"], &said["orphaned"]), (&json!(1), &json!(0)));
+    let result = json!({"id": delivery, "attempt": attempt("accepted", 9000)});
+    db.rpc("record_delivery_results", json!({"lease_token": token(7), "results": [result], "now": at_text(9000)}))
+        .await;
+    assert_eq!(left(&db, &["250788123456"]).await, Vec::<String>::new());
+    assert_eq!(db.count("select count(*) from public.message_delivery_attempts").await, 0);
+}
+
+#[tokio::test]
+async fn an_erasure_has_a_reason_that_names_nobody_and_a_person() {
+    let db = Db::new().await;
+    db.run(&format!("insert into public.profiles (phone_number) values ('{PHONE}')")).await;
+    let refused = async |profile: &str, reason: &str| {
+        let erase = "select public.erase_person($1::text::uuid, $2)";
+        let error = db.service.query_one(erase, &[&profile, &reason]).await.unwrap_err();
+        error.as_db_error().unwrap().code().code().to_owned()
+    };
+    let profile = text(&db.value("select to_jsonb(id) from public.profiles").await, "");
+    assert_eq!(refused(&profile, "Jeanne +250788123456 asked").await, "PT400");
+    assert_eq!(refused("00000000-0000-4000-8000-000000000000", "asked_by_person").await, "PT404");
+    assert_eq!(db.count("select count(*) from public.profiles").await, 1);
+}
