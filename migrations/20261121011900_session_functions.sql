@@ -126,6 +126,23 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function public.get_session_context is 'Everything an agent needs to carry on: session, person, summary of the call, last messages (oldest first). Null: no such session.';
 
+create or replace function private.agent_context(p_session_id uuid, p_limit integer) returns jsonb
+language plpgsql stable set search_path = '' as $$
+declare
+  v_all jsonb := public.get_session_context(p_session_id, p_limit);
+begin
+  return jsonb_build_object(
+    'session', jsonb_build_object('status', v_all #> '{session,status}', 'channels', v_all #> '{session,active_channels}',
+      'intent', v_all #> '{session,last_intent}', 'note', v_all #> '{session,context,note}'),
+    'person', jsonb_build_object('language', v_all #> '{profile,locale}', 'whatsapp', v_all #> '{profile,whatsapp}', 'allows_sms', v_all #> '{profile,allows_sms}'),
+    'brand', v_all #> '{client,brand}',
+    'call_summary', v_all -> 'call_summary',
+    'messages', v_all -> 'messages');
+end
+$$;
+comment on function private.agent_context is
+  'What a model is told of a session when it asks: what was said and agreed. No number, name or id: a model may repeat whatever it sees.';
+
 create or replace function public.run_agent_tool(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -148,13 +165,13 @@ begin
   case v_name
     when 'session_get_context' then
       v_result := jsonb_build_object('ok', true, 'result',
-        public.get_session_context(v_session.id, least(case when v_arguments ->> 'limit' ~ '^[0-9]{1,3}$' then (v_arguments ->> 'limit')::integer else 20 end, 100)));
+        private.agent_context(v_session.id, least(case when v_arguments ->> 'limit' ~ '^[0-9]{1,3}$' then (v_arguments ->> 'limit')::integer else 20 end, 100)));
     when 'session_update_status' then
       v_status := v_arguments ->> 'status';
       if v_status is null or v_status not in ('active', 'follow_up', 'closed') then
         v_result := jsonb_build_object('ok', false, 'error', 'status must be active, follow_up or closed');
       else
-        v_result := jsonb_build_object('ok', true, 'result', jsonb_build_object('session_id', v_session.id, 'status',
+        v_result := jsonb_build_object('ok', true, 'result', jsonb_build_object('status',
           public.update_omnichannel_session_status(v_session.id, v_status, nullif(v_arguments ->> 'intent', ''))));
         if nullif(v_arguments ->> 'note', '') is not null then
           update public.omnichannel_sessions set context = context || jsonb_build_object('note', left(v_arguments ->> 'note', 500)) where id = v_session.id;
@@ -185,3 +202,5 @@ begin
   end loop;
 end
 $$;
+revoke execute on function private.agent_context(uuid, integer) from public, anon, authenticated;
+grant execute on function private.agent_context(uuid, integer) to service_role;

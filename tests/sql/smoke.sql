@@ -691,6 +691,14 @@ begin
   perform pg_temp.equal(public.get_or_create_session((v_second #>> '{profile,id}')::uuid), v_session, 'the alias');
   perform pg_temp.equal(public.update_omnichannel_session_status(v_session, 'follow_up', 'rent'), 'follow_up', 'moved');
   perform pg_temp.equal(public.get_session_context(v_session) #>> '{session,last_intent}', 'rent', 'its context');
+  -- A model is told what was said, and nobody's number, name or id; an operator everything.
+  update public.profiles set display_name = 'Jeanne Uwase', whatsapp_jid = '250788900001@s.whatsapp.net' where id = (v_second #>> '{profile,id}')::uuid;
+  insert into public.profile_identities (profile_id, kind, value) values ((v_second #>> '{profile,id}')::uuid, 'whatsapp_phone', '250788900001');
+  assert public.get_session_context(v_session)::text ~ 'Jeanne Uwase' and public.get_session_context(v_session) #>> '{profile,wa_id}' = '250788900001';
+  v_first := public.run_agent_tool(jsonb_build_object('session_id', v_session, 'name', 'session_get_context', 'idempotency_key', 'k0'));
+  assert v_first::text !~ '250788900001|Jeanne|[0-9a-f]{8}-[0-9a-f]{4}', v_first;
+  assert v_first #>> '{result,session,intent}' = 'rent' and v_first #>> '{result,person,allows_sms}' = 'true'
+     and v_first #>> '{result,brand}' = 'EasyMO' and jsonb_array_length(v_first #> '{result,messages}') > 0, v_first;
   v_first := public.run_agent_tool(jsonb_build_object('session_id', v_session, 'name', 'session_update_status', 'arguments', '{"status": "closed", "note": "all said"}'::jsonb, 'idempotency_key', 'k1'));
   perform pg_temp.equal(v_first #>> '{result,status}', 'closed', 'by a tool');
   perform pg_temp.equal(public.run_agent_tool(jsonb_build_object('session_id', v_session, 'name', 'session_update_status', 'arguments', '{"status": "active"}'::jsonb, 'idempotency_key', 'k1')), v_first, 'once a key');
