@@ -131,6 +131,7 @@ begin
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('mcp_tool_calls', v_count);
   delete from public.notification_requests r where r.call_id = any (v_calls) or private.mentions(concat_ws(' ', r.call_ref, r.correlation_id), v_words);
+  delete from public.call_notification_resends r where r.call_id = any (v_calls);
   delete from public.call_notifications n where n.id = any (v_notes);
   update public.voice_calls c
      set profile_id = null, from_number = null, to_number = null, provider_call_id = null, mtn_call_sid = null, metadata = '{}', end_reason = null,

@@ -24,6 +24,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "clients_slug_is_lower_case",
             "clients_slug_key",
             "clients_sms_sender_id_has_at_most_11_characters",
+            "erasures_reason_is_a_code",
         ],
     ),
     (

@@ -1,4 +1,4 @@
--- 20261121012100_resend_call_notification.sql
+-- 20261121011560_resend_call_notification.sql
 -- An operator has a call's summary sent once more: new messages, the old ones stay, and who wanted it, and why, is kept.
 -- Safe to run again. Locks only a new table. Undo: drop the function and the table.
 create table if not exists public.call_notification_resends (
@@ -118,7 +118,3 @@ comment on function public.resend_call_notification is
   'For operators: the summary of a call is sent once more, by the next sweep, as new messages; the old rows stay. Refused while one is due.';
 revoke execute on function public.resend_call_notification(uuid, text, timestamptz) from public, anon, authenticated;
 grant execute on function public.resend_call_notification(uuid, text, timestamptz) to service_role;
-
-create or replace function private.schema_version() returns text
-language sql immutable parallel safe set search_path = '' as $$ select '20261121012100'::text $$;
-notify pgrst, 'reload schema';
