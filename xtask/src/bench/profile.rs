@@ -44,6 +44,9 @@ pub fn print(stage: &Stage, node: &std::path::Path) -> Result<()> {
                 number += 1;
             }
             let output = profiler.wait_with_output().context("could not read from the profiler")?;
+            if !output.status.success() {
+                bail!("the profiler failed ({}); its words are above", output.status);
+            }
             println!(
                 "\n{}, {title}: {number} requests\n{}",
                 accept.function(),
