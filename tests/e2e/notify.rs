@@ -105,6 +105,25 @@ async fn a_call_is_told_once_however_often_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn an_operator_has_a_summary_sent_once_more() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    let told = stage.told_and_done(&CallSeed::new(&phone)).await;
+    stage.delivered(&phone, "sms delivered 1").await;
+    assert_eq!(stage.ask(&told.call).await.call.id, told.call.id);
+    stage.delivered(&phone, "sms delivered 1").await;
+    let again = "select public.resend_call_notification($1, 'she lost her phone')";
+    stage.execute(again, &[&told.call.id]).await.unwrap();
+    stage.cron().await.unwrap();
+    stage.delivered(&phone, "sms delivered 1, sms delivered 1 possible-duplicate").await;
+    let texts: Vec<String> = stage.mtn().messages_to(&phone).into_iter().map(|sms| sms.text).collect();
+    assert_eq!(texts.len(), 2);
+    assert_eq!(texts[0], texts[1], "the summary is not made anew");
+    let correlation = stage.value("select correlation_id from call_notification_resends").await;
+    page(&stage, correlation.as_str().unwrap(), "done").await;
+}
+
+#[tokio::test]
 async fn both_spellings_and_every_kind_of_id_name_the_same_call() {
     let stage = stage().await;
     for by in ["summary", "call", "provider", "mtn"] {

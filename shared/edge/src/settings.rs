@@ -285,6 +285,39 @@ mod tests {
         );
     }
 
+    /// Names that the sources below `dir` ask the configuration for: `find("…")`, `text("…")` and their like.
+    fn asked_for(dir: &std::path::Path, names: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                asked_for(&path, names);
+            } else if path.extension().is_some_and(|kind| kind == "rs") && !path.ends_with("settings.rs") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+                let quoted = code.split('"').skip(1).step_by(2);
+                names.extend(quoted.filter(|word| SETTINGS.iter().any(|s| s.name == *word)).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_function_asks_for_it_reads_and_what_nobody_asks_for_is_no_setting() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut all = std::collections::BTreeSet::new();
+        for function in ALL {
+            let mut own = std::collections::BTreeSet::new();
+            asked_for(&root.join("functions").join(function).join("src"), &mut own);
+            for name in &own {
+                let setting = SETTINGS.iter().find(|s| s.name == name).unwrap();
+                assert!(setting.is_read_by(function), "{function} asks for {name} and is not among its readers");
+            }
+            all.extend(own);
+        }
+        asked_for(&root.join("shared/edge/src"), &mut all);
+        let unused: Vec<&str> = SETTINGS.iter().map(|s| s.name).filter(|name| !all.contains(*name)).collect();
+        assert_eq!(unused, Vec::<&str>::new());
+    }
+
     #[test]
     fn no_name_stands_twice() {
         let mut names: Vec<_> = SETTINGS.iter().flat_map(|s| [Some(s.name), s.alias]).flatten().collect();
