@@ -91,7 +91,7 @@ pub async fn store(cx: &Cx, queue: &'static str, payload: Value, refused: &str) 
                 &format!("{queue} refused and {error}; the sender must keep it"),
                 &[("queue", queue.into())],
             );
-            Err(error.problem(30))
+            Err(Problem::unavailable(30))
         }
     }
 }
