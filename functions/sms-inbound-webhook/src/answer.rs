@@ -262,7 +262,7 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
         &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }),
         &[("tool", (&call.name).into())],
     );
-    result.map(agent::for_model).unwrap_or_else(|error| {
+    result.unwrap_or_else(|error| {
         // A value that the database refuses is the model's to correct; anything else is not.
         let problem = error.problem(0);
         let said = match problem.status {

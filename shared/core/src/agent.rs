@@ -258,22 +258,6 @@ impl ToolError {
     }
 }
 
-/// What the model may see of the person and the client that a tool's result holds: enough to speak with them, and no number
-/// and no id that means something outside this conversation.
-const SHOWN: [(&str, &[&str]); 2] =
-    [("profile", &["display_name", "locale", "allows_sms", "whatsapp"]), ("client", &["brand", "contact_number"])];
-
-/// A tool's result on its way to the model.
-pub fn for_model(mut output: Value) -> Value {
-    for (part, shown) in SHOWN {
-        let found = output.get_mut("result").and_then(|result| result.get_mut(part));
-        if let Some(fields) = found.and_then(Value::as_object_mut) {
-            fields.retain(|name, _| shown.contains(&name.as_str()));
-        }
-    }
-    output
-}
-
 /// Checks a tool's arguments; what comes back holds only the fields we know, with values in range.
 pub fn check_arguments(name: &str, arguments: &str) -> Result<Value, ToolError> {
     if !TOOLS.contains(&name) {
@@ -420,26 +404,6 @@ mod tests {
         assert_eq!(definitions[1]["parameters"]["properties"]["status"]["enum"], json!(STATUSES));
         assert_eq!(tools(&["session_get_context", "rm_rf"]).len(), 1);
         assert!(tools::<&str>(&[]).is_empty());
-    }
-
-    #[test]
-    fn no_number_of_the_person_reaches_the_model() {
-        let output = json!({"ok": true, "result": {
-            "session": {"status": "active", "last_intent": "rent"},
-            "profile": {"id": "p", "phone_number": "+250788123456", "wa_id": "250788123456", "display_name": "Aline", "locale": "rw",
-                        "preferences": {"policy": "both"}},
-            "client": {"id": "c", "brand": "EasyMO", "contact_number": "+250788000000", "settings": {"internal": 1}},
-            "messages": [{"role": "user", "text": "Muraho"}]}});
-        assert_eq!(
-            for_model(output),
-            json!({"ok": true, "result": {
-                "session": {"status": "active", "last_intent": "rent"},
-                "profile": {"display_name": "Aline", "locale": "rw"},
-                "client": {"brand": "EasyMO", "contact_number": "+250788000000"},
-                "messages": [{"role": "user", "text": "Muraho"}]}})
-        );
-        let refused = json!({"ok": false, "error": "session not found"});
-        assert_eq!(for_model(refused.clone()), refused);
     }
 
     #[test]
