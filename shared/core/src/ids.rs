@@ -1,4 +1,4 @@
-//! Identifiers: their own types, so that swapping two does not compile, and UUIDs made from bytes the shell brings.
+//! Identifiers: correlation ids, hashes that stand for content, and UUIDs made from bytes the shell brings.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -18,11 +18,6 @@ impl CorrelationId {
         let fits = (1..=CORRELATION_ID_MAX).contains(&text.len());
         let may_stand = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~:+=@,".contains(&byte);
         (fits && text != "health" && text.bytes().all(may_stand)).then(|| CorrelationId(text.to_owned()))
-    }
-
-    /// Takes the caller's id, or makes one from 16 random bytes.
-    pub fn parse_or(text: Option<&str>, random: [u8; 16]) -> CorrelationId {
-        text.and_then(CorrelationId::parse).unwrap_or_else(|| CorrelationId(uuid_v4(random)))
     }
 
     /// The id as text.
@@ -45,70 +40,27 @@ impl<'de> Deserialize<'de> for CorrelationId {
     }
 }
 
-macro_rules! uuid_type {
-    ($($(#[$doc:meta])* $name:ident;)*) => {$(
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-        #[serde(transparent)]
-        pub struct $name(String);
-
-        impl $name {
-            /// Takes the text if it is a UUID; hexadecimal digits become lower case.
-            pub fn parse(text: &str) -> Option<$name> {
-                is_uuid(text).then(|| $name(text.to_ascii_lowercase()))
-            }
-            /// Makes one from 16 random bytes.
-            pub fn from_random(random: [u8; 16]) -> $name {
-                $name(uuid_v4(random))
-            }
-            /// The id as text.
-            pub fn as_str(&self) -> &str {
-                &self.0
-            }
-        }
-
-        impl std::fmt::Display for $name {
-            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str(&self.0)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<$name, D::Error> {
-                let text = String::deserialize(deserializer)?;
-                $name::parse(&text).ok_or_else(|| serde::de::Error::custom("not a UUID"))
-            }
-        }
-    )*};
-}
-
-uuid_type! {
-    /// One outbound message: a row of `message_delivery_log`, and what providers echo in their reports.
-    DeliveryId;
-    /// One conversation over all channels.
-    SessionId;
-    /// Proof of holding a claim.
-    LeaseToken;
-}
-
 /// A version 4 UUID (RFC 9562 section 5.4) from 16 random bytes, in lower case.
 ///
 /// ```
 /// assert_eq!(ihuza_core::ids::uuid_v4([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
 /// ```
 pub fn uuid_v4(random: [u8; 16]) -> String {
-    uuid_text(random, 0x40)
-}
-
-/// A version 8 UUID (RFC 9562 section 5.8) that is the same for the same parts: the first 16 bytes of their SHA-256,
-/// each part preceded by its length.
-pub fn derived_uuid(parts: &[&[u8]]) -> String {
-    let digest = digest_parts(parts);
-    let mut bytes = [0_u8; 16];
-    for (to, from) in bytes.iter_mut().zip(digest) {
-        *to = from;
+    let mut bytes = random;
+    if let Some(byte) = bytes.get_mut(6) {
+        *byte = (*byte & 0x0f) | 0x40;
     }
-    uuid_text(bytes, 0x80)
+    if let Some(byte) = bytes.get_mut(8) {
+        *byte = (*byte & 0x3f) | 0x80;
+    }
+    let mut out = String::with_capacity(36);
+    for (at, digit) in hex::encode(bytes).chars().enumerate() {
+        if matches!(at, 8 | 12 | 16 | 20) {
+            out.push('-');
+        }
+        out.push(digit);
+    }
+    out
 }
 
 /// SHA-256 over all parts as 64 hexadecimal digits; each part is preceded by its length, so that moving a border between
@@ -135,23 +87,6 @@ pub fn is_uuid(text: &str) -> bool {
         })
 }
 
-fn uuid_text(mut bytes: [u8; 16], version: u8) -> String {
-    if let Some(byte) = bytes.get_mut(6) {
-        *byte = (*byte & 0x0f) | version;
-    }
-    if let Some(byte) = bytes.get_mut(8) {
-        *byte = (*byte & 0x3f) | 0x80;
-    }
-    let mut out = String::with_capacity(36);
-    for (at, digit) in hex::encode(bytes).chars().enumerate() {
-        if matches!(at, 8 | 12 | 16 | 20) {
-            out.push('-');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,9 +101,6 @@ mod tests {
     #[test]
     fn moving_a_border_between_parts_changes_the_hash() {
         assert_ne!(content_hash(&[b"ab", b"c"]), content_hash(&[b"a", b"bc"]));
-        assert_ne!(derived_uuid(&[b"ab", b"c"]), derived_uuid(&[b"a", b"bc"]));
-        assert_eq!(derived_uuid(&[b"ab", b"c"]), derived_uuid(&[b"ab", b"c"]));
-        assert!(is_uuid(&derived_uuid(&[])));
     }
 
     #[test]
@@ -178,16 +110,7 @@ mod tests {
         }
         for bad in ["", "a b", "é", "a\n", "a/b", "a?b", "a#b", "a%20b", "health", &"x".repeat(65)] {
             assert_eq!(CorrelationId::parse(bad), None);
-            assert!(is_uuid(CorrelationId::parse_or(Some(bad), [7; 16]).as_str()));
         }
-    }
-
-    #[test]
-    fn a_delivery_id_is_a_uuid_in_lower_case() {
-        let id = DeliveryId::parse("7C1E0B1E-6A0E-4D0B-9A55-1A2F0C9B7D11").unwrap();
-        assert_eq!(id.as_str(), "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11");
-        assert_eq!(serde_json::to_string(&id).unwrap(), "\"7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11\"");
-        assert!(serde_json::from_str::<DeliveryId>("\"nope\"").is_err());
     }
 
     proptest! {
@@ -198,7 +121,7 @@ mod tests {
 
         #[test]
         fn nothing_read_panics(text: String) {
-            let _ = (CorrelationId::parse(&text), is_uuid(&text), DeliveryId::parse(&text));
+            let _ = (CorrelationId::parse(&text), is_uuid(&text));
         }
     }
 }

@@ -211,14 +211,6 @@ impl Address {
         }
         E164::parse_msisdn(bare).map(Address::Subscriber)
     }
-
-    /// The number to answer to, if there is one.
-    pub fn subscriber(&self) -> Option<&E164> {
-        match self {
-            Address::Subscriber(number) => Some(number),
-            Address::ShortCode(_) | Address::Alphanumeric(_) | Address::None => None,
-        }
-    }
 }
 
 /// Words that carriers put where a number is withheld.
@@ -234,11 +226,6 @@ pub fn is_sender_name(text: &str) -> bool {
     (1..=11).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ')
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
-}
-
-/// Whether the digits (with or without `+`) are in a satellite or premium range: +881, +882, +883, +979.
-pub fn is_premium(number: &str) -> bool {
-    premium_prefix(number.strip_prefix('+').unwrap_or(number)).is_some()
 }
 
 /// Masks anything that looks like a number: the first five digits (and the `+`), four stars, the last three digits.
@@ -442,7 +429,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_read_panics(text in "\\PC{0,80}") {
-            let _ = (E164::parse(&text), E164::parse_msisdn(&text), Address::parse(&text), mask(&text), is_premium(&text));
+            let _ = (E164::parse(&text), E164::parse_msisdn(&text), Address::parse(&text), mask(&text));
         }
 
         #[test]

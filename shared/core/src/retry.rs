@@ -72,16 +72,6 @@ impl Next {
 }
 
 impl Policy {
-    /// For work that waits in a queue: base 30 s, cap 1 h.
-    pub fn queued(deadline: DateTime<Utc>) -> Policy {
-        Policy { base: TimeDelta::seconds(30), cap: TimeDelta::hours(1), deadline }
-    }
-
-    /// For a retry inside one piece of work: base 0.5 s, cap 5 s.
-    pub fn in_request(deadline: DateTime<Utc>) -> Policy {
-        Policy { base: TimeDelta::milliseconds(500), cap: TimeDelta::seconds(5), deadline }
-    }
-
     /// When to try again after attempt number `attempt` (the first is 1) failed.
     ///
     /// Full jitter: the wait is drawn evenly from `[0, min(cap, base * 2^(attempt-1)))`; `dice` in `[0, 1)` is that draw.
@@ -154,7 +144,11 @@ mod tests {
     }
 
     fn policy() -> Policy {
-        Policy::queued(at(600))
+        until(600)
+    }
+
+    fn until(seconds: i64) -> Policy {
+        Policy { base: TimeDelta::seconds(30), cap: TimeDelta::hours(1), deadline: at(seconds) }
     }
 
     fn show(next: Next) -> String {
@@ -185,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_hour_is_the_longest_wait() {
-        let patient = Policy::queued(at(86_400));
+        let patient = until(86_400);
         assert_eq!(show(patient.next(30, None, at(0), 1.0)), "in 3600000 ms");
     }
 

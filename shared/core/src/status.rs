@@ -90,16 +90,6 @@ impl DeliveryStatus {
     pub fn parse(word: &str) -> Option<DeliveryStatus> {
         ALL.into_iter().find(|status| status.as_str() == word)
     }
-
-    /// Whether the message did not arrive and nobody is going to try again by itself.
-    pub fn is_failure(self) -> bool {
-        self.rank() == 4
-    }
-
-    /// Whether it reached the handset.
-    pub fn has_arrived(self) -> bool {
-        self.rank() >= 5
-    }
 }
 
 /// One thing that is known to have happened to a message.
@@ -157,33 +147,6 @@ pub fn from_whatsapp(word: &str) -> Option<DeliveryStatus> {
         "delivered" => DeliveryStatus::Delivered,
         "read" | "played" => DeliveryStatus::Read,
         "failed" => DeliveryStatus::Failed,
-        _ => return None,
-    };
-    Some(status)
-}
-
-/// The words of Africa's Talking delivery reports.
-pub fn from_africas_talking(word: &str) -> Option<DeliveryStatus> {
-    let status = match word.trim() {
-        "Sent" | "Submitted" | "Buffered" => DeliveryStatus::Sent,
-        "Success" => DeliveryStatus::Delivered,
-        "Rejected" | "Failed" => DeliveryStatus::Failed,
-        "AbsentSubscriber" => DeliveryStatus::Undeliverable,
-        "Expired" => DeliveryStatus::Expired,
-        _ => return None,
-    };
-    Some(status)
-}
-
-/// Twilio's `MessageStatus`; inbound words are none of ours.
-pub fn from_twilio(word: &str) -> Option<DeliveryStatus> {
-    let status = match word.trim() {
-        "accepted" | "scheduled" | "queued" | "sending" => DeliveryStatus::Sending,
-        "sent" => DeliveryStatus::Sent,
-        "delivered" => DeliveryStatus::Delivered,
-        "read" => DeliveryStatus::Read,
-        "undelivered" => DeliveryStatus::Undeliverable,
-        "failed" | "canceled" => DeliveryStatus::Failed,
         _ => return None,
     };
     Some(status)
@@ -322,25 +285,6 @@ mod tests {
                 ] as &[&str],
             ),
             (from_whatsapp, &["sent", "delivered", "read", "played", "failed"]),
-            (
-                from_africas_talking,
-                &["Sent", "Submitted", "Buffered", "Success", "Rejected", "Failed", "AbsentSubscriber", "Expired"],
-            ),
-            (
-                from_twilio,
-                &[
-                    "accepted",
-                    "scheduled",
-                    "queued",
-                    "sending",
-                    "sent",
-                    "delivered",
-                    "read",
-                    "undelivered",
-                    "failed",
-                    "canceled",
-                ],
-            ),
         ] {
             for word in words {
                 assert!(read(word).is_some(), "{word}");
