@@ -7,7 +7,8 @@ use crate::phone;
 const MIN_DIGITS: usize = 8;
 
 /// Masks everything in `text` that may be a phone number: eight digits or more, also with `+`, spaces, points, dashes or
-/// brackets between them. UUIDs and RFC 3339 times stay. What is masked keeps its first five and last three digits.
+/// brackets between them. UUIDs, 32 hexadecimal digits in a row (a UUID without its dashes, a W3C trace id) and RFC 3339
+/// times stay. What is masked keeps its first five and last three digits.
 ///
 /// ```
 /// assert_eq!(ihuza_core::redact::scrub("to +250788123456: busy"), "to +25078****456: busy");
@@ -37,20 +38,10 @@ pub fn scrub(text: &str) -> String {
     out
 }
 
-/// Length of a UUID or time that begins here.
+/// What of an id or a time begins here: its length from here on.
 fn harmless(before: &str, from: &str, after_letter: bool) -> Option<usize> {
-    // A UUID may begin with letters, which are then already written.
-    let led_by = before.bytes().rev().take_while(u8::is_ascii_hexdigit).count();
-    if led_by < 36 {
-        let begin = 36 - led_by;
-        if let (Some(head), Some(tail)) = (before.get(before.len() - led_by..), from.get(..begin)) {
-            let mut whole = String::with_capacity(36);
-            whole.push_str(head);
-            whole.push_str(tail);
-            if is_uuid(&whole) && !from.get(begin..).unwrap_or("").starts_with(|c: char| c.is_ascii_alphanumeric()) {
-                return Some(begin);
-            }
-        }
+    if let Some(length) = rest_of_id(before, from, 36, is_uuid).or_else(|| rest_of_id(before, from, 32, is_bare_uuid)) {
+        return Some(length);
     }
     if after_letter {
         return None;
@@ -64,6 +55,22 @@ fn harmless(before: &str, from: &str, after_letter: bool) -> Option<usize> {
         _ => byte.is_ascii_digit(),
     });
     fits.then_some(19)
+}
+
+/// An id of `length` bytes may begin with letters, which are then already written: what is left of it.
+fn rest_of_id(before: &str, from: &str, length: usize, is_id: fn(&str) -> bool) -> Option<usize> {
+    let led_by = before.bytes().rev().take_while(u8::is_ascii_hexdigit).count();
+    let rest = length.checked_sub(led_by).filter(|rest| *rest > 0)?;
+    let begun = before.len().checked_sub(led_by)?;
+    let whole = [before.get(begun..)?, from.get(..rest)?].concat();
+    let borders = [before.get(..begun)?.chars().next_back(), from.get(rest..)?.chars().next()];
+    let stands_alone = !borders.into_iter().flatten().any(|border| border.is_ascii_alphanumeric());
+    (stands_alone && is_id(&whole)).then_some(rest)
+}
+
+/// Hexadecimal digits, letters among them: 32 of them are no number of a phone.
+fn is_bare_uuid(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_hexdigit()) && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
 /// Length in bytes of the digits and separators from here on; ends behind a digit.
@@ -118,6 +125,8 @@ mod tests {
             ("(+250) 788.123.456", "(+25078****456"),
             ("250788123456@s.whatsapp.net", "25078****456@s.whatsapp.net"),
             ("１２３４５６７８９０", "１２３４５****８９０"),
+            ("00788123456a43369332dc4d96a7f0ff0", "00788****456a43****32dc4d96a7f0ff0"),
+            ("07881234560788123456078812345600", "07881****600"),
         ] {
             assert_eq!(scrub(text), expected);
         }
@@ -132,6 +141,8 @@ mod tests {
             "id 7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11, ok",
             "id 12345678-1234-4234-8234-123456789012",
             "id ab345678-1234-4234-8234-123456789012",
+            "trace-fb488623f71a43369332dc4d96a7f0ff",
+            "id 00788123456a43369332dc4d96a7f0ff, ok",
             "after 8003 ms, attempt 2",
             "+",
             "a + b",
