@@ -161,6 +161,43 @@ async fn a_session_closed_in_mid_turn_lets_nobody_else_answer_its_person() {
 }
 
 #[tokio::test]
+async fn whoever_claims_for_a_person_waits_for_whoever_is_just_claiming() {
+    let db = Db::new().await;
+    let from = phone();
+    let person = format!("profile_id = (select id from public.profiles where phone_number = '{from}')");
+    // Two messages: one is answered in a session that is closed then, the other still waits in it.
+    let first = db.rpc("begin_sms_turn", message("f-1", &from, 1, 0)).await;
+    db.rpc("begin_sms_turn", message("f-2", &from, 2, 0)).await;
+    db.run(&format!("select public.update_status('{}', 'closed')", text(&first, "/session/id"))).await;
+    let finish = json!({"turn_id": first["turn_id"], "lease_token": token(1), "outcome": "answered", "now": at_text(1), "deliveries": []});
+    assert_eq!(db.rpc("finish_sms_turn", finish).await["more"], true);
+    // One looks after the closed session and has not committed; another has a message that opens a new one.
+    let (looks_after, writes) = (db.connect().await, db.connect().await);
+    looks_after.batch_execute("begin").await.unwrap();
+    let session = json!({"session_id": first["session"]["id"], "correlation_id": "c", "lease_token": token(3), "now": at_text(2)});
+    assert_eq!(rpc(&looks_after, "begin_sms_turn", session).await["decision"], "go");
+    let waiting =
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()";
+    let answers = all([0, 1].map(|which| {
+        let (looks_after, writes, db, from) = (&looks_after, &writes, &db, &from);
+        async move {
+            if which == 0 {
+                return rpc(writes, "begin_sms_turn", message("f-3", from, 4, 3)).await;
+            }
+            while db.count(waiting).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            looks_after.batch_execute("commit").await.unwrap();
+            Value::Null
+        }
+    }))
+    .await;
+    assert_eq!(answers[0], json!({"decision": "stored"}));
+    let open = format!("select count(*) from public.conversation_turns where {person} and status = 'open'");
+    assert_eq!(db.count(&open).await, 1);
+}
+
+#[tokio::test]
 async fn many_requests_for_one_call_notify_once() {
     let db = Db::new().await;
     let call = ended_call(&db, &phone(), -1000).await;
