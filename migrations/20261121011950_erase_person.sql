@@ -22,13 +22,15 @@ comment on column public.erasures.profile_id is 'Id that the person had; it refe
 comment on column public.erasures.reason is 'Why, as code: asked_by_person, retention, ...';
 comment on column public.erasures.counts is 'Rows erased or emptied, by table.';
 
-create or replace function private.mentions(p_text text, p_words text[]) returns boolean
+create or replace function private.mentions(p_text text, p_words text[], p_digits text[]) returns boolean
 language plpgsql immutable parallel safe set search_path = '' as $$
 begin
-  return exists (select from unnest(p_words) w where position(w in p_text) > 0);
+  return exists (select from unnest(p_words) w where position(w in p_text) > 0)
+    -- A number may be the beginning of another.
+    or exists (select from unnest(p_digits) d where p_text ~ ('(^|[^0-9])' || d || '([^0-9]|$)'));
 end
 $$;
-comment on function private.mentions is 'Whether a text holds one of these words.';
+comment on function private.mentions is 'Whether a text holds one of these words, or one of these numbers and not a longer one.';
 
 create or replace function private.erase_person(p_profile_id uuid, p_reason text) returns jsonb
 language plpgsql security definer set search_path = '' as $$
@@ -40,8 +42,10 @@ declare
   v_turns uuid[];
   v_notes uuid[];
   v_deliveries uuid[];
-  -- Ids that only this person's work has: a payload that holds one of them is theirs.
+  -- A payload with one of these in it is theirs: numbers, ids that we made, and, in quotes, ids that others chose.
+  v_digits text[];
   v_words text[];
+  v_names text[];
   v_client uuid;
   v_count integer;
   v_counts jsonb := '{}';
@@ -89,36 +93,44 @@ begin
      or exists (select from public.message_delivery_log l where l.id = any (v_deliveries) and l.lease_until > v_now) then
     raise exception using errcode = 'PT409', message = 'person_is_being_answered', hint = 'Try again in two minutes.';
   end if;
-  v_words := v_numbers || array(select i::text from unnest(v_sessions || v_calls || v_turns || v_notes || v_deliveries || p_profile_id) i)
+  v_digits := array(select distinct ltrim(n, '+') from unnest(v_numbers) n where n ~ '^[+]?[0-9]+$');
+  v_names := array(
+    select c.provider_call_id from public.voice_calls c where c.id = any (v_calls) and c.provider_call_id is not null
+    union
+    select c.mtn_call_sid from public.voice_calls c where c.id = any (v_calls) and c.mtn_call_sid is not null
+    union
+    select l.correlation_id from public.message_delivery_log l where l.id = any (v_deliveries) and l.correlation_id is not null
+    union
+    select r.correlation_id from public.notification_requests r where r.call_id = any (v_calls));
+  v_words := array(select n from unnest(v_numbers) n where n !~ '^[+]?[0-9]+$')
+    || array(select to_jsonb(n)::text from unnest(v_names) n)
+    || array(select i::text from unnest(v_sessions || v_calls || v_turns || v_notes || v_deliveries || p_profile_id) i)
     || array(select t.sms_delivery_id::text from public.conversation_turns t where t.id = any (v_turns))
     || array(select t.whatsapp_delivery_id::text from public.conversation_turns t where t.id = any (v_turns))
     || array(select n.sms_delivery_id::text from public.call_notifications n where n.id = any (v_notes))
     || array(select n.whatsapp_delivery_id::text from public.call_notifications n where n.id = any (v_notes))
-    || array(select c.provider_call_id from public.voice_calls c where c.id = any (v_calls) and length(c.provider_call_id) >= 7)
-    || array(select c.mtn_call_sid from public.voice_calls c where c.id = any (v_calls) and length(c.mtn_call_sid) >= 7)
-    || array(select s.id::text from public.call_summaries s where s.call_id = any (v_calls))
-    || array(select l.correlation_id from public.message_delivery_log l where l.id = any (v_deliveries) and length(l.correlation_id) >= 7)
-    || array(select r.correlation_id from public.notification_requests r where r.call_id = any (v_calls) and length(r.correlation_id) >= 7);
+    || array(select s.id::text from public.call_summaries s where s.call_id = any (v_calls));
 
   -- Envelopes. Reports of several people travel together: only this person's are taken out.
   update public.jobs j
      set payload = jsonb_set(j.payload, '{body,events}', (
-           select coalesce(jsonb_agg(e), '[]') from jsonb_array_elements(j.payload #> '{body,events}') e where not private.mentions(e::text, v_words)))
-   where jsonb_typeof(j.payload #> '{body,events}') = 'array' and private.mentions(j.payload::text, v_words);
+           select coalesce(jsonb_agg(e), '[]') from jsonb_array_elements(j.payload #> '{body,events}') e where not private.mentions(e::text, v_words, v_digits)))
+   where jsonb_typeof(j.payload #> '{body,events}') = 'array' and private.mentions(j.payload::text, v_words, v_digits);
   delete from public.jobs j
-   where private.mentions(concat_ws(' ', j.payload::text, j.correlation_id), v_words) or j.payload #> '{body,events}' = '[]';
+   where j.correlation_id = any (v_names) or private.mentions(concat_ws(' ', j.payload::text, j.correlation_id), v_words, v_digits) or j.payload #> '{body,events}' = '[]';
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('jobs', v_count);
   update public.dead_letters d
      set payload = jsonb_set(d.payload, '{body,events}', (
-           select coalesce(jsonb_agg(e), '[]') from jsonb_array_elements(d.payload #> '{body,events}') e where not private.mentions(e::text, v_words)))
-   where jsonb_typeof(d.payload #> '{body,events}') = 'array' and private.mentions(d.payload::text, v_words);
+           select coalesce(jsonb_agg(e), '[]') from jsonb_array_elements(d.payload #> '{body,events}') e where not private.mentions(e::text, v_words, v_digits)))
+   where jsonb_typeof(d.payload #> '{body,events}') = 'array' and private.mentions(d.payload::text, v_words, v_digits);
   delete from public.dead_letters d
-   where private.mentions(concat_ws(' ', d.payload::text, d.message_id, d.correlation_id), v_words) or d.payload #> '{body,events}' = '[]';
+   where d.correlation_id = any (v_names)
+      or private.mentions(concat_ws(' ', d.payload::text, d.message_id, d.correlation_id), v_words, v_digits) or d.payload #> '{body,events}' = '[]';
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('dead_letters', v_count);
-  update public.alerts a set details = '{}' where private.mentions(a.details::text, v_words);
-  delete from public.rate_limits r where private.mentions(r.bucket, v_words);
+  update public.alerts a set details = '{}' where private.mentions(a.details::text, v_words, v_digits);
+  delete from public.rate_limits r where private.mentions(r.bucket, v_words, v_digits);
 
   -- What was said in calls. The calls themselves stay as figures.
   delete from public.transcripts t where t.call_id = any (v_calls);
@@ -130,7 +142,9 @@ begin
   delete from public.mcp_tool_calls m where m.call_id = any (v_calls) or m.session_id = any (v_sessions) or m.turn_id = any (v_turns);
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('mcp_tool_calls', v_count);
-  delete from public.notification_requests r where r.call_id = any (v_calls) or private.mentions(concat_ws(' ', r.call_ref, r.correlation_id), v_words);
+  delete from public.notification_requests r
+   where r.call_id = any (v_calls) or r.call_ref = any (v_names) or r.correlation_id = any (v_names)
+      or private.mentions(concat_ws(' ', r.call_ref, r.correlation_id), v_words, v_digits);
   delete from public.call_notification_resends r where r.call_id = any (v_calls);
   delete from public.call_notifications n where n.id = any (v_notes);
   update public.voice_calls c
@@ -172,5 +186,5 @@ drop policy if exists erasures_select on public.erasures;
 create policy erasures_select on public.erasures for select to authenticated using (false);
 revoke all on public.erasures from public, anon, authenticated;
 grant select, insert on public.erasures to service_role;
-revoke execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[]) from public, anon, authenticated;
-grant execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[]) to service_role;
+revoke execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[], text[]) from public, anon, authenticated;
+grant execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[], text[]) to service_role;

@@ -33,7 +33,7 @@ async fn life(db: &Db, phone: &str, n: u32) -> String {
     let call = ended_call(db, phone, -1000).await;
     db.run(&format!(
         "insert into public.transcripts (call_id, seq, role, text) values ('{call}', 1, 'user', '{SECRET}');
-         update public.voice_calls set metadata = '{{\"from\": \"sip:{digits}@trunk\"}}', provider_call_id = 'call-{digits}' where id = '{call}'"
+         update public.voice_calls set metadata = '{{\"from\": \"sip:{digits}@trunk\"}}', provider_call_id = 'call-{digits}', mtn_call_sid = 'sid-{n}' where id = '{call}'"
     ))
     .await;
     let wamid = format!("wamid.{digits}");
@@ -97,6 +97,14 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
     life(&db, other, 50).await;
     let both = |_: ()| json!({"v": 1, "body": {"events": [{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}, {"provider_message_id": "wamid.250788123456"}]}});
     db.rpc("enqueue_job", json!({"queue": "whatsapp-updates", "payload": both(())})).await;
+    // Of somebody whose number begins alike, and of a call whose name does.
+    for (n, body) in [json!({"from": "+2507881234567"}), json!({"call_ref": "sid-12"}), json!({"call_ref": "sid-1"})]
+        .iter()
+        .enumerate()
+    {
+        let letter = json!({"queue": "sms-inbound", "message_id": format!("alike-{n}"), "payload": {"v": 1, "body": body}, "reason": "retries_exhausted"});
+        db.rpc("record_dead_letter", letter).await;
+    }
     let before = db.count("select count(*) from public.message_delivery_log").await;
     let of_other = left(&db, &["250788999888"]).await;
     assert!(left(&db, &["250788123456"]).await.len() > 30);
@@ -125,6 +133,13 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
     }
     let mut found = left(&db, &["250788123456", "Jeanne 250788123456", &profile]).await;
     found.retain(|line| !line.starts_with("public.erasures.profile_id: "));
+    found.retain(|line| !line.contains("2507881234567"));
+    let letters = db
+        .value(
+            "select jsonb_agg(message_id order by message_id) from public.dead_letters where message_id like 'alike%'",
+        )
+        .await;
+    assert_eq!(letters, json!(["alike-0", "alike-1"]), "those only look alike, and the third is the call's");
     assert!(found.is_empty(), "{}", found.join("\n"));
     // The secret is everybody's; what is left of it is the other's.
     let secrets = "select count(*) from public.message_delivery_log where content is not null or payload is not null";
