@@ -261,7 +261,7 @@ async fn a_carrier_that_cannot_be_reached_gets_the_message_when_it_is_back() {
     // The token is there already.
     stage.told_and_done(&CallSeed::new(&stage.stranger())).await;
     let phone = stage.stranger();
-    stage.mtn().server().go_down();
+    stage.mtn().server().go_down().await;
     stage.told_and_done(&CallSeed::new(&phone)).await;
     let deliveries = stage.deliveries(&phone).await;
     stage.mtn().server().come_back().await.unwrap();

@@ -133,7 +133,7 @@ async fn while_the_database_is_gone_everything_is_accepted_and_done_when_it_is_b
     let stage = Stage::alone("database-2", opaque).await;
     let (caller, writer) = (stage.stranger(), stage.stranger());
     let call = stage.seed_call(&CallSeed::new(&caller)).await.unwrap();
-    stage.gateway_server().go_down();
+    stage.gateway_server().go_down().await;
     stage.ask(&call).await;
     assert_eq!(stage.sms_from(&writer, "I look for a house in Remera").await.unwrap().status, Some(200));
     let retried = async || {

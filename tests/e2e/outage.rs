@@ -28,7 +28,7 @@ async fn what_the_queue_refuses_is_a_job_row_and_what_both_refuse_stays_with_the
     assert_eq!(stage.count("jobs where status = 'pending'").await, 2);
 
     // Both are away: the sender is told to keep it, and when to come again.
-    stage.gateway_server().go_down();
+    stage.gateway_server().go_down().await;
     let refused = stage.sms_from(&writer, "for 400k").await.unwrap();
     assert_eq!(refused.status, Some(503), "{}", refused.answer);
     let call = stage.seed_call(&CallSeed::new(&caller)).await.unwrap();

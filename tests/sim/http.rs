@@ -118,14 +118,19 @@ impl Server {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// From now on nobody can connect, and whoever was connected is cut off.
-    pub fn go_down(&self) {
+    /// Once this returns nobody can connect, and whoever was connected is cut off.
+    pub async fn go_down(&self) {
         self.task().abort();
+        while tokio::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, self.port)).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // The tasks of the connections end when they are next looked at.
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     /// Listens again, on the same port.
     pub async fn come_back(&self) -> Result<()> {
-        self.go_down();
+        self.go_down().await;
         let (_, task) = listen(self.port, self.handler.clone()).await?;
         *self.task() = task;
         Ok(())
@@ -138,7 +143,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.go_down();
+        self.task().abort();
     }
 }
 

@@ -149,7 +149,7 @@ async fn work_goes_on_when_the_caller_hangs_up() {
 #[tokio::test]
 async fn a_server_goes_away_and_comes_back_on_the_same_port() {
     let setup = Setup::new().await;
-    setup.server.go_down();
+    setup.server.go_down().await;
     let since = Instant::now();
     while setup.ask("/thing", "").await.is_some() && since.elapsed() < Duration::from_secs(5) {}
     let error = client().unwrap().get(setup.server.url()).send().await.unwrap_err();
