@@ -56,7 +56,7 @@ async fn what_the_queue_refuses_is_a_job_row_and_what_both_refuse_stays_with_the
 
 #[tokio::test]
 async fn a_job_row_that_no_queue_can_take_becomes_a_dead_letter() {
-    let stage = Stage::alone("no-queues", without_queues).await;
+    let stage = Stage::alone("too-large", without_queues).await;
     let sql = "insert into jobs (queue, payload, correlation_id) values ('sms-inbound',
                  jsonb_build_object('v', 1, 'correlation_id', 'too-large', 'first_seen_at', now(), 'body', jsonb_build_object('text', repeat('x', 200000))), 'too-large')";
     stage.execute(sql, &[]).await.unwrap();
