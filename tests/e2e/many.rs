@@ -184,3 +184,27 @@ async fn a_template_that_is_not_approved_costs_nobody_else_their_whatsapp() {
     stage.told_and_done(&CallSeed::new(&other).on_whatsapp_now()).await;
     stage.delivered(&other, "sms delivered 1, whatsapp delivered 1").await;
 }
+
+/// More would wait inside the runtime while their time limit runs, and then count as unknown.
+#[tokio::test]
+async fn slow_carriers_are_asked_six_things_at_a_time_by_one_batch() {
+    const SLOW: Duration = Duration::from_millis(1500);
+    let stage = Stage::alone("slow", || WorldConfig::default().var("PROVIDER_TIMEOUT_MS", 2000)).await;
+    stage.mtn().fail_with(Fault::Slow).on("outbound").delay(SLOW).always();
+    stage.whatsapp().fail_with(Fault::Slow).on("messages").delay(SLOW).always();
+    // The first takes the queue; the others pile up behind it and are one batch.
+    for _ in 0..11 {
+        stage.told(&CallSeed::new(&stage.stranger()).on_whatsapp_now()).await;
+    }
+    stage.until("select count(*) = 11 from call_notifications where status = 'done'").await;
+    assert_eq!(stage.count("message_delivery_log where status in ('sent', 'delivered', 'read')").await, 22);
+    assert_eq!(stage.count("message_delivery_attempts where outcome = 'unknown'").await, 0);
+    let mut asked = stage.mtn().control().requests();
+    asked.extend(stage.whatsapp().control().requests());
+    let sent: Vec<_> = asked.iter().filter(|request| request.fault.is_some()).map(|request| request.at).collect();
+    assert_eq!(sent.len(), 22);
+    let at_once = |from: &chrono::DateTime<chrono::Utc>| {
+        sent.iter().filter(|at| (0..1400).contains(&(**at - *from).num_milliseconds())).count()
+    };
+    assert_eq!(sent.iter().map(at_once).max(), Some(6), "{sent:?}");
+}

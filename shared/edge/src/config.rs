@@ -79,11 +79,12 @@ impl Config {
     }
 
     /// The longest that one piece of work can take, by its time limits: a summary, or an answer with every round of tools; then
-    /// the carrier, whose token may be withdrawn once; then the record.
+    /// the carrier, whose token may be withdrawn once, twice over, since every message may have to wait for a connection; then
+    /// the record.
     pub fn longest_work_ms(&self) -> u32 {
         let model = self.number("MODEL_TIMEOUT_MS").saturating_add(self.number("DATABASE_TIMEOUT_MS"));
         let answer = model.saturating_mul(openai::MAX_ROUNDS).saturating_add(self.number("BURST_WAIT_MS"));
-        let carrier = self.number("PROVIDER_TIMEOUT_MS").saturating_mul(4);
+        let carrier = self.number("PROVIDER_TIMEOUT_MS").saturating_mul(2 * 4);
         let record = self.number("DATABASE_TIMEOUT_MS");
         self.number("SUMMARY_TIMEOUT_MS").max(answer).saturating_add(carrier).saturating_add(record)
     }
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn a_number_that_is_none_counts_as_its_default() {
-        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 120);
+        assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "soon")]).number("LEASE_SECONDS"), 180);
         assert_eq!(config("delivery-retry", &[("LEASE_SECONDS", "5")]).number("LEASE_SECONDS"), 5);
     }
 
@@ -182,9 +183,9 @@ mod tests {
             assert!(plain.lease_outlives_work(), "{function}: {} ms", plain.longest_work_ms());
         }
         for (function, name, value) in [
-            ("delivery-retry", "LEASE_SECONDS", "60"),
+            ("delivery-retry", "LEASE_SECONDS", "120"),
             ("sms-inbound-webhook", "MODEL_TIMEOUT_MS", "30000"),
-            ("post-call-notify", "SUMMARY_TIMEOUT_MS", "90000"),
+            ("post-call-notify", "SUMMARY_TIMEOUT_MS", "120000"),
             ("delivery-retry", "PROVIDER_TIMEOUT_MS", "20000"),
         ] {
             let config = Config::read(function, |known| (known == name).then(|| value.to_owned()));

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
 use ihuza_core::json::{self, obj};
 use ihuza_core::{
     ids::CorrelationId,
@@ -18,7 +18,7 @@ use worker::{
 };
 
 use crate::{
-    context::Cx,
+    context::{CONNECTIONS, Cx},
     database::{self, DatabaseError},
     host,
     queue::Envelope,
@@ -86,14 +86,16 @@ fn retry(message: &Message, in_s: u32) {
     let _ = message.retry(options.into());
 }
 
-/// Works a batch: all its messages at the same time, since the last person must not wait for everybody else's model calls.
+/// Works a batch: as many of its messages at a time as there are connections, since the last person must not wait for
+/// everybody else's model calls. No more of them, since a message that is claimed and waits for a connection uses up its
+/// lease.
 pub async fn consume<F>(batch: MessageBatch, env: Env, function: &'static str, work: impl Fn(Cx, Envelope) -> F)
 where
     F: Future<Output = Verdict>,
 {
     let invocation = Cx::new(env, function, "none".to_owned());
     let messages = messages(&batch);
-    join_all(messages.iter().map(|message| one(message, &invocation, &work))).await;
+    stream::iter(&messages).for_each_concurrent(CONNECTIONS, |message| one(message, &invocation, &work)).await;
 }
 
 async fn one<F>(message: &Message, invocation: &Cx, work: &impl Fn(Cx, Envelope) -> F)
@@ -125,7 +127,7 @@ where
 pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin: &str) {
     let invocation = Cx::new(env, function, "none".to_owned());
     let messages = messages(&batch);
-    join_all(messages.iter().map(async |message| {
+    let one = async |message: &Message| {
         let text = text_of(message);
         let (payload, correlation_id) = letter(&text);
         let cx = invocation.for_work(&correlation_id);
@@ -165,8 +167,8 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
                 retry(message, 300);
             }
         }
-    }))
-    .await;
+    };
+    stream::iter(&messages).for_each_concurrent(CONNECTIONS, one).await;
 }
 
 /// A dead message as it is kept: its JSON, else its text; and under which correlation id.

@@ -18,7 +18,7 @@ use crate::{
 
 /// Connections that one invocation may have open at a time; the runtime makes the others wait (Cloudflare docs,
 /// workers/platform/limits, "Simultaneous open connections").
-const CONNECTIONS: u32 = 6;
+pub const CONNECTIONS: usize = 6;
 
 /// The context of one request, one queue message or one sweep.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl Cx {
 
     /// The invocation's connections. Never those of another one: the runtime lets no invocation wait for another's promise.
     pub fn slots(&self) -> &Slots {
-        self.slots.get_or_init(|| Slots::new(CONNECTIONS))
+        self.slots.get_or_init(|| Slots::new(CONNECTIONS as u32))
     }
 
     /// One structured event, one line. Phones are masked on the way; texts and keys must not be handed in.

@@ -160,7 +160,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     plain(
         "LEASE_SECONDS",
-        Some("120"),
+        Some("180"),
         SENDERS,
         "How long a claim on a piece of work lasts before another consumer may take it over; longer than any work can take (`/health` warns).",
     ),
