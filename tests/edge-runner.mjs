@@ -155,6 +155,10 @@ function worker(name) {
   const queueProducers = Object.fromEntries(
     Object.entries(workerOptions.queueProducers ?? {}).filter(([, producer]) => !withheld.includes(producer.queueName ?? producer)),
   );
+  // Only the platform writes to a dead-letter queue; here `/enqueue` may, in its place.
+  for (const queue of config.queues?.consumers?.map((consumer) => consumer.queue) ?? []) {
+    if (queue.endsWith("-dlq")) queueProducers[queue.replaceAll("-", "_").toUpperCase()] = { queueName: queue };
+  }
   return {
     ...workerOptions,
     name,

@@ -23,6 +23,7 @@ mod notify;
 mod openapi;
 mod outage;
 mod reports;
+mod shell;
 mod sms_alone;
 mod stage;
 mod texts;

@@ -71,6 +71,31 @@ async fn a_job_row_that_no_queue_can_take_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn what_a_queue_gave_up_is_a_dead_letter_whatever_it_holds() {
+    let stage = Stage::alone("given-up", WorldConfig::default).await;
+    let envelope =
+        r#"{"v": 1, "correlation_id": "given-up", "first_seen_at": "2026-11-21T08:00:00Z", "body": {"text": "x"}}"#;
+    let absurd = r#"{"correlation_id": "absurd", "body": 1e999999}"#;
+    for text in [envelope, absurd, "no JSON at all", "{\"nul\": \"\\u0000\"}"] {
+        stage.edge().unwrap().enqueue("delivery-retry", "SMS_INBOUND_DLQ", text).await.unwrap();
+    }
+    stage
+        .until("select count(*) = 4 from dead_letters where queue = 'sms-inbound' and reason = 'retries_exhausted'")
+        .await;
+    let letter = stage.row("select payload, attempts from dead_letters where correlation_id = 'given-up'").await;
+    assert_eq!(letter["payload"]["body"]["text"], "x");
+    assert_eq!(letter["attempts"], 101);
+    let kept = stage.value("select jsonb_agg(payload #>> '{}' order by payload #>> '{}') from dead_letters where jsonb_typeof(payload) = 'string'").await;
+    assert!(kept.as_array().unwrap().iter().any(|text| text == "no JSON at all"), "{kept}");
+    assert!(kept.as_array().unwrap().iter().any(|text| text.as_str().unwrap().contains("1e999999")), "{kept}");
+    // One that is open is told again, not made again.
+    assert_eq!(
+        stage.value("select occurrences from alerts where kind = 'dead_letter' and resolved_at is null").await,
+        4
+    );
+}
+
+#[tokio::test]
 async fn while_the_model_is_away_an_answer_is_tried_again_and_then_apologised_for() {
     let stage = Stage::alone("no-model", WorldConfig::default).await;
     stage.without_breakers().await;

@@ -94,8 +94,8 @@ impl Classified {
 /// How a request failed without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TransportFailure {
-    /// No connection: name, TCP or TLS. Nothing was sent.
-    NeverConnected,
+    /// The address or a header can be none. Nothing was sent, and nothing will be until a setting is corrected.
+    NotARequest,
     /// Sent, and no answer in time.
     Timeout,
     /// Sent, and the connection broke before the whole answer.
@@ -144,7 +144,7 @@ pub fn classify_transport(provider: Provider, failure: TransportFailure) -> Clas
         Provider::Mtn | Provider::Whatsapp | Provider::AfricasTalking | Provider::Twilio => false,
     };
     match (failure, repeatable) {
-        (TransportFailure::NeverConnected, _) => retryable("never_connected").counts(),
+        (TransportFailure::NotARequest, _) => config("not_a_request").counts(),
         (TransportFailure::Timeout, true) => retryable("timeout").counts(),
         (TransportFailure::Timeout, false) => unknown("timeout").counts(),
         (TransportFailure::Cut, true) => retryable("connection_cut").counts(),
@@ -404,7 +404,7 @@ mod tests {
         use TransportFailure::*;
         let class = |provider, failure| classify_transport(provider, failure).class;
         for provider in [Provider::Mtn, Provider::Whatsapp, Provider::AfricasTalking, Provider::Twilio] {
-            assert_eq!(class(provider, NeverConnected), ErrorClass::Retryable);
+            assert_eq!(class(provider, NotARequest), ErrorClass::Config);
             for failure in [Timeout, Cut, BadBody] {
                 assert_eq!(class(provider, failure), ErrorClass::Unknown);
             }

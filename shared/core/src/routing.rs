@@ -1,7 +1,6 @@
 //! Which channels carry a message, and in which form on WhatsApp.
 //!
-//! Pure over what the first RPC returned. Quiet hours, rate limits and budgets need locks and are decided in SQL before
-//! this is asked.
+//! Pure over what the first RPC returned. Rate limits need locks and are decided in SQL before this is asked.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};

@@ -78,7 +78,7 @@ impl Config {
         matches!(self.text(name), "true" | "1" | "yes" | "on")
     }
 
-    /// The longest that one piece of work can take, by its time limits: a summary, or an answer with every round of tools; then
+    /// The longest that one piece of work takes by its time limits, when nothing has to be asked twice: a summary, or an answer with every round of tools; then
     /// the carrier, whose token may be withdrawn once, twice over, since every message may have to wait for a connection; then
     /// the record.
     pub fn longest_work_ms(&self) -> u32 {

@@ -71,8 +71,16 @@ pub fn queue_of(batch: &MessageBatch) -> String {
     batch.queue().map(String::from).unwrap_or_default()
 }
 
+/// The body as text. Ours are texts; of anything else the JSON.
 fn text_of(message: &Message) -> String {
-    message.body().ok().and_then(|body| body.as_string()).unwrap_or_default()
+    let body = message.body().unwrap_or(JsValue::NULL);
+    body.as_string().or_else(|| js_sys::JSON::stringify(&body).ok().map(String::from)).unwrap_or_default()
+}
+
+/// How often the queue has brought this message; the first time is 1.
+fn attempts_of(message: &Message) -> u32 {
+    let attempts = Reflect::get(message, &JsValue::from_str("attempts")).ok().and_then(|attempts| attempts.as_f64());
+    attempts.map_or(1, |attempts| attempts as u32)
 }
 
 fn ack(message: &Message) {
@@ -123,6 +131,15 @@ where
     }
 }
 
+/// How often a queue brings a message before it gives it up: the first time and `max_retries` of wrangler.toml.
+const ORIGIN_ATTEMPTS: u32 = 101;
+
+/// How long a dead letter waits for the database: twice as long each time, at most an hour. A hundred such retries are
+/// longer than a queue keeps anything (4 days, 14 where it is told to).
+fn burial_patience_s(attempts: u32) -> u32 {
+    60_u32.saturating_mul(1 << attempts.saturating_sub(1).min(6)).min(3600)
+}
+
 /// Keeps messages that the queue `origin` gave up as rows of `dead_letters`, each with an alert.
 pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin: &str) {
     let invocation = Cx::new(env, function, "none".to_owned());
@@ -137,7 +154,7 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
                 ("queue", origin.into()),
                 ("message_id", (&message_id).into()),
                 ("payload", payload.into()),
-                ("attempts", 0.into()),
+                ("attempts", ORIGIN_ATTEMPTS.into()),
                 ("reason", "retries_exhausted".into()),
                 ("correlation_id", (&cx.correlation_id).into()),
             ])
@@ -164,7 +181,7 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
                     &format!("a dead letter of {origin} waits in its queue: {error}"),
                     &[("queue", origin.into())],
                 );
-                retry(message, 300);
+                retry(message, burial_patience_s(attempts_of(message)));
             }
         }
     };
@@ -194,6 +211,14 @@ mod tests {
         assert_eq!(letter(r#"{"correlation_id": "a\u0000b"}"#).1, "none", "an id that Postgres would refuse");
         assert_eq!(letter("no\0 json"), (serde_json::Value::from("no json"), "none".to_owned()));
         assert_eq!(as_string("{\"n\":1e999999}").to_string(), r#""{\"n\":1e999999}""#);
+    }
+
+    #[test]
+    fn a_dead_letter_outlasts_the_keeping_of_its_queue() {
+        let waits = [1, 2, 3, 7, 8, 100].map(super::burial_patience_s);
+        assert_eq!(waits, [60, 120, 240, 3600, 3600, 3600]);
+        let all: u32 = (1..=100).map(super::burial_patience_s).sum();
+        assert!(all > 4 * 86_400 - 3 * 3600, "{all} s");
     }
 
     #[test]

@@ -88,7 +88,7 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
             &format!("{name}: {error}, try {tried} of {TRIES}"),
             &[("rpc", name.into()), ("attempt", tried.into())],
         );
-        // Full jitter over 0.2 s, then 0.4 s: long enough for a schema cache to load, short beside a lease.
+        // Half jitter over 0.2 s, then 0.4 s: long enough for a schema cache to load, short beside a lease.
         pause::for_ms((f64::from(200 << (tried - 1)) * (0.5 + host::dice() / 2.0)) as u32).await;
     }
 }
@@ -114,7 +114,7 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
         outgoing::send(cx, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
             DatabaseError::Unavailable {
                 what: match failure {
-                    TransportFailure::NeverConnected => "no connection",
+                    TransportFailure::NotARequest => "SUPABASE_URL or its key can be none",
                     TransportFailure::Timeout => "no answer in time",
                     TransportFailure::Cut => "connection cut",
                     TransportFailure::BadBody => "answer too long",

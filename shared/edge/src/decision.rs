@@ -39,7 +39,7 @@ impl From<Reply> for Decision {
 }
 
 impl Decision {
-    /// The form that `carryOut` in `shell.js` reads.
+    /// The form that `Door` in `shell.js` reads.
     pub fn to_text(&self) -> String {
         let Decision { reply, work, queue, lines } = self;
         let (header_count, line_count, text_count) = (reply.headers.len() + 1, lines.len(), work.len());

@@ -193,22 +193,29 @@ pub fn require_service_key(cx: &Cx, request: &Incoming) -> Result<(), Problem> {
 
 /// How long a health page is given again as it was: whoever asks a hundred times a second does not reach the database.
 const HEALTH_AGE_MS: i64 = 2_000;
+/// How long a page is given again while another request is asking for a new one, which takes longer when the database is slow.
+const HEALTH_ASKING_MS: i64 = 20_000;
 
 thread_local! {
-    static HEALTH: RefCell<Option<(i64, Reply)>> = const { RefCell::new(None) };
+    /// When somebody last began to ask, and the last page with the time it was made.
+    static HEALTH: RefCell<(i64, Option<(i64, Reply)>)> = const { RefCell::new((0, None)) };
 }
 
 fn health_page(cx: Cx, endpoint: Endpoint) -> Outcome {
-    let kept = HEALTH.with_borrow(|page| {
-        page.as_ref()
-            .filter(|(made, _)| (0..HEALTH_AGE_MS).contains(&(host::now_ms() - made)))
-            .map(|(_, page)| page.clone())
+    let now = host::now_ms();
+    let kept = HEALTH.with_borrow_mut(|(asked, page)| {
+        let fresh = |made: i64| now - made < HEALTH_AGE_MS || (*asked > made && now - *asked < HEALTH_ASKING_MS);
+        let kept = page.as_ref().filter(|(made, _)| fresh(*made)).map(|(_, page)| page.clone());
+        if kept.is_none() {
+            *asked = now;
+        }
+        kept
     });
     match kept {
         Some(page) => Ok(page).into(),
         None => Outcome::later(async move {
             let page = health(&cx, endpoint).await;
-            HEALTH.set(Some((host::now_ms(), page.clone())));
+            HEALTH.with_borrow_mut(|(_, last)| *last = Some((host::now_ms(), page.clone())));
             Ok(page)
         }),
     }

@@ -50,8 +50,7 @@ fn read(said: &str) -> Result<Answer, TransportFailure> {
     let (first, second, rest) = (next(), next(), next());
     match (first, second) {
         ("connect" | "answer", "TimeoutError" | "AbortError") => Err(TransportFailure::Timeout),
-        // Once an answer has begun, nothing can be "never connected".
-        ("connect", _) if says_never_connected(rest) => Err(TransportFailure::NeverConnected),
+        ("connect", "TypeError") if says_not_a_request(rest) => Err(TransportFailure::NotARequest),
         ("long", _) => Err(TransportFailure::BadBody),
         _ => match first.parse() {
             Ok(status) => Ok(Answer { status, retry_after: second.to_owned(), body: rest.to_owned() }),
@@ -60,12 +59,11 @@ fn read(said: &str) -> Result<Answer, TransportFailure> {
     }
 }
 
-/// workerd tells a refused or unresolved connection only by its message (`kj` exceptions of src/kj/async-io-unix.c++:
-/// "connect(): Connection refused", "DNS lookup failed."). Any other message counts as cut: the cautious reading.
-fn says_never_connected(message: &str) -> bool {
-    ["onnection refused", "DNS lookup failed", "connect()", "No route to host"]
-        .iter()
-        .any(|sign| message.contains(sign))
+/// What `fetch` says of a URL or a header that can be none, such as a base URL without `https://` or a key with a typographic
+/// dash (workerd, src/workerd/api/http.c++ and util/http-util.c++). Nothing was sent then. A connection that was refused reads
+/// like one that was cut, and counts as that.
+fn says_not_a_request(message: &str) -> bool {
+    ["Invalid URL", "Fetch API cannot load", "Invalid header", "ByteString"].iter().any(|sign| message.contains(sign))
 }
 
 #[cfg(test)]
@@ -80,17 +78,11 @@ mod tests {
         let failure = |said: &str| read(said).unwrap_err();
         assert_eq!(failure("connect\nTimeoutError\nThe operation was aborted"), TransportFailure::Timeout);
         assert_eq!(failure("answer\nTimeoutError\n"), TransportFailure::Timeout);
-        assert_eq!(failure("connect\nError\nconnect(): Connection refused"), TransportFailure::NeverConnected);
-        assert_eq!(failure("answer\nError\nconnect(): Connection refused"), TransportFailure::Cut);
+        assert_eq!(failure("connect\nTypeError\nInvalid URL: graph.facebook.com/v25.0"), TransportFailure::NotARequest);
+        assert_eq!(failure("answer\nTypeError\nInvalid URL"), TransportFailure::Cut);
+        assert_eq!(failure("connect\nTypeError\nsomething else"), TransportFailure::Cut);
         assert_eq!(failure("connect\nError\nNetwork connection lost."), TransportFailure::Cut);
         assert_eq!(failure("long\n\n"), TransportFailure::BadBody);
         assert_eq!(failure(""), TransportFailure::Cut);
-    }
-
-    #[test]
-    fn only_a_refused_connection_counts_as_never_made() {
-        assert!(says_never_connected("kj::Exception: connect(): Connection refused"));
-        assert!(!says_never_connected("Network connection lost."));
-        assert!(!says_never_connected("internal error; reference = abc"));
     }
 }

@@ -6,6 +6,9 @@ use super::stage::StageConfig;
 use crate::progress;
 use crate::setup::Tools;
 
+/// The longest that the platform keeps a message, 14 days: an outage of the database is waited for in the queues.
+const RETENTION_S: &str = "1209600";
+
 pub fn ensure(tools: &Tools, config: &StageConfig) -> Result<()> {
     let wanted = config.queues()?;
     let there = existing(tools)?;
@@ -15,7 +18,11 @@ pub fn ensure(tools: &Tools, config: &StageConfig) -> Result<()> {
         return Ok(());
     }
     for queue in missing {
-        tools.npm.wrangler(&format!("create queue {queue}")).args(["queues", "create", queue]).run()?;
+        let create = || tools.npm.wrangler(&format!("create queue {queue}")).args(["queues", "create", queue]);
+        if let Err(refused) = create().args(["--message-retention-period-secs", RETENTION_S]).run() {
+            progress::warn(&format!("{queue} cannot keep messages for 14 days, as a free plan cannot: {refused:#}"));
+            create().run()?;
+        }
     }
     Ok(())
 }
