@@ -49,8 +49,9 @@ struct Edge {
     /// Calls that end while the way to the providers is timed [default: 500, quick: 50].
     #[arg(long)]
     calls: Option<usize>,
-    /// Calls that end a second.
-    #[arg(long, default_value_t = 10.0, value_parser = positive)]
+    /// Calls that end a second. The local runtime works one batch of a queue at a time, so that about ten a second are all
+    /// that one function can take here; the platform starts an invocation for every batch, 250 at a time.
+    #[arg(long, default_value_t = 5.0, value_parser = positive)]
     rate: f64,
     /// Seed of the moments at which calls end.
     #[arg(long, default_value_t = 1)]

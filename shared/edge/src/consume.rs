@@ -2,7 +2,7 @@
 
 use std::future::Future;
 
-use futures_util::stream::{self, StreamExt};
+use futures_util::future::join_all;
 use ihuza_core::json::{self, obj};
 use ihuza_core::{
     ids::CorrelationId,
@@ -18,7 +18,7 @@ use worker::{
 };
 
 use crate::{
-    context::{CONNECTIONS, Cx},
+    context::Cx,
     database::{self, DatabaseError},
     host,
     queue::Envelope,
@@ -94,16 +94,14 @@ fn retry(message: &Message, in_s: u32) {
     let _ = message.retry(options.into());
 }
 
-/// Works a batch: as many of its messages at a time as there are connections, since the last person must not wait for
-/// everybody else's model calls. No more of them, since a message that is claimed and waits for a connection uses up its
-/// lease.
+/// Works a batch: all its messages at the same time, since the last person must not wait for everybody else's model calls.
 pub async fn consume<F>(batch: MessageBatch, env: Env, function: &'static str, work: impl Fn(Cx, Envelope) -> F)
 where
     F: Future<Output = Verdict>,
 {
     let invocation = Cx::new(env, function, "none".to_owned());
     let messages = messages(&batch);
-    stream::iter(&messages).for_each_concurrent(CONNECTIONS, |message| one(message, &invocation, &work)).await;
+    join_all(messages.iter().map(|message| one(message, &invocation, &work))).await;
 }
 
 async fn one<F>(message: &Message, invocation: &Cx, work: &impl Fn(Cx, Envelope) -> F)
@@ -185,7 +183,7 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
             }
         }
     };
-    stream::iter(&messages).for_each_concurrent(CONNECTIONS, one).await;
+    join_all(messages.iter().map(one)).await;
 }
 
 /// A dead message as it is kept: its JSON, else its text; and under which correlation id.

@@ -16,9 +16,10 @@ use crate::{
     shell::{self, Slots},
 };
 
-/// Connections that one invocation may have open at a time; the runtime makes the others wait (Cloudflare docs,
-/// workers/platform/limits, "Simultaneous open connections").
-pub const CONNECTIONS: usize = 6;
+/// Requests to carriers and models that one invocation has under way at a time. It has six connections, and the runtime makes
+/// the others wait (Cloudflare docs, workers/platform/limits, "Simultaneous open connections"); the sixth is left to the
+/// database, so that what was sent can be recorded while a carrier is slow.
+const ASKED_AT_A_TIME: u32 = 5;
 
 /// The context of one request, one queue message or one sweep.
 #[derive(Clone)]
@@ -45,9 +46,10 @@ impl Cx {
         Cx { correlation_id: correlation_id.to_owned(), ..self.clone() }
     }
 
-    /// The invocation's connections. Never those of another one: the runtime lets no invocation wait for another's promise.
+    /// The invocation's turns at carriers and models. Never those of another one: the runtime lets no invocation wait for
+    /// another's promise.
     pub fn slots(&self) -> &Slots {
-        self.slots.get_or_init(|| Slots::new(CONNECTIONS as u32))
+        self.slots.get_or_init(|| Slots::new(ASKED_AT_A_TIME))
     }
 
     /// One structured event, one line. Phones are masked on the way; texts and keys must not be handed in.

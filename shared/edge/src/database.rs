@@ -111,7 +111,7 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
     });
     let body = obj(&mut [("p", p.into())]).to_string();
     let answer =
-        outgoing::send(cx, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
+        outgoing::send(None, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
             DatabaseError::Unavailable {
                 what: match failure {
                     TransportFailure::NotARequest => "SUPABASE_URL or its key can be none",

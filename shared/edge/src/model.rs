@@ -30,18 +30,19 @@ pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::R
     let left_ms = || u32::try_from(i64::from(timeout_ms) - (host::now_ms() - started)).unwrap_or(0);
     let mut attempt = 1;
     loop {
-        let (down, wanted_ms) = match outgoing::send(cx, &url, &outgoing::headers(&headers), &text, left_ms().max(1))
-            .await
-        {
-            Err(failure) => (Refused::transport(Provider::Openai, failure).classified, 0),
-            Ok(answer) => match openai::parse_response(answer.status, answer.body.as_bytes()) {
-                Ok(reply) => return Ok(reply),
-                Err(refused) => (
-                    refused.classified,
-                    answer.retry_after().map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX)),
-                ),
-            },
-        };
+        let (down, wanted_ms) =
+            match outgoing::send(Some(cx.slots()), &url, &outgoing::headers(&headers), &text, left_ms().max(1)).await {
+                Err(failure) => (Refused::transport(Provider::Openai, failure).classified, 0),
+                Ok(answer) => match openai::parse_response(answer.status, answer.body.as_bytes()) {
+                    Ok(reply) => return Ok(reply),
+                    Err(refused) => (
+                        refused.classified,
+                        answer
+                            .retry_after()
+                            .map_or(0, |wait| u32::try_from(wait.num_milliseconds()).unwrap_or(u32::MAX)),
+                    ),
+                },
+            };
         let level = if matches!(down.class, ErrorClass::Config | ErrorClass::Bug) { Level::Error } else { Level::Warn };
         cx.log(
             level,

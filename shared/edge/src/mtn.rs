@@ -50,9 +50,15 @@ async fn post(cx: &Cx, message: &Message, token: &str, body: &str) -> Handed {
         ("content-type", "application/json"),
     ];
     let url = format!("{}{}", base(cx), mtn::OUTBOUND_PATH);
-    let answer = outgoing::send(cx, &url, &outgoing::headers(&headers), body, cx.config.number("PROVIDER_TIMEOUT_MS"))
-        .await
-        .map_err(|failure| Refusal::of(Refused::transport(Provider::Mtn, failure)))?;
+    let answer = outgoing::send(
+        Some(cx.slots()),
+        &url,
+        &outgoing::headers(&headers),
+        body,
+        cx.config.number("PROVIDER_TIMEOUT_MS"),
+    )
+    .await
+    .map_err(|failure| Refusal::of(Refused::transport(Provider::Mtn, failure)))?;
     mtn::parse_outbound_response(answer.status, answer.body.as_bytes(), &message.id)
         .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })
 }
@@ -68,14 +74,20 @@ async fn token(cx: &Cx) -> Result<String, Refusal> {
     let url = format!("{}{}?grant_type=client_credentials", base(cx), cx.config.text("MTN_SMS_TOKEN_PATH"));
     let body = mtn::token_request(cx.config.text("MTN_SMS_API_KEY"), cx.config.text("MTN_SMS_API_SECRET"));
     let headers = [("content-type", "application/x-www-form-urlencoded")];
-    let answer = outgoing::send(cx, &url, &outgoing::headers(&headers), &body, cx.config.number("PROVIDER_TIMEOUT_MS"))
-        .await
-        .map_err(|failure| {
-            let mut refused = Refused::transport(Provider::Mtn, failure);
-            // No message has been handed over yet: whatever became of this request, it may be repeated.
-            refused.classified.class = ErrorClass::Retryable;
-            Refusal::of(refused)
-        })?;
+    let answer = outgoing::send(
+        Some(cx.slots()),
+        &url,
+        &outgoing::headers(&headers),
+        &body,
+        cx.config.number("PROVIDER_TIMEOUT_MS"),
+    )
+    .await
+    .map_err(|failure| {
+        let mut refused = Refused::transport(Provider::Mtn, failure);
+        // No message has been handed over yet: whatever became of this request, it may be repeated.
+        refused.classified.class = ErrorClass::Retryable;
+        Refusal::of(refused)
+    })?;
     let token = mtn::parse_token(answer.status, answer.body.as_bytes())
         .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })?;
     TOKEN.with(|cell| *cell.borrow_mut() = Some((token.access_token.clone(), token.usable_until(now))));

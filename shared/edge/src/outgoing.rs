@@ -6,9 +6,8 @@ use ihuza_core::{error_class::TransportFailure, retry};
 use js_sys::futures::JsFuture;
 
 use crate::{
-    context::Cx,
     host,
-    shell::{self, PART},
+    shell::{self, PART, Slots},
 };
 
 /// Largest answer that is read; none of the services we call comes near it.
@@ -35,10 +34,16 @@ pub fn headers(headers: &[(&str, &str)]) -> String {
     parts.join("\n")
 }
 
-/// `POST url` with `headers` and `body`; at most `timeout_ms` from the moment a connection is free to the last byte of the
-/// answer.
-pub async fn send(cx: &Cx, url: &str, headers: &str, body: &str, timeout_ms: u32) -> Result<Answer, TransportFailure> {
-    let promise = shell::send(cx.slots(), url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES);
+/// `POST url` with `headers` and `body`; at most `timeout_ms` to the last byte of the answer, from the moment that one of `slots`
+/// is free.
+pub async fn send(
+    slots: Option<&Slots>,
+    url: &str,
+    headers: &str,
+    body: &str,
+    timeout_ms: u32,
+) -> Result<Answer, TransportFailure> {
+    let promise = shell::send(slots, url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES);
     let said = JsFuture::from(promise).await.ok().and_then(|said| said.as_string()).unwrap_or_default();
     read(&said)
 }

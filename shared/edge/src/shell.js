@@ -151,7 +151,7 @@ async function bounded(message, announced, limit) {
   return bytes;
 }
 
-/** At most `width` requests of one invocation at a time: the runtime has six connections, and makes the others wait. */
+/** Lets `width` requests of one invocation out at a time. */
 export class Slots {
   constructor(width) {
     this.free = width;
@@ -171,12 +171,13 @@ export class Slots {
 }
 
 /**
- * One POST to the outside; `headers` are names and values in turn. The time limit starts when it is its turn.
+ * One POST to the outside; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
+ * starts then.
  *
  * Gives `status, retry-after, body`, or `connect | answer | long, name, message` where there is no whole answer.
  */
 export async function send(slots, url, headers, body, timeoutMs, limit) {
-  await slots.enter();
+  await slots?.enter();
   let stage = "connect";
   try {
     const parts = headers.split(PART);
@@ -195,7 +196,7 @@ export async function send(slots, url, headers, body, timeoutMs, limit) {
   } catch (error) {
     return stage + PART + (error?.name ?? "") + PART + (error?.message ?? "");
   } finally {
-    slots.leave();
+    slots?.leave();
   }
 }
 

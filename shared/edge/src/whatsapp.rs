@@ -22,9 +22,15 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
     );
     let bearer = format!("Bearer {}", cx.config.text("WHATSAPP_ACCESS_TOKEN"));
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-    let answer = outgoing::send(cx, &url, &outgoing::headers(&headers), &body, cx.config.number("PROVIDER_TIMEOUT_MS"))
-        .await
-        .map_err(|failure| Refusal::of(Refused::transport(Provider::Whatsapp, failure)))?;
+    let answer = outgoing::send(
+        Some(cx.slots()),
+        &url,
+        &outgoing::headers(&headers),
+        &body,
+        cx.config.number("PROVIDER_TIMEOUT_MS"),
+    )
+    .await
+    .map_err(|failure| Refusal::of(Refused::transport(Provider::Whatsapp, failure)))?;
     whatsapp::parse_send_response(answer.status, answer.body.as_bytes())
         .map_err(|refused| Refusal { refused, retry_after: answer.retry_after() })
 }
