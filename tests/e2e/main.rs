@@ -8,6 +8,7 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod chores;
 mod counting;
 mod crashes;
 mod doors;
@@ -32,6 +33,6 @@ mod turns;
 /// Are the world's parts as strict, and as faulty on order, as what they stand for?
 mod world {
     mod data;
-    mod edge;
+    pub mod edge;
     mod path;
 }

@@ -177,7 +177,7 @@ async fn nothing_outlives_a_killed_process() {
 }
 
 /// Processes whose command line or environment names `what`, except ourselves.
-fn mentions(what: &str) -> Vec<String> {
+pub fn mentions(what: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
