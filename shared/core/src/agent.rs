@@ -129,10 +129,12 @@ pub fn input(turn: &Turn) -> Vec<Value> {
     items.extend(earlier.into_iter().rev());
     let mut waiting = Vec::new();
     let mut length = 0;
-    for message in turn.messages.iter().rev() {
+    let mut left_out = 0;
+    for (place, message) in turn.messages.iter().enumerate().rev() {
         let text = clip(message.text.trim(), TURN_MAX_CHARS);
         length += text.chars().count();
         if length > MESSAGES_MAX_CHARS && !waiting.is_empty() {
+            left_out = place + 1;
             break;
         }
         if !text.is_empty() {
@@ -141,7 +143,14 @@ pub fn input(turn: &Turn) -> Vec<Value> {
     }
     // Behind the history, so that what does not change stays together for the vendor's cache.
     let (date, time) = (timestamp::kigali_date(turn.now), timestamp::kigali_time(turn.now));
-    let clock = ["It is now ", &date, ", ", &time, " in Kigali."].concat();
+    let mut clock = ["It is now ", &date, ", ", &time, " in Kigali."].concat();
+    if left_out > 0 {
+        // All of them count as answered, so the person must hear of it.
+        clock.push_str(&format!(
+            " The oldest {left_out} of the person's unanswered messages are too long to be shown here: say that you could \
+             not read all of them, and ask for what you miss."
+        ));
+    }
     items.push(json!({"role": "developer", "content": clock}));
     items.extend(waiting.into_iter().rev());
     items
@@ -363,6 +372,22 @@ mod tests {
         let text = Value::Array(items).to_string();
         assert!(text.contains("\"99 x") && text.contains("\"39 y") && !text.contains("\"0 x"));
         assert!(text.len() < 16_000, "{}", text.len());
+    }
+
+    #[test]
+    fn a_burst_that_is_too_long_says_how_much_of_it_is_missing() {
+        let clock = |count: usize, length: usize| {
+            let messages: Vec<Pending> =
+                (0..count).map(|_| Pending { channel: Channel::Sms, text: "y".repeat(length) }).collect();
+            let items = input(&turn(&[], &messages, None));
+            assert_eq!(items[0]["role"], "developer");
+            let shown = items.len() - 1;
+            (shown, items[0]["content"].as_str().unwrap().to_owned())
+        };
+        assert_eq!(clock(3, 1_000), (3, "It is now 21/11/2026, 05:00 in Kigali.".to_owned()));
+        let (shown, said) = clock(10, 1_000);
+        assert_eq!(shown, 6);
+        assert!(said.contains(" The oldest 4 of the person's unanswered messages "), "{said}");
     }
 
     #[test]
