@@ -147,13 +147,14 @@ async fn the_agent_closes_the_conversation_once_even_when_the_answer_of_the_tool
     assert_eq!(stage.gateway().calls("run_agent_tool") - before, 2, "the call whose answer was lost, and its repeat");
     let done = stage
         .row(&format!(
-            "select count(*) as calls, bool_and((c.result ->> 'ok')::boolean) as ok, min(s.status) as status
+            "select count(*) as calls, bool_and((c.result ->> 'ok')::boolean) as ok, min(s.status) as status,
+                    bool_and(c.correlation_id = (select t.correlation_id from conversation_turns t where t.id = c.turn_id)) as traced
                from mcp_tool_calls c join call_notifications n using (session_id) join omnichannel_sessions s on s.id = n.session_id
               where n.call_id = '{}'",
             told.call.id
         ))
         .await;
-    assert_eq!(Value::Object(done), json!({"calls": 1, "ok": true, "status": "closed"}));
+    assert_eq!(Value::Object(done), json!({"calls": 1, "ok": true, "status": "closed", "traced": true}));
 }
 
 #[tokio::test]

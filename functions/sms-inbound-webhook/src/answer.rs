@@ -253,7 +253,8 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
         ("turn_id", (&turn.id).into()),
         ("name", (&call.name).into()),
         ("arguments", arguments.into()),
-        ("idempotency_key", call.idempotency_key(&turn.id).into()),
+        ("idempotency_key", call.idempotency_key(&turn.id, agent::is_read(&call.name)).into()),
+        ("correlation_id", (&cx.correlation_id).into()),
     ]);
     let result = database::rpc(cx, "run_agent_tool", &p).await;
     cx.log(

@@ -210,6 +210,11 @@ pub fn whatsapp_reply(answer: &str) -> String {
 /// The tools of this registry, by name.
 pub const TOOLS: [&str; 2] = ["session_get_context", "session_update_status"];
 
+/// Whether a tool only tells what is so: its answer is never kept for another call.
+pub fn is_read(tool: &str) -> bool {
+    tool == "session_get_context"
+}
+
 /// The definitions of the named tools, for the model; unknown names are left out.
 pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
     TOOLS

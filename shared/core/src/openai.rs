@@ -225,7 +225,12 @@ pub struct ToolCall {
 impl ToolCall {
     /// The same for the same tool and arguments inside one `scope` (a turn), so that a turn that is done again after a crash
     /// does not act twice; the vendor's ids are new each time and would not serve.
-    pub fn idempotency_key(&self, scope: &str) -> String {
+    ///
+    /// What only reads has a key of its own for each call: it is to tell what is so now, after whatever the turn has changed.
+    pub fn idempotency_key(&self, scope: &str, is_read: bool) -> String {
+        if is_read {
+            return content_hash(&[scope.as_bytes(), self.name.as_bytes(), self.call_id.as_bytes()]);
+        }
         // Key order and spaces are the model's mood.
         let arguments = serde_json::from_str::<Value>(&self.arguments)
             .map(|value| value.to_string())
@@ -545,10 +550,14 @@ mod tests {
             name: "session_update_status".into(),
             arguments: arguments.into(),
         };
-        let key = call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-1");
-        assert_eq!(key, call("b", r#"{ "note": null, "status": "closed" }"#).idempotency_key("turn-1"));
-        assert_ne!(key, call("a", r#"{"status":"active","note":null}"#).idempotency_key("turn-1"));
-        assert_ne!(key, call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-2"));
+        let key = call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-1", false);
+        assert_eq!(key, call("b", r#"{ "note": null, "status": "closed" }"#).idempotency_key("turn-1", false));
+        assert_ne!(key, call("a", r#"{"status":"active","note":null}"#).idempotency_key("turn-1", false));
+        assert_ne!(key, call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-2", false));
+        // What was read before a change is not what is so after it; the same call that came twice is one all the same.
+        let read = |id| call(id, "{}").idempotency_key("turn-1", true);
+        assert_ne!(read("a"), read("b"));
+        assert_eq!(read("a"), read("a"));
     }
 
     proptest! {
