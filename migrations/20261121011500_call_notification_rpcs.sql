@@ -150,6 +150,8 @@ declare
   v_to record;
   v_session_id uuid;
   v_created boolean := false;
+  v_known boolean;
+  v_claimed boolean := false;
   v_judged text;
 begin
   select * into v_call from public.voice_calls where id = private.find_call(private.required(p, 'call_ref'));
@@ -160,23 +162,35 @@ begin
   end if;
 
   select * into v_claim from public.call_notifications where call_id = v_call.id;
-  if not found then
+  v_known := found;
+  -- Nobody could be told. A later request, or the call's row by now, may name somebody.
+  if not v_known or (v_claim.status = 'no_recipient' and v_claim.lease_token <> v_token) then
     select * into v_to from private.recipient_of_call(v_call, p ->> 'profile_ref', p ->> 'phone_number');
     if v_to.profile_id is not null then
       select o.session_id, o.created into v_session_id, v_created
         from private.open_session(v_call.client_id, v_to.profile_id, 'voice', v_call.id, v_idle, v_now) o;
       v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
     end if;
-    insert into public.call_notifications
-      (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, unknown_wait_seconds, session_created,
-       correlation_id, finished_at)
-    values
-      (v_call.client_id, v_call.id, v_to.profile_id, v_session_id, v_to.phone,
-       case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_wait_seconds, v_created, v_correlation,
-       case when v_to.profile_id is null then v_now end)
-    on conflict (call_id) do nothing
-    returning * into v_claim;
-    if found then
+    if not v_known then
+      insert into public.call_notifications
+        (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, unknown_wait_seconds, session_created,
+         correlation_id, finished_at)
+      values
+        (v_call.client_id, v_call.id, v_to.profile_id, v_session_id, v_to.phone,
+         case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_wait_seconds, v_created, v_correlation,
+         case when v_to.profile_id is null then v_now end)
+      on conflict (call_id) do nothing
+      returning * into v_claim;
+      v_claimed := found;
+    elsif v_to.profile_id is not null then
+      update public.call_notifications
+         set status = 'open', profile_id = v_to.profile_id, session_id = v_session_id, phone_number = v_to.phone, session_created = v_created,
+             lease_token = v_token, lease_until = v_now + v_lease, unknown_wait_seconds = v_wait_seconds, correlation_id = v_correlation, finished_at = null
+       where id = v_claim.id and status = 'no_recipient'
+      returning * into v_claim;
+      v_claimed := found;
+    end if;
+    if v_claimed then
       perform private.note_request(p, v_call.id, v_claim.id, 'working', v_now);
       update public.voice_calls set notified_at = v_now, profile_id = coalesce(profile_id, v_claim.profile_id) where id = v_call.id;
       if v_claim.status = 'no_recipient' then

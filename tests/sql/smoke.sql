@@ -171,6 +171,27 @@ begin
 end
 $$;
 
+-- Nobody could be told, and then somebody names a number
+do $$
+declare
+  v_claim jsonb;
+begin
+  perform pg_temp.call('named-later', 'anonymous');
+  perform pg_temp.equal(pg_temp.notify('named-later', 1, 0) ->> 'decision', 'no_recipient', 'nobody');
+  v_claim := pg_temp.notify('named-later', 2, 60, '+250788100099', 'corr-named-now');
+  assert v_claim ->> 'decision' = 'go' and v_claim #>> '{profile,phone_number}' = '+250788100099' and v_claim ->> 'correlation_id' = 'corr-named-now', v_claim;
+  perform pg_temp.equal(pg_temp.notify('named-later', 3, 61, '+250788100099', 'corr-third') ->> 'decision', 'busy', 'it is being worked on');
+  perform pg_temp.finish(v_claim, 2, 62, jsonb_build_array(pg_temp.delivery(v_claim, 'sms', pg_temp.attempt('accepted', 62))));
+  perform pg_temp.equal(pg_temp.notify('named-later', 4, 63, '+250788100098', 'corr-fourth') ->> 'status', 'done', 'told once');
+  perform pg_temp.equal(public.notification_status('{"correlation_id": "corr-named-now"}') ->> 'status', 'done', 'as its status says');
+  -- The call's own row may be completed late as well.
+  perform pg_temp.call('completed-later', 'anonymous');
+  perform pg_temp.equal(pg_temp.notify('completed-later', 1, 0) ->> 'decision', 'no_recipient', 'nobody');
+  update public.voice_calls set from_number = '+250788100097' where provider_call_id = 'completed-later';
+  perform pg_temp.equal(pg_temp.notify('completed-later', 2, 60) #>> '{profile,phone_number}', '+250788100097', 'the caller after all');
+end
+$$;
+
 -- Profiles by reference: profiles.id, user_id, and the number that somebody else owns
 do $$
 declare
