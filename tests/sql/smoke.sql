@@ -799,6 +799,12 @@ begin
   assert public.record_dead_letter(v_letter || '{"payload": {"call_ref": "two"}}') <> v_first, 'other work under a reused id is another';
   perform public.record_dead_letter(v_letter || '{"payload": {"call_ref": "two"}}');
   perform pg_temp.equal((select count(*) from public.dead_letters where correlation_id = 'reused'), 2::bigint, 'two letters');
+  -- Replayed, and failed again.
+  update public.dead_letters set replayed_at = now() where id = (v_first ->> 'id')::uuid;
+  update public.alerts set resolved_at = now() where kind = 'dead_letter';
+  perform pg_temp.equal(public.record_dead_letter(v_letter || '{"payload": {"call_ref": "one"}}'), v_first, 'the same letter');
+  assert (select replayed_at is null from public.dead_letters where id = (v_first ->> 'id')::uuid), 'it is open again';
+  assert exists (select from public.alerts where kind = 'dead_letter' and resolved_at is null and details ->> 'dead_letter_id' = v_first ->> 'id'), 'and somebody is told';
   begin
     perform public.record_dead_letter((v_letter || '{"message_id": "absurd"}')::text::jsonb || ('{"payload": {"price": 1e999999}}'::text)::jsonb);
     assert false, 'Postgres holds no such number';
