@@ -227,6 +227,7 @@ declare
   v_allows_sms boolean;
   v_turn_id uuid;
   v_known boolean := true;
+  v_limited boolean := false;
 begin
   if p ->> 'provider_message_id' is null and p ->> 'session_id' is not null then
     select s.id, s.client_id, s.profile_id into v_session_id, v_client_id, v_profile_id
@@ -296,8 +297,18 @@ begin
   on conflict do nothing;
   perform private.touch_session(v_session_id, 'active', array['sms'], v_now);
 
+  -- Whoever proves nothing chooses the sender as well: one bucket for all of them.
+  if coalesce((p ->> 'unsigned')::boolean, false) then
+    v_limited := not (private.take_rate_limit('sms_inbound_unsigned:' || v_client_id || ':' || (p ->> 'provider'),
+      coalesce((p ->> 'unsigned_limit_per_hour')::integer, 60), interval '1 hour', v_now) ->> 'allowed')::boolean;
+    if v_limited and v_keyword = 'stop' then
+      -- Obeyed, as every STOP is, but without an answer that somebody pays for.
+      update public.profiles set allows_sms = false, allows_sms_source = 'keyword', allows_sms_at = v_now where id = v_profile_id and allows_sms;
+    end if;
+  end if;
   -- STOP is never limited: it must work most of all for those who get too much.
-  if v_keyword is distinct from 'stop'
+  if v_limited
+     or v_keyword is distinct from 'stop'
      and not (private.take_rate_limit('sms_inbound:' || v_profile_id, coalesce((p ->> 'rate_limit_per_hour')::integer, 120), interval '1 hour', v_now)
               ->> 'allowed')::boolean then
     update public.conversation_messages set handled_at = v_now, handled_as = 'rate_limited' where id = v_message.id;

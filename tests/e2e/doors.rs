@@ -266,6 +266,31 @@ async fn unsigned_messages_are_taken_only_where_somebody_switched_that_on() {
 }
 
 #[tokio::test]
+async fn those_who_prove_nothing_share_one_limit_however_many_senders_they_invent() {
+    let stage = Stage::alone("open", open).await;
+    let from = |phone: &str, proof: Proof| Inbound::new(phone, "I look for a house in Remera").proof(proof);
+    let first = stage.stranger();
+    assert_eq!(stage.mtn().deliver(&from(&first, Proof::Nothing)).await.unwrap().status, Some(200));
+    stage.sms_to(&first, 1).await;
+    let used_up = "update rate_limits set taken = 60 where bucket like 'sms_inbound_unsigned:%'";
+    assert!(stage.execute(used_up, &[]).await.unwrap() > 0, "the limit was not asked");
+    let second = stage.stranger();
+    assert_eq!(stage.mtn().deliver(&from(&second, Proof::Nothing)).await.unwrap().status, Some(200));
+    stage
+        .until(&format!(
+            "select bool_and(m.handled_as = 'rate_limited') from conversation_messages m join profiles p on p.id = m.profile_id
+              where p.phone_number = '{second}'"
+        ))
+        .await;
+    // MTN itself is not held up.
+    let third = stage.stranger();
+    assert_eq!(stage.mtn().deliver(&from(&third, Proof::Signature)).await.unwrap().status, Some(200));
+    assert!(stage.sms_to(&third, 1).await.contains("Remera"));
+    assert!(stage.mtn().messages_to(&second).is_empty());
+    stage.execute("delete from rate_limits where bucket like 'sms_inbound_unsigned:%'", &[]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_wrong_method_is_answered_with_the_right_ones() {
     let stage = stage().await;
     let places = [

@@ -681,6 +681,17 @@ begin
   perform pg_temp.equal(pg_temp.sms('limit-3', '+250788800003', 'c', 22, 2, null, 2), '{"decision": "rate_limited"}'::jsonb, 'one too many');
   perform pg_temp.equal(pg_temp.sms('limit-3', '+250788800003', 'c', 22, 2, null, 2), '{"decision": "duplicate"}'::jsonb, 'and again');
   perform pg_temp.equal(pg_temp.sms('limit-4', '+250788800003', 'STOP', 23, 3, 'stop', 2) ->> 'decision', 'go', 'STOP always works');
+  -- Whoever proves nothing chooses the sender: all of them share one limit, and a STOP above it is obeyed without an answer.
+  for n in 1 .. 3 loop
+    perform pg_temp.equal(public.begin_sms_turn(jsonb_build_object('correlation_id', 'u', 'provider', 'mtn', 'provider_message_id', 'unsigned-' || n,
+      'from', '+25078880010' || n, 'to', '8080', 'text', 'a', 'lease_token', pg_temp.token(60 + n), 'unsigned', true, 'unsigned_limit_per_hour', 2,
+      'now', pg_temp.at(n))) ->> 'decision', case when n < 3 then 'go' else 'rate_limited' end, 'unsigned ' || n);
+  end loop;
+  perform pg_temp.equal(public.begin_sms_turn(jsonb_build_object('correlation_id', 'u', 'provider', 'mtn', 'provider_message_id', 'unsigned-stop',
+    'from', '+250788800101', 'to', '8080', 'text', 'STOP', 'keyword', 'stop', 'lease_token', pg_temp.token(64), 'unsigned', true,
+    'unsigned_limit_per_hour', 2, 'now', pg_temp.at(5))) ->> 'decision', 'rate_limited', 'no answer to it');
+  assert (select not allows_sms from public.profiles where phone_number = '+250788800101'), 'but it is obeyed';
+  perform pg_temp.equal(pg_temp.sms('signed', '+250788800104', 'a', 65, 6) ->> 'decision', 'go', 'those who prove who they are have their own');
   perform pg_temp.equal(public.take_rate_limit(jsonb_build_object('bucket', 'b', 'limit', 1, 'window_seconds', 60, 'now', pg_temp.at(0))),
     '{"allowed": true, "remaining": 0, "retry_after_s": 0}'::jsonb, 'a bucket');
   perform pg_temp.equal(public.take_rate_limit(jsonb_build_object('bucket', 'b', 'limit', 1, 'window_seconds', 60, 'now', pg_temp.at(15))),

@@ -9,7 +9,7 @@ use ihuza_core::{
     timestamp,
 };
 use ihuza_edge::{
-    carrier,
+    carrier::{self, Proof},
     context::Cx,
     decision::Line,
     endpoint::{Call, Outcome},
@@ -24,7 +24,7 @@ use crate::ENDPOINT;
 
 pub fn inbound(call: Call) -> Result<Outcome, Problem> {
     let body = call.request.body()?;
-    carrier::authenticate(&call, body, call.cx.config.flag("IHUZA_COMPAT_INBOUND_AUTH"))?;
+    let proof = carrier::authenticate(&call, body, call.cx.config.flag("IHUZA_COMPAT_INBOUND_AUTH"))?;
     let inbound = mtn::parse_inbound(call.request.header("content-type"), body, host::now())?;
     let mut lines = Vec::new();
     for reason in &inbound.ignored {
@@ -40,7 +40,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if inbound.messages.len() == 1 { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
         lines.push(accepted(&cx, message));
-        work.push(Envelope::new(&cx.correlation_id, work_of(message)));
+        work.push(Envelope::new(&cx.correlation_id, work_of(message, proof)));
     }
     // What is sound in a body is kept; only a body with nothing sound in it is refused.
     match inbound.refused.into_iter().next() {
@@ -79,7 +79,7 @@ fn accepted(cx: &Cx, message: &InboundSms) -> Line {
     )
 }
 
-fn work_of(message: &InboundSms) -> Value {
+fn work_of(message: &InboundSms, proof: Proof) -> Value {
     let found = keyword::detect(&message.text);
     let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
     obj(&mut [
@@ -93,5 +93,6 @@ fn work_of(message: &InboundSms) -> Value {
         ("keyword", (found.as_ref().map(|found| found.keyword.as_str())).into()),
         ("keyword_may_answer", (found.is_some_and(|found| found.may_answer)).into()),
         ("language_hint", language.into()),
+        ("unsigned", (proof == Proof::Nothing).into()),
     ])
 }
