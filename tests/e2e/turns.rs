@@ -99,6 +99,18 @@ async fn messages_that_come_while_one_is_being_answered_are_answered_next_and_to
     assert_eq!(stage.count(&overlaps).await, 0);
 }
 
+/// Nobody sweeps here.
+#[tokio::test]
+async fn what_fails_after_a_first_answer_comes_back_by_the_queue() {
+    let stage = alone().await;
+    let phone = stage.stranger();
+    stage.openai().fail_with(Fault::Status500Before).on("a garden").times(2);
+    stage.openai().fail_with(Fault::Slow).on("text").delay(Duration::from_millis(1200)).always();
+    burst(&stage, &phone, &["I look for a house with a red door", "and with a garden"]).await;
+    stage.openai().control().clear_faults();
+    assert_eq!(turns(&stage, &phone).await.iter().sum::<u64>(), 2);
+}
+
 #[tokio::test]
 async fn the_same_message_many_times_is_one_turn_and_one_answer() {
     let stage = stage().await;

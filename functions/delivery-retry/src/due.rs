@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use ihuza_core::{
     channel::Channel,
-    json::{items_at, obj, str_at, string_at, u32_at},
+    json::{flag_at, items_at, obj, str_at, string_at, u32_at},
     log::{Event, Level},
     timestamp,
 };
@@ -14,7 +14,7 @@ use ihuza_edge::{
     database::{self, DatabaseError},
     delivery::{self, Message},
     host,
-    queue::Envelope,
+    queue::{self, Envelope},
 };
 use serde_json::Value;
 
@@ -64,6 +64,12 @@ async fn record_late(cx: &Cx, envelope: &Envelope) -> Verdict {
     match database::rpc(cx, rpc, p).await {
         Ok(answer) => {
             delivery::dispatch_fallbacks(cx, &answer).await;
+            if flag_at(&answer, "more") {
+                // Whoever recorded this could not go on with the messages that came meanwhile.
+                let body = obj(&mut [("session_id", answer.get("session_id").into())]);
+                // Not placed is not lost: the sweep finds messages that nobody has claimed.
+                let _ = queue::place(cx, "sms-inbound", &Envelope::new(&cx.correlation_id, body), 0).await;
+            }
             Verdict::Done
         }
         Err(error) => Verdict::after(&error, envelope),

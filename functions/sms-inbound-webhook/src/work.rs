@@ -70,15 +70,23 @@ const HISTORY_LIMIT: u32 = 30;
 
 pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
     let mut body = envelope.body.clone();
-    for _ in 0..ROUNDS {
+    let mut in_s = 0;
+    for made in 0..ROUNDS {
         match round(&cx, &envelope, &body).await {
             Ok(Some(session_id)) => body = obj(&mut [("session_id", session_id.into())]),
             Ok(None) => return Verdict::Done,
+            // The queue would bring the message that is answered by now; what failed is the rest of the conversation.
+            Err(Verdict::Again { in_s: wait_s, why }) if made > 0 => {
+                let said = format!("{why}; the rest of the conversation again in {wait_s} s");
+                cx.log(Level::Warn, Event::WorkRetried, &said, &[("retry_in_s", wait_s.into())]);
+                in_s = wait_s;
+                break;
+            }
             Err(verdict) => return verdict,
         }
     }
-    // Somebody writes faster than we answer: the next consumer goes on.
-    match queue::place(&cx, ENDPOINT.queue, &Envelope { body, ..envelope }, 0).await {
+    // Or somebody writes faster than we answer: the next consumer goes on.
+    match queue::place(&cx, ENDPOINT.queue, &Envelope { body, ..envelope }, in_s).await {
         Ok(_) => Verdict::Done,
         Err(_) => Verdict::Again { in_s: 5, why: "the rest of the conversation could not be queued".to_owned() },
     }
