@@ -39,7 +39,7 @@ create policy call_notification_resends_select on public.call_notification_resen
 revoke all on public.call_notification_resends from public, anon, authenticated;
 grant select, insert on public.call_notification_resends to service_role;
 
-create or replace function public.resend_call_notification(p_call_id uuid, p_reason text, p_now timestamptz default null) returns jsonb
+create or replace function public.resend_call_notification(p_call_id uuid, p_reason text, p_now timestamptz default null, p_idle_hours integer default 72) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := coalesce(p_now, clock_timestamp());
@@ -74,7 +74,7 @@ begin
   end if;
   -- Locks in the order of begin_call_notification: the session, then the claim.
   select o.session_id, o.created into v_session_id, v_created
-    from private.open_session(v_claim.client_id, v_claim.profile_id, 'voice', p_call_id, interval '72 hours', v_now) o;
+    from private.open_session(v_claim.client_id, v_claim.profile_id, 'voice', p_call_id, make_interval(hours => p_idle_hours), v_now) o;
   perform from public.call_notifications n where n.id = v_claim.id and n.status in ('done', 'no_recipient', 'unknown', 'abandoned') for no key update;
   if not found then
     raise exception using errcode = 'PT409', message = 'notification_in_work', hint = 'It is being sent, or will be. Ask again when it is done.';
@@ -115,6 +115,6 @@ begin
 end
 $$;
 comment on function public.resend_call_notification is
-  'For operators: the summary of a call is sent once more, by the next sweep, as new messages; the old rows stay. Refused while one is due.';
-revoke execute on function public.resend_call_notification(uuid, text, timestamptz) from public, anon, authenticated;
-grant execute on function public.resend_call_notification(uuid, text, timestamptz) to service_role;
+  'For operators: the summary of a call is sent once more, by the next sweep, as new messages; the old rows stay. Refused while one is due. p_idle_hours is SESSION_IDLE_HOURS.';
+revoke execute on function public.resend_call_notification(uuid, text, timestamptz, integer) from public, anon, authenticated;
+grant execute on function public.resend_call_notification(uuid, text, timestamptz, integer) to service_role;

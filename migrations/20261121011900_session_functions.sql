@@ -3,24 +3,25 @@
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function public.get_or_create_omnichannel_session(
   p_profile_id uuid, p_primary_channel text default 'sms', p_call_id uuid default null, p_intent text default null,
-  p_agent_id uuid default null, p_client_id uuid default null
+  p_agent_id uuid default null, p_client_id uuid default null, p_idle_hours integer default 72
 ) returns uuid language plpgsql set search_path = '' as $$
 declare
   v_id uuid;
 begin
   select o.session_id into v_id
-    from private.open_session(coalesce(p_client_id, private.default_client_id()), p_profile_id, p_primary_channel, p_call_id, interval '72 hours', clock_timestamp()) o;
+    from private.open_session(coalesce(p_client_id, private.default_client_id()), p_profile_id, p_primary_channel, p_call_id, make_interval(hours => p_idle_hours),
+      clock_timestamp()) o;
   perform private.touch_session(v_id, 'active', array[p_primary_channel], clock_timestamp(), p_intent, p_agent_id, p_call_id);
   return v_id;
 end
 $$;
-comment on function public.get_or_create_omnichannel_session is 'The open session of a person with a client, made active; created if there is none.';
+comment on function public.get_or_create_omnichannel_session is 'The open session of a person with a client, made active; created if there is none or it is idle longer than p_idle_hours (SESSION_IDLE_HOURS).';
 
 create or replace function public.get_or_create_session(
   p_profile_id uuid, p_primary_channel text default 'sms', p_call_id uuid default null, p_intent text default null,
-  p_agent_id uuid default null, p_client_id uuid default null
+  p_agent_id uuid default null, p_client_id uuid default null, p_idle_hours integer default 72
 ) returns uuid language sql set search_path = '' as $$
-  select public.get_or_create_omnichannel_session(p_profile_id, p_primary_channel, p_call_id, p_intent, p_agent_id, p_client_id)
+  select public.get_or_create_omnichannel_session(p_profile_id, p_primary_channel, p_call_id, p_intent, p_agent_id, p_client_id, p_idle_hours)
 $$;
 comment on function public.get_or_create_session is 'Alias of get_or_create_omnichannel_session.';
 

@@ -48,6 +48,29 @@ async fn deliveries(db: &Db, call: &str) -> Value {
 }
 
 #[tokio::test]
+async fn whoever_has_another_idle_time_says_so() {
+    let db = Db::new().await;
+    let call = ended_call(&db, &phone(), -1000).await;
+    let first = begin(&db, &call, 1, 0).await;
+    finish(&db, &first, 1, 1_000, "accepted", json!({})).await;
+    let again = format!(
+        "select public.resend_call_notification('{call}', 'lost', '{}', p_idle_hours => 1)",
+        at_text(2 * 3_600_000)
+    );
+    db.value(&again).await;
+    let session = format!("select session_id from public.call_notifications where call_id = '{call}'");
+    assert_ne!(db.value(&session).await, first["session"]["id"], "two hours are long for a conversation here");
+
+    let profile = text(&first, "/profile/id");
+    let open = |more: &str| format!("select public.get_or_create_session('{profile}'{more})");
+    let id = db.value(&open("")).await;
+    db.run("update public.omnichannel_sessions set last_activity_at = now() - interval '2 hours'").await;
+    assert_eq!(db.value(&open(", p_idle_hours => 3")).await, id);
+    db.run("update public.omnichannel_sessions set last_activity_at = now() - interval '2 hours'").await;
+    assert_ne!(db.value(&open(", p_idle_hours => 1")).await, id);
+}
+
+#[tokio::test]
 async fn a_summary_is_sent_once_more_as_a_new_message_and_the_old_one_stays() {
     let db = Db::new().await;
     let call = ended_call(&db, &phone(), -1000).await;
