@@ -270,7 +270,8 @@ begin
   select * into v_row from public.message_delivery_log where id = p_id;
   select id, status into v_id, v_status from public.message_delivery_log where fallback_of = p_id;
   if found then
-    return case when v_status = 'queued' then jsonb_build_object('id', v_id, 'channel', case v_row.channel when 'sms' then 'whatsapp' else 'sms' end) end;
+    return case when v_status = 'queued' then jsonb_build_object('id', v_id, 'channel', case v_row.channel when 'sms' then 'whatsapp' else 'sms' end,
+      'correlation_id', v_row.correlation_id) end;
   end if;
   v_other := case v_row.channel when 'whatsapp' then 'sms' when 'sms' then 'whatsapp' end;
   if v_other is null or v_row.direction <> 'outbound' or v_row.message_id is null or v_row.purpose = 'keyword'
@@ -315,11 +316,11 @@ begin
     return null;
   end if;
   perform private.add_own_event(v_id, 'queued', p_now, v_row.correlation_id);
-  return jsonb_build_object('id', v_id, 'channel', v_other);
+  return jsonb_build_object('id', v_id, 'channel', v_other, 'correlation_id', v_row.correlation_id);
 end
 $$;
 comment on function private.create_fallback is
-  'A delivery failed for good: queues the same message on the other channel, due now, if it was not tried and can be; {id, channel} or null.';
+  'A delivery failed for good: queues the same message on the other channel, due now, if it was not tried and can be; {id, channel, correlation_id} or null.';
 
 create or replace function private.apply_evidence(p_id uuid) returns void
 language plpgsql set search_path = '' as $$

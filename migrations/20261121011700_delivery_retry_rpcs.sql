@@ -200,7 +200,7 @@ begin
     if not found then
       continue;
     end if;
-    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(p ->> 'correlation_id', v_row.correlation_id), v_now, false) then
+    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(v_row.correlation_id, p ->> 'correlation_id'), v_now, false) then
       v_noted := v_noted || jsonb_build_object('id', v_row.id, 'provider', v_row.provider, 'outcome', v_result.attempt ->> 'outcome',
         'counts', coalesce((v_result.attempt ->> 'breaker')::boolean, true), 'error_code', v_result.attempt ->> 'error_code');
     end if;

@@ -177,9 +177,12 @@ async fn not_on_whatsapp_is_learnt_from_a_late_report_and_sms_carries_the_messag
     // Meta's timestamps are whole seconds: what was known a moment ago would be newer.
     let sql = "update profiles set has_whatsapp_at = now() - interval '1 minute' where phone_number = $1";
     stage.execute(sql, &[&phone]).await.unwrap();
-    stage.ask(&call).await;
+    let told = stage.ask(&call).await;
     stage.delivered(&phone, "sms delivered 1 fallback, whatsapp undeliverable 1").await;
     assert!(stage.sms_to(&phone, 1).await.starts_with("EasyMO summary:"));
+    // Whoever learnt it, the message in its place is told of under the id of the work.
+    told_once(&stage, &told.correlation_id, &["WHATSAPP_SEND_SUCCESS", "FALLBACK_QUEUED", "SMS_SEND_SUCCESS"]).await;
+    traced(&stage, &phone, &told.correlation_id).await;
     let profile = stage
         .row(&format!("select has_whatsapp, has_whatsapp_source from profiles where phone_number = '{phone}'"))
         .await;
@@ -271,6 +274,34 @@ async fn one_correlation_id_leads_from_the_request_to_the_delivery_report() {
                         "recipient_id": phone.trim_start_matches('+')});
     stage.whatsapp().report(vec![status]).await.unwrap();
     report_is_told(&stage, &id, &whatsapp, "whatsapp").await;
+}
+
+/// Every message to the person, and every sending of one, is under this id.
+async fn traced(stage: &Stage, phone: &str, id: &str) {
+    let others = format!(
+        "message_delivery_log l left join message_delivery_attempts a on a.delivery_id = l.id
+          where l.recipient = '{phone}' and l.direction = 'outbound' and (l.correlation_id <> '{id}' or a.correlation_id <> '{id}')"
+    );
+    assert_eq!(stage.count(&others).await, 0);
+}
+
+#[tokio::test]
+async fn one_correlation_id_leads_through_a_retry_to_the_delivery_report() {
+    let stage = silent_stage().await;
+    let phone = stage.stranger();
+    stage.mtn().fail_with(Fault::Status503).on(&phone);
+    let told = stage.told_and_done(&CallSeed::new(&phone)).await;
+    let id = told.correlation_id;
+    told_once(&stage, &id, &["SMS_SEND_FAILED"]).await;
+    let due = "update message_delivery_log set next_attempt_at = now() where recipient = $1";
+    stage.execute(due, &[&phone]).await.unwrap();
+    stage.cron().await.unwrap();
+    stage.delivered(&phone, "sms sent 2").await;
+    told_once(&stage, &id, &["SMS_SEND_FAILED", "SMS_SEND_SUCCESS"]).await;
+    traced(&stage, &phone, &id).await;
+    let (sms, _) = delivery(&stage, &phone, "sms").await;
+    stage.mtn().report(&dlr(&sms, "DELIVERED")).await.unwrap();
+    report_is_told(&stage, &id, &sms, "sms").await;
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use ihuza_edge::{
 use serde_json::Value;
 
 /// A claimed row of `message_delivery_log`.
-fn message(row: &Value) -> Option<Message> {
+fn message(cx: &Cx, row: &Value) -> Option<Message> {
     Some(Message {
         id: string_at(row, "id")?,
         channel: Channel::parse(str_at(row, "channel")?)?,
@@ -29,10 +29,10 @@ fn message(row: &Value) -> Option<Message> {
         payload: row.get("payload")?.clone(),
         deadline_at: str_at(row, "deadline_at").and_then(timestamp::parse_rfc3339).unwrap_or_else(host::now),
         attempt: u32_at(row, "attempt")?,
+        correlation_id: string_at(row, "correlation_id").unwrap_or_else(|| cx.correlation_id.clone()),
     })
 }
 
-/// Whose lost answers are asked for again.
 const CLAIM: &str = "claim_due_deliveries";
 
 /// RPCs that may be made later from the queue; anything else in a message is not ours.
@@ -94,7 +94,7 @@ pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<
     if rows.is_empty() {
         return Ok(0);
     }
-    let messages: Vec<Message> = rows.iter().filter_map(message).collect();
+    let messages: Vec<Message> = rows.iter().filter_map(|row| message(cx, row)).collect();
     if messages.len() < rows.len() {
         // Their lease runs out and they count as unknown; nothing is lost, but a person must look.
         cx.log(Level::Error, Event::InternalError, "a claimed delivery is not of the shape this version knows", &[]);

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use ihuza_core::{
     channel::{Channel, Provider},
     error_class::{ErrorClass, Evidence},
-    json::obj,
+    json::{obj, str_at},
     log::{Event, Level},
     phone, retry,
     send::{Accepted, Refused},
@@ -31,6 +31,8 @@ pub struct Message {
     pub deadline_at: DateTime<Utc>,
     /// The first is 1.
     pub attempt: u32,
+    /// Of the work that the message belongs to; what happens to it is told under this id, whoever sends it.
+    pub correlation_id: String,
 }
 
 impl Message {
@@ -79,6 +81,7 @@ pub type Handed = Result<Accepted, Refusal>;
 
 /// Sends `message` unless the breaker of its provider is open; the answer is an `attempt` object of the RPCs.
 pub async fn attempt(cx: &Cx, gates: &Gates, message: &Message) -> Value {
+    let cx = &cx.for_work(&message.correlation_id);
     let started = host::now();
     if let Some(open_until) = gates.open_until(message.provider().as_str()) {
         return deferred(cx, message, open_until, started);
@@ -221,18 +224,24 @@ pub async fn dispatch_fallbacks(cx: &Cx, answer: &Value) {
     let Some(fallbacks) = answer.get("fallbacks").and_then(Value::as_array) else {
         return;
     };
-    join_all(fallbacks.iter().filter_map(|fallback| fallback.get("id")).map(|id| async move {
-        let envelope =
-            queue::Envelope::new(&cx.correlation_id, obj(&mut [("kind", "send".into()), ("delivery_id", id.into())]));
-        // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
-        if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
-            cx.log(
-                Level::Info,
-                Event::FallbackQueued,
-                "the other channel carries the message",
-                &[("delivery_id", id.into())],
+    join_all(fallbacks.iter().filter_map(|fallback| Some((fallback, fallback.get("id")?))).map(
+        |(fallback, id)| async move {
+            // Under the id of the work, whoever found out that the other channel must carry it.
+            let cx = &str_at(fallback, "correlation_id").map_or_else(|| cx.clone(), |work| cx.for_work(work));
+            let envelope = queue::Envelope::new(
+                &cx.correlation_id,
+                obj(&mut [("kind", "send".into()), ("delivery_id", id.into())]),
             );
-        }
-    }))
+            // Not placed is not lost: the delivery is due in the database, and the next sweep finds it.
+            if queue::place(cx, "delivery-retry", &envelope, 0).await.is_ok() {
+                cx.log(
+                    Level::Info,
+                    Event::FallbackQueued,
+                    "the other channel carries the message",
+                    &[("delivery_id", id.into())],
+                );
+            }
+        },
+    ))
     .await;
 }

@@ -169,6 +169,7 @@ impl Outbox<'_> {
             },
             deadline_at: self.purpose.deadline(now),
             attempt: self.claim.attempt,
+            correlation_id: self.cx.correlation_id.clone(),
         };
         Some(if sms {
             Planned {
