@@ -92,10 +92,10 @@ declare
   v_alerts integer := 0;
   v_id uuid;
 begin
-  -- One sweep at a time; the other has nothing left to do.
+  -- One sweep at a time. The other may be our own first try, whose answer did not come in time: it is not to look like a sweep
+  -- that found nothing.
   if not pg_try_advisory_xact_lock(hashtextextended('ihuza:sweep', 20261121)) then
-    return jsonb_build_object('jobs', '[]'::jsonb, 'notify', '[]'::jsonb, 'turns', '[]'::jsonb, 'due_deliveries', 0, 'expired_deliveries', 0,
-      'closed_sessions', 0, 'alerts', 0);
+    return '{"busy": true}';
   end if;
 
   with idle as (
@@ -219,7 +219,7 @@ begin
     'due_deliveries', v_due, 'expired_deliveries', v_expired, 'closed_sessions', v_closed, 'alerts', v_alerts);
 end
 $$;
-comment on function public.sweep is 'RPC of every minute: finds what was left behind and says what to put into which queue.';
+comment on function public.sweep is 'RPC of every minute: finds what was left behind and says what to put into which queue; {busy: true} while another sweep is at it.';
 
 revoke execute on function public.enqueue_job(jsonb), public.complete_jobs(jsonb), public.record_dead_letter(jsonb), public.notification_status(jsonb),
   public.sweep(jsonb) from public, anon, authenticated;

@@ -1,7 +1,7 @@
 //! The sweep: whatever a crash, a lost queue message or an outage left behind is found in the database and put back to work.
 
 use ihuza_core::{
-    json::{Part, items_at, obj, str_at, string_at},
+    json::{Part, flag_at, items_at, obj, str_at, string_at},
     log::{Event, Level},
 };
 use ihuza_edge::{
@@ -21,6 +21,8 @@ const LIMIT: u32 = 200;
 const ROUND: u32 = 5;
 /// Rounds a sweep makes at most, well within a cron's 15 minutes.
 const ROUNDS: u32 = 40;
+/// The one call that looks at every table may take longer than others.
+const SWEEP_TIMEOUT_FACTOR: u32 = 3;
 /// How long after its end a call may still be without a notification: its handler may yet ask for one.
 const CALL_GRACE_SECONDS: u32 = 120;
 
@@ -34,7 +36,8 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         ("session_idle_hours", config.number("SESSION_IDLE_HOURS").into()),
         ("call_grace_seconds", CALL_GRACE_SECONDS.into()),
     ]);
-    let found = match database::rpc(cx, "sweep", &p).await {
+    let timeout_ms = config.number("DATABASE_TIMEOUT_MS").saturating_mul(SWEEP_TIMEOUT_FACTOR);
+    let found = match database::rpc_within(cx, "sweep", &p, timeout_ms).await {
         Ok(found) => found,
         Err(error) => {
             cx.log(
@@ -46,6 +49,8 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
             return Err(error);
         }
     };
+    // Perhaps by our own first try, of which no answer came: what that found is asked for again by a later sweep.
+    let busy = flag_at(&found, "busy");
     let (notify, turns) = (items_at(&found, "notify"), items_at(&found, "turns"));
     let jobs = requeue_jobs(cx, items_at(&found, "jobs")).await;
     for row in notify {
@@ -68,6 +73,7 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         }
     }
     let counts = obj(&mut [
+        ("busy", busy.into()),
         ("jobs", jobs.into()),
         ("notifications", notify.len().into()),
         ("turns", turns.len().into()),
@@ -75,7 +81,8 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         ("expired_deliveries", found.get("expired_deliveries").into()),
         ("closed_sessions", found.get("closed_sessions").into()),
     ]);
-    cx.log(Level::Info, Event::SweepDone, "the sweep is done", &[("counts", (&counts).into())]);
+    let said = if busy { "somebody else is at the sweep; due deliveries were sent" } else { "the sweep is done" };
+    cx.log(Level::Info, Event::SweepDone, said, &[("counts", (&counts).into())]);
     Ok(counts)
 }
 

@@ -72,10 +72,15 @@ thread_local! {
 
 /// Calls `public.<name>(p jsonb)`; repeats it a few times while the database is not available.
 pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, DatabaseError> {
+    rpc_within(cx, name, p, cx.config.number("DATABASE_TIMEOUT_MS")).await
+}
+
+/// [`rpc`] with a time limit of its own for each try.
+pub async fn rpc_within(cx: &Cx, name: &'static str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
     let mut tried = 0;
     loop {
         tried += 1;
-        let error = match rpc_once(cx, name, p).await {
+        let error = match rpc_once(cx, name, p, timeout_ms).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
@@ -93,7 +98,7 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
     }
 }
 
-async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError> {
+async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
     let config = &cx.config;
     let url = format!("{}/rest/v1/rpc/{name}", config.text("SUPABASE_URL").trim_end_matches('/'));
     let headers = HEADERS.with(|cell| {
@@ -111,16 +116,14 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
     });
     let body = obj(&mut [("p", p.into())]).to_string();
     let answer =
-        outgoing::send(None, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
-            DatabaseError::Unavailable {
-                what: match failure {
-                    TransportFailure::NotARequest => "SUPABASE_URL or its key can be none",
-                    TransportFailure::Timeout => "no answer in time",
-                    TransportFailure::Cut => "connection cut",
-                    TransportFailure::BadBody => "answer too long",
-                },
-                code: None,
-            }
+        outgoing::send(None, &url, &headers, &body, timeout_ms).await.map_err(|failure| DatabaseError::Unavailable {
+            what: match failure {
+                TransportFailure::NotARequest => "SUPABASE_URL or its key can be none",
+                TransportFailure::Timeout => "no answer in time",
+                TransportFailure::Cut => "connection cut",
+                TransportFailure::BadBody => "answer too long",
+            },
+            code: None,
         })?;
     read(answer.status, answer.body.as_bytes())
 }
