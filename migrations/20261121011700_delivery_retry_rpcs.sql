@@ -116,28 +116,43 @@ declare
   v_wanted text[];
   v_gates jsonb;
   v_gate text;
+  v_paused text[];
   v_probed text[] := '{}';
+  v_seen uuid[] := '{}';
   v_row record;
 begin
   select array_agg(l.id order by l.id) into v_ids
-    from public.message_delivery_log l where l.lease_token = v_token and l.lease_until > v_now;
+    from public.message_delivery_log l
+   where l.lease_token = v_token and l.lease_until > v_now and (v_only is null or v_only in (l.id, l.fallback_of));
   if v_ids is not null then
     -- The same token again: its answer was lost.
     return jsonb_build_object(
       'deliveries', (select jsonb_agg(private.due_delivery_json(i)) from unnest(v_ids) i),
+      'looked_at', cardinality(v_ids), 'fallbacks', '[]'::jsonb,
       'providers', private.provider_gates('{}', v_token, v_now));
   end if;
 
   if v_only is null then
     select array_agg(distinct d.provider) into v_wanted
-      from (select l.provider from public.message_delivery_log l where l.next_attempt_at <= v_due order by l.next_attempt_at limit v_limit) d;
+      from (select l.provider from public.message_delivery_log l where l.next_attempt_at <= v_due order by l.next_attempt_at limit 500) d;
   else
     select array[l.provider] into v_wanted
       from public.message_delivery_log l where l.id = v_only and l.next_attempt_at <= v_due and (l.lease_until is null or l.lease_until <= v_now);
   end if;
   v_gates := private.provider_gates(coalesce(v_wanted, '{}'), v_token, v_now);
   if v_wanted is null then
-    return jsonb_build_object('deliveries', '[]'::jsonb, 'providers', v_gates);
+    return jsonb_build_object('deliveries', '[]'::jsonb, 'looked_at', 0, 'fallbacks', '[]'::jsonb, 'providers', v_gates);
+  end if;
+  v_paused := array(select g.key from jsonb_each(v_gates) g where g.value ->> 'gate' = 'open');
+  if v_only is null and v_paused <> '{}' then
+    -- What would only be put off is put off all at once, and takes nobody's place among the candidates.
+    update public.message_delivery_log l
+       set next_attempt_at = greatest((v_gates -> l.provider ->> 'open_until')::timestamptz, v_now) + random() * interval '15 seconds'
+     where l.id in (select c.id from public.message_delivery_log c
+                     where c.next_attempt_at <= v_due and c.provider = any (v_paused) and c.status <> 'unknown' and c.lease_token is null
+                       and (c.deadline_at is null or c.deadline_at > v_now)
+                     order by c.next_attempt_at limit 1000
+                       for no key update skip locked);
   end if;
 
   -- Twice: what the first round hands to the other channel is due at once.
@@ -146,10 +161,14 @@ begin
       select l.id, l.provider from public.message_delivery_log l
        where l.next_attempt_at <= v_due and (l.lease_until is null or l.lease_until <= v_now)
          and (v_only is null or l.id = v_only or (v_round = 2 and l.fallback_of = v_only))
+         -- A provider that has a pause keeps no other waiting. What is unknown, past its deadline or left by its holder is settled all the same.
+         and (v_only is not null or l.provider is null or l.provider <> all (v_paused)
+           or l.status = 'unknown' or l.lease_token is not null or l.deadline_at <= v_now)
        order by l.next_attempt_at
        limit v_limit - cardinality(v_claimed)
          for no key update skip locked
     loop
+      v_seen := v_seen || v_row.id;
       v_gate := coalesce(v_gates -> v_row.provider ->> 'gate', 'closed');
       if v_gate = 'probe' and v_row.provider = any (v_probed) then
         v_gate := 'open';  -- one probe is one message
@@ -169,10 +188,17 @@ begin
    where probe_token = v_token and provider <> all (v_probed);
   return jsonb_build_object(
     'deliveries', coalesce((select jsonb_agg(private.due_delivery_json(i)) from unnest(v_claimed) i), '[]'),
+    'looked_at', cardinality(v_seen),
+    -- Messages that another channel is to carry now and that this claim had no room for.
+    'fallbacks', coalesce((
+      select jsonb_agg(jsonb_build_object('id', l.id, 'channel', l.channel, 'correlation_id', l.correlation_id) order by l.id)
+        from public.message_delivery_log l
+       where l.fallback_of = any (v_seen) and l.status = 'queued' and l.next_attempt_at <= v_due and l.lease_token is null), '[]'),
     'providers', v_gates);
 end
 $$;
-comment on function public.claim_due_deliveries is 'RPC: leases deliveries that are due, the oldest first; settles those past their deadline or without a word.';
+comment on function public.claim_due_deliveries is
+  'RPC: leases deliveries that are due, the oldest first; settles those past their deadline or without a word. Nothing more is due when looked_at is 0.';
 
 create or replace function public.record_delivery_results(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$

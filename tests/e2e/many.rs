@@ -133,6 +133,34 @@ async fn a_failing_carrier_gets_a_pause_the_other_channel_carries_and_one_probe_
 }
 
 #[tokio::test]
+async fn one_sweep_reaches_what_is_due_behind_a_backlog_that_it_settles() {
+    let stage = Stage::alone("breaker", breaking).await;
+    let phone = stage.stranger();
+    stage.mtn().fail_with(Fault::Status503).on(&phone);
+    stage.told_and_done(&CallSeed::new(&phone)).await;
+    stage.until(&format!("select count(*) = 1 from message_delivery_attempts a join message_delivery_log l on l.id = a.delivery_id where l.recipient = '{phone}' and a.outcome = 'retryable'")).await;
+    // Sent a second time already: there is nothing left to try with any of them.
+    stage
+        .execute(
+            "insert into message_delivery_log (channel, provider, status, next_attempt_at, deadline_at, possible_duplicate, correlation_id)
+             select 'sms', 'mtn', 'unknown', now() - interval '1 minute', now() + interval '1 hour', true, 'backlog' from generate_series(1, 60)",
+            &[],
+        )
+        .await
+        .unwrap();
+    stage
+        .execute("update message_delivery_log set next_attempt_at = now() where recipient = $1", &[&phone])
+        .await
+        .unwrap();
+    stage.cron().await.unwrap();
+    stage.delivered(&phone, "sms delivered 2").await;
+    assert_eq!(
+        stage.count("message_delivery_log where correlation_id = 'backlog' and next_attempt_at is null").await,
+        60
+    );
+}
+
+#[tokio::test]
 async fn a_failing_model_gets_a_pause_in_which_nobody_asks_it() {
     let stage = Stage::alone("breaker", breaking).await;
     stage.openai().fail_with(Fault::Status500Before).always();

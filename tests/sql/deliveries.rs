@@ -127,6 +127,110 @@ async fn a_refused_resend_is_not_repeated_once_the_other_channel_has_the_message
     assert_eq!(course.rows().await[&resent]["next_attempt_at"], Value::Null);
 }
 
+/// A turn of a new person, answered by SMS at time 0 with this attempt; the id of the delivery. The reply could go out by
+/// WhatsApp as well.
+async fn answered(db: &Db, n: u64, attempt: Value, preferred: &str) -> String {
+    let who = phone();
+    let message = json!({"correlation_id": format!("work-{n}"), "provider": "mtn", "provider_message_id": format!("a-{n}-{}", unique()), "from": who,
+                         "to": "8080", "text": "hello", "lease_token": token(1), "now": at_text(0)});
+    let turn = db.rpc("begin_sms_turn", message).await;
+    let id = text(&turn, &format!("/delivery_ids/{preferred}"));
+    let provider = if preferred == "sms" { "mtn" } else { "whatsapp" };
+    let delivery = json!({"id": id, "channel": preferred, "provider": provider, "recipient": who, "purpose": "reply", "content": "answer",
+                          "payload": {"text": "answer"}, "deadline_at": at_text(DEADLINE_MS), "attempt": attempt});
+    let renditions = json!({"sms": {"text": "answer"}, "whatsapp": {"kind": "text", "text": "answer"}});
+    let p = json!({"turn_id": turn["turn_id"], "lease_token": token(1), "correlation_id": format!("work-{n}"), "outcome": "answered",
+                   "deliveries": [delivery], "now": at_text(0), "reply": {"content": "answer", "source": "model", "renditions": renditions}});
+    db.rpc("finish_sms_turn", p).await;
+    id
+}
+
+#[tokio::test]
+async fn a_backlog_of_one_channel_keeps_nobody_of_the_other_waiting() {
+    let db = Db::new().await;
+    let said = |outcome: &str, more: Value| with(with(attempt(outcome, 0), json!({"breaker": false})), more);
+    for n in 0..300 {
+        answered(&db, n, said("unknown", json!({})), "sms").await;
+    }
+    for n in 300..400 {
+        answered(&db, n, said("retryable", json!({"next_attempt_at": at_text(125_000)})), "sms").await;
+    }
+    let mut healthy = Vec::new();
+    for n in 400..420 {
+        healthy
+            .push(answered(&db, n, said("retryable", json!({"next_attempt_at": at_text(130_000)})), "whatsapp").await);
+    }
+    let pause = "update public.provider_health set state = 'open', reason = 'failures', open_until = '{until}' where provider = 'mtn'";
+    db.run(&pause.replace("{until}", &at_text(400_000))).await;
+    // What one sweep does.
+    let now = 140_000;
+    let mut sent = Vec::new();
+    let mut fallbacks = 0;
+    for who in 1000..1100 {
+        let p = json!({"lease_token": token(who), "limit": 20, "now": at_text(now)});
+        let claimed = db.rpc("claim_due_deliveries", p).await;
+        if claimed["looked_at"] == 0 {
+            break;
+        }
+        fallbacks += claimed["fallbacks"].as_array().unwrap().len();
+        let deliveries = claimed["deliveries"].as_array().unwrap();
+        let results: Vec<Value> = deliveries
+            .iter()
+            .map(
+                |d| json!({"id": d["id"], "attempt": with(attempt("accepted", now), json!({"attempt": d["attempt"]}))}),
+            )
+            .collect();
+        sent.extend(deliveries.iter().map(|delivery| text(delivery, "/id")));
+        let p = json!({"lease_token": token(who), "correlation_id": "sweep", "results": results, "now": at_text(now)});
+        db.rpc("record_delivery_results", p).await;
+    }
+    assert!(healthy.iter().all(|id| sent.contains(id)), "the healthy channel goes on");
+    assert_eq!(sent.len(), 320, "and carries what nobody knows of");
+    assert!(fallbacks > 0, "whoever claims is told of what it could not take itself");
+    let unknown =
+        "select count(*) from public.message_delivery_log where status = 'unknown' and next_attempt_at is not null";
+    assert_eq!(db.count(unknown).await, 0);
+    let waiting = format!(
+        "select count(*) from public.message_delivery_log where provider = 'mtn' and next_attempt_at between '{}' and '{}'",
+        at_text(400_000),
+        at_text(415_000)
+    );
+    assert_eq!(db.count(&waiting).await, 100, "the rest waits until the pause is over, and a little longer");
+}
+
+#[tokio::test]
+async fn a_token_that_is_known_claims_no_other_delivery_than_the_one_asked_for() {
+    let db = Db::new().await;
+    let later = json!({"next_attempt_at": at_text(1_000)});
+    let first = answered(&db, 1, with(attempt("retryable", 0), later.clone()), "sms").await;
+    let second = answered(&db, 2, with(attempt("retryable", 0), later), "sms").await;
+    for id in [&first, &second, &first] {
+        let p = json!({"lease_token": token(5), "limit": 1, "delivery_id": id, "now": at_text(2_000)});
+        let claimed = db.rpc("claim_due_deliveries", p).await;
+        let ids: Vec<String> = claimed["deliveries"].as_array().unwrap().iter().map(|d| text(d, "/id")).collect();
+        assert_eq!(ids, [id.as_str()]);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_and_a_fallback_keep_the_correlation_id_of_their_work() {
+    let db = Db::new().await;
+    let retried = with(attempt("retryable", 0), json!({"next_attempt_at": at_text(1_000)}));
+    let id = answered(&db, 7, retried, "sms").await;
+    let p = json!({"lease_token": token(5), "limit": 1, "now": at_text(2_000)});
+    let claimed = db.rpc("claim_due_deliveries", p).await;
+    assert_eq!(text(&claimed, "/deliveries/0/correlation_id"), "work-7");
+    let permanent = with(attempt("permanent", 2_000), json!({"attempt": 2}));
+    let p = json!({"lease_token": token(5), "correlation_id": "sweep", "results": [{"id": id, "attempt": permanent}], "now": at_text(2_000)});
+    let recorded = db.rpc("record_delivery_results", p).await;
+    assert_eq!(text(&recorded, "/fallbacks/0/correlation_id"), "work-7");
+    let under_another = format!(
+        "select (select count(*) from public.message_delivery_attempts where delivery_id = '{id}' and correlation_id <> 'work-7')
+              + (select count(*) from public.message_status_events where delivery_id = '{id}' and correlation_id <> 'work-7')"
+    );
+    assert_eq!(db.count(&under_another).await, 0);
+}
+
 /// One message on its way.
 struct Course<'a> {
     db: &'a Db,

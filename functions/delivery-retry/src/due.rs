@@ -76,9 +76,18 @@ async fn record_late(cx: &Cx, envelope: &Envelope) -> Verdict {
     }
 }
 
-/// Claims what is due (or the one delivery named), sends it, records it; says how many there were.
-pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<usize, DatabaseError> {
-    let lease_token = claim::lease_token(CLAIM);
+/// What one claim came to.
+pub struct Round {
+    /// Rows that the claim looked at: sent, put off, or settled without sending. None means that nothing more is due.
+    pub looked_at: u32,
+    pub sent: usize,
+}
+
+/// Claims what is due (or the one delivery named), sends it, records it.
+pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<Round, DatabaseError> {
+    // Whose lost answers are asked for again: the sweep's own, or those about this delivery.
+    let work = [CLAIM, ":", delivery_id.unwrap_or_default()].concat();
+    let lease_token = claim::lease_token(&work);
     let mut p = claim::request(cx, &obj(&mut [("limit", limit.into())]), &lease_token);
     if let (Some(id), Some(p)) = (delivery_id, p.as_object_mut()) {
         p.insert("delivery_id".to_owned(), id.into());
@@ -86,13 +95,15 @@ pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<
     let claimed = match database::rpc(cx, CLAIM, &p).await {
         Ok(claimed) => claimed,
         Err(error) => {
-            claim::unheard(CLAIM, lease_token);
+            claim::unheard(&work, lease_token);
             return Err(error);
         }
     };
     let rows = items_at(&claimed, "deliveries");
+    let looked_at = u32_at(&claimed, "looked_at").unwrap_or(0);
+    delivery::dispatch_fallbacks(cx, &claimed).await;
     if rows.is_empty() {
-        return Ok(0);
+        return Ok(Round { looked_at, sent: 0 });
     }
     let messages: Vec<Message> = rows.iter().filter_map(|row| message(cx, row)).collect();
     if messages.len() < rows.len() {
@@ -116,5 +127,5 @@ pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<
         delivery::dispatch_fallbacks(cx, &answer).await;
         cx.log(Level::Info, Event::DeliveryRetryDone, "deliveries are recorded", &[("count", messages.len().into())]);
     }
-    Ok(messages.len())
+    Ok(Round { looked_at, sent: messages.len() })
 }

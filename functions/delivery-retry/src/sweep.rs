@@ -1,5 +1,6 @@
 //! The sweep: whatever a crash, a lost queue message or an outage left behind is found in the database and put back to work.
 
+use chrono::TimeDelta;
 use ihuza_core::{
     json::{Part, flag_at, items_at, obj, str_at, string_at},
     log::{Event, Level},
@@ -16,11 +17,12 @@ use crate::due;
 
 /// Rows of each kind that one sweep takes up; the next one, a minute later, goes on.
 const LIMIT: u32 = 200;
-/// Deliveries sent at the same time: a Worker has six connections, and one that waits for its turn would use up its time
-/// limit before it is sent.
-const ROUND: u32 = 5;
-/// Rounds a sweep makes at most, well within a cron's 15 minutes.
-const ROUNDS: u32 = 40;
+/// Deliveries claimed at a time: the invocation lets six requests out at once, and the last of these must leave well
+/// before its lease ends, though every one before it uses up its time limit.
+const ROUND: u32 = 20;
+/// Rounds a sweep makes at most, and for how long it begins new ones: a cron has 15 minutes.
+const ROUNDS: u32 = 100;
+const ROUNDS_FOR: TimeDelta = TimeDelta::minutes(10);
 /// The one call that looks at every table may take longer than others.
 const SWEEP_TIMEOUT_FACTOR: u32 = 3;
 /// How long after its end a call may still be without a notification: its handler may yet ask for one.
@@ -65,10 +67,11 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         requeue(cx, "sms-inbound", row, obj(&mut [("session_id", row.get("session_id").into())])).await;
     }
     let mut sent = 0;
+    let last_begins = host::now() + ROUNDS_FOR;
     for _ in 0..ROUNDS {
         let round = due::send_due(cx, None, ROUND).await?;
-        sent += round;
-        if round < ROUND as usize {
+        sent += round.sent;
+        if round.looked_at == 0 || host::now() > last_begins {
             break;
         }
     }
