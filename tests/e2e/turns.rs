@@ -112,6 +112,19 @@ async fn what_fails_after_a_first_answer_comes_back_by_the_queue() {
 }
 
 #[tokio::test]
+async fn what_comes_before_an_answer_can_be_recorded_is_answered_as_soon_as_it_is() {
+    let stage = alone().await;
+    let phone = stage.stranger();
+    stage.gateway().fail_with(Fault::Status503).on("finish_sms_turn").times(3);
+    stage.sms_from(&phone, "I look for a house with a red door").await.unwrap();
+    stage.sms_to(&phone, 1).await;
+    // The turn is open until the queue records it, and whoever answered it is gone.
+    stage.sms_from(&phone, "and with a garden").await.unwrap();
+    all_answered(&stage, &phone, 2).await;
+    assert_eq!(turns(&stage, &phone).await, [1, 1]);
+}
+
+#[tokio::test]
 async fn the_same_message_many_times_is_one_turn_and_one_answer() {
     let stage = stage().await;
     let phone = stage.stranger();
