@@ -115,8 +115,8 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Val
         .clone()
     });
     let body = obj(&mut [("p", p.into())]).to_string();
-    let answer =
-        outgoing::send(None, &url, &headers, &body, timeout_ms).await.map_err(|failure| DatabaseError::Unavailable {
+    let answer = outgoing::send(None, &url, &headers, &body, timeout_ms).await.map_err(|failure| {
+        DatabaseError::Unavailable {
             what: match failure {
                 TransportFailure::NotARequest => "SUPABASE_URL or its key can be none",
                 TransportFailure::Timeout => "no answer in time",
@@ -124,7 +124,8 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Val
                 TransportFailure::BadBody => "answer too long",
             },
             code: None,
-        })?;
+        }
+    })?;
     read(answer.status, answer.body.as_bytes())
 }
 
