@@ -9,7 +9,7 @@ use ihuza_sim::world::WorldConfig;
 use crate::stage::Stage;
 
 fn quick() -> WorldConfig {
-    WorldConfig::default().var("MODEL_TIMEOUT_MS", 2500).var("SUMMARY_TIMEOUT_MS", 2500)
+    WorldConfig::default().var("MODEL_TIMEOUT_MS", 4000).var("SUMMARY_TIMEOUT_MS", 4000)
 }
 
 async fn stage() -> Stage {
