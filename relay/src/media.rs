@@ -13,6 +13,7 @@ pub mod quality;
 pub mod resample;
 pub mod rtcp;
 pub mod rtp;
+pub mod session;
 pub mod source;
 pub mod statistics;
 

@@ -59,6 +59,8 @@ pub enum Released<T> {
 /// What happened to a stream, in numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
+    /// Went on in their turn.
+    pub played: u64,
     /// Came after they had been given up.
     pub late: u64,
     /// Came twice.
@@ -80,6 +82,8 @@ pub struct JitterBuffer<T> {
     /// Where the sound of the last released packet ended.
     last_end: u32,
     highest: u64,
+    /// Which of the last 64 places before `next` went on; bit 0 is the last.
+    went_on: u64,
     delay: Delay,
     /// What happened so far.
     pub counts: Counts,
@@ -92,6 +96,7 @@ impl<T> Default for JitterBuffer<T> {
             next: None,
             last_end: 0,
             highest: 0,
+            went_on: 0,
             delay: Delay::default(),
             counts: Counts::default(),
         }
@@ -102,14 +107,16 @@ impl<T> JitterBuffer<T> {
     /// One packet, by its place on the long line of sequence numbers; `ticks` is the length of its sound.
     pub fn insert(&mut self, now: Moment, place: u64, timestamp: u32, content: T) -> Inserted {
         self.delay.packet(now, timestamp);
-        if self.next.is_some_and(|next| place < next) {
+        let behind = self.next.and_then(|next| next.checked_sub(place + 1));
+        let was_here = behind.is_some_and(|behind| behind < 64 && self.went_on >> behind & 1 == 1);
+        if was_here || self.held.contains_key(&place) {
+            self.counts.duplicate += 1;
+            return Inserted::Duplicate;
+        }
+        if behind.is_some() {
             self.counts.late += 1;
             self.delay.grow();
             return Inserted::Late;
-        }
-        if self.held.contains_key(&place) {
-            self.counts.duplicate += 1;
-            return Inserted::Duplicate;
         }
         if place < self.highest {
             self.counts.reordered += 1;
@@ -129,6 +136,7 @@ impl<T> JitterBuffer<T> {
             }
             self.next = Some(place);
             let packets = place - next;
+            self.went_on = u32::try_from(packets).ok().and_then(|by| self.went_on.checked_shl(by)).unwrap_or(0);
             self.counts.lost += packets;
             self.counts.longest_gap = self.counts.longest_gap.max(packets);
             let ticks = timestamp.wrapping_sub(self.last_end);
@@ -138,6 +146,8 @@ impl<T> JitterBuffer<T> {
         }
         let (timestamp, content) = self.held.pop_first()?.1;
         self.next = Some(place + 1);
+        self.went_on = self.went_on << 1 | 1;
+        self.counts.played += 1;
         self.last_end = timestamp.wrapping_add(ticks_of(&content));
         Some(Released::Packet { timestamp, content })
     }
@@ -146,6 +156,12 @@ impl<T> JitterBuffer<T> {
     pub fn next_deadline(&self) -> Option<Moment> {
         let (place, (timestamp, _)) = self.held.first_key_value()?;
         (Some(*place) != self.next).then(|| self.gives_up_at(*timestamp))
+    }
+
+    /// The part of the packets that never went on, of 100: what came too late is as good as lost.
+    pub fn loss_percent(&self) -> f64 {
+        let all = self.counts.lost + self.counts.played;
+        if all == 0 { 0.0 } else { self.counts.lost as f64 * 100.0 / all as f64 }
     }
 
     /// How long a gap is waited for.
@@ -319,7 +335,7 @@ mod tests {
     fn an_even_stream_passes_without_delay() {
         let (out, buffer) = replay(&[(0, 0), (20, 1), (40, 2), (60, 3)]);
         assert_eq!(out, ["0@0", "1@20", "2@40", "3@60"]);
-        assert_eq!(buffer.counts, Counts::default());
+        assert_eq!(buffer.counts, Counts { played: 4, ..Counts::default() });
     }
 
     #[test]
@@ -346,9 +362,9 @@ mod tests {
 
     #[test]
     fn a_copy_is_dropped() {
-        let (out, buffer) = replay(&[(0, 0), (40, 2), (41, 2), (42, 1)]);
+        let (out, buffer) = replay(&[(0, 0), (40, 2), (41, 2), (42, 1), (43, 1), (44, 0)]);
         assert_eq!(out, ["0@0", "1@42", "2@42"]);
-        assert_eq!(buffer.counts.duplicate, 1);
+        assert_eq!((buffer.counts.duplicate, buffer.counts.late), (3, 0), "whether its turn is over or not");
     }
 
     #[test]
@@ -366,7 +382,7 @@ mod tests {
         // 1000 ppm: 20 ms in 20 s.
         let drifting: Vec<_> = (0..6000).map(|n| (n * 20 + n * 20 / 1000, n)).collect();
         let (_, buffer) = replay(&drifting);
-        assert_eq!((buffer.counts, buffer.target()), (Counts::default(), LEAST_TARGET));
+        assert_eq!((buffer.counts, buffer.target()), (Counts { played: 6000, ..Counts::default() }, LEAST_TARGET));
     }
 
     #[test]
@@ -394,8 +410,8 @@ mod tests {
             let numbers: Vec<u64> =
                 out.iter().filter(|word| !word.starts_with('-')).map(|word| word.split('@').next().unwrap().parse().unwrap()).collect();
             prop_assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
-            let late_first_timers = sent.len() - numbers.len();
-            prop_assert!(late_first_timers as u64 <= buffer.counts.late);
+            prop_assert!((sent.len() - numbers.len()) as u64 <= buffer.counts.late);
+            prop_assert_eq!(all.len() as u64, buffer.counts.played + buffer.counts.late + buffer.counts.duplicate);
             prop_assert!(buffer.held.is_empty(), "nothing is held back for ever");
         }
     }

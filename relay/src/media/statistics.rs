@@ -65,7 +65,7 @@ impl Reception {
     }
 
     /// Packets that did not come, of 100.
-    pub fn loss_percent(&self) -> f64 {
+    fn loss_percent(&self) -> f64 {
         match self.expected() {
             0 => 0.0,
             expected => self.lost().max(0) as f64 * 100.0 / expected as f64,
