@@ -9,5 +9,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)
 )]
 
+pub mod config;
 pub mod media;
 pub mod moment;
+pub mod sip;

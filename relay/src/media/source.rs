@@ -38,6 +38,16 @@ impl std::str::FromStr for Network {
 }
 
 impl Network {
+    /// Its address, as it was written.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// How many bits of it count.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether the address lies within.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {

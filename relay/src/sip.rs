@@ -1,0 +1,4 @@
+//! What we decide of SIP ourselves, without a socket and without a clock: who may call, what an offer is answered with,
+//! what state a call is in. Parsing, transactions and transport belong to the stack, which only the shell knows.
+
+pub mod admission;
