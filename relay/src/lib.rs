@@ -9,6 +9,7 @@
     allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic, missing_docs)
 )]
 
+pub mod backend;
 pub mod config;
 pub mod media;
 pub mod moment;
