@@ -2,3 +2,6 @@
 //! what state a call is in. Parsing, transactions and transport belong to the stack, which only the shell knows.
 
 pub mod admission;
+pub mod call;
+pub mod description;
+pub mod session_timer;
