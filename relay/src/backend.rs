@@ -8,6 +8,7 @@ pub mod realtime;
 
 use bytes::Bytes;
 use ihuza_core::locale::Locale;
+use serde::{Deserialize, Serialize};
 
 use crate::media::dtmf::Digit;
 use crate::media::playout::{Heard, ItemId};
@@ -48,7 +49,8 @@ pub enum Input {
 }
 
 /// Who said something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Speaker {
     /// The person on the telephone.
     Caller,
@@ -57,7 +59,7 @@ pub enum Speaker {
 }
 
 /// Tokens that a response used; the cached ones are part of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
     /// Text in.
     pub text_in: u64,

@@ -11,6 +11,8 @@
 
 pub mod backend;
 pub mod config;
+pub mod journal;
 pub mod media;
 pub mod moment;
+pub mod shell;
 pub mod sip;
