@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ihuza_relay::config::Config;
+use ihuza_relay::shell::relay::Relay;
 use ihuza_relay::sip::admission::{Admission, Request};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Phone calls over a SIP trunk, answered by a speaking model.
 #[derive(Parser)]
@@ -18,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Take calls until SIGTERM; then let the running ones finish.
+    Run(File),
     /// Say what is wrong with the settings, and end.
     Check(File),
     /// Show the settings with all defaults filled in; there are no secrets among them.
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<String, String> {
     match command {
+        Command::Run(file) => serve(load(&file)?),
         Command::Check(file) => {
             let config = load(&file)?;
             let numbers: usize = config.trunks.iter().map(|trunk| trunk.dids.len()).sum();
@@ -68,6 +73,24 @@ fn run(command: Command) -> Result<String, String> {
         Command::PrintConfig(file) => toml::to_string(&load(&file)?).map_err(|error| error.to_string()),
         Command::RouteTest(test) => route_test(&load(&test.file)?, &test),
     }
+}
+
+fn serve(config: Config) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime does not start: {error}"))?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
+        let secret = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let relay = Relay::start(config, secret).await.map_err(|error| error.to_string())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        relay.drain().await;
+        Ok("ended".to_owned())
+    })
 }
 
 fn load(file: &File) -> Result<Config, String> {

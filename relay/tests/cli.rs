@@ -20,7 +20,7 @@ const EXAMPLE: [&str; 2] = ["--config", "relay.example.toml"];
 fn help_names_every_command() {
     let (code, text) = relay(&["--help"]);
     assert_eq!(code, 0);
-    for command in ["check", "print-config", "route-test"] {
+    for command in ["run", "check", "print-config", "route-test"] {
         assert!(text.contains(command), "{text}");
     }
 }
