@@ -272,9 +272,6 @@ pub struct Trunk {
     pub calls: usize,
     /// Credentials that its requests must carry besides.
     pub digest: Option<Digest>,
-    /// Whether calls are recorded. Only after an announcement, and only with consent.
-    #[serde(default)]
-    pub record: bool,
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,

@@ -4,4 +4,5 @@
 pub mod admission;
 pub mod call;
 pub mod description;
+pub mod digest;
 pub mod session_timer;

@@ -158,6 +158,25 @@ async fn refusals_have_their_own_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn strangers_get_no_answer_and_a_guarded_trunk_asks_who_it_is() {
+    let world = World::start().await;
+    let stranger = world.caller_at("127.0.0.9:0").await;
+    stranger.invite("", &stranger.description("")).await;
+    stranger.nothing_comes().await;
+    assert!(world.get("/metrics").await.1.contains(r#"reason="unknown_source"} 1"#));
+    let mut guarded = world.caller_at("127.0.0.2:0").await;
+    guarded.invite("", &guarded.description("")).await;
+    let challenge = guarded.expect("401").await;
+    assert!(challenge.header("WWW-Authenticate").unwrap().contains("algorithm=SHA-256"), "{}", challenge.text);
+    guarded.send("ACK", 1, "", "").await;
+    let wrong = r#"Authorization: Digest username="trunk", realm="ihuza", nonce="1", uri="sip:1", response="2", nc=00000001, cnonce="3", qop=auth"#;
+    let mut again = world.caller_at("127.0.0.2:0").await;
+    again.invite(&format!("{wrong}\r\n"), &again.description("")).await;
+    again.expect("401").await;
+    assert!(world.get("/metrics").await.1.contains(r#"reason="unauthenticated"} 1"#));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_call_ends_once() {
     let world = World::start().await;
     world.function_fails("/openai-realtime", 503, 1);

@@ -1,5 +1,6 @@
 //! The relay as a whole: starts its parts, lets calls in, and ends without harming those that run.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -20,9 +21,10 @@ use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
 use super::{http, sip_stack};
-use crate::config::Config;
+use crate::config::{Config, Digest, Trunk};
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
 use crate::sip::description::{DescriptionError, Local, Policy};
+use crate::sip::digest::{Authenticator, Credentials, Verdict};
 use crate::sip::session_timer::Interval;
 
 /// What all calls share.
@@ -44,6 +46,9 @@ pub struct Shared {
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
     admission: Mutex<Admission>,
+    authenticator: Mutex<Authenticator>,
+    /// Passwords of trunks, by their names.
+    passwords: HashMap<String, String>,
 }
 
 /// Why the relay does not start.
@@ -61,6 +66,9 @@ pub enum StartError {
     /// TLS towards others.
     #[error("TLS cannot be set up: {0}")]
     Tls(String),
+    /// A trunk that asks for credentials has none.
+    #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
+    Password(String),
     /// The client of the session function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -79,6 +87,7 @@ impl Relay {
     pub async fn start(config: Config, secret: impl Fn(&str) -> Option<String>) -> Result<Relay, StartError> {
         // Two providers in one program make rustls panic at its first connection; the first to be installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let passwords = passwords(&config, &secret)?;
         let clock = Clock::start();
         let log = Log::new(clock);
         let directory = &config.journal.directory;
@@ -95,6 +104,8 @@ impl Relay {
             model_key: secret(&config.model.api_key_env).unwrap_or_default().into(),
             stop_calls: watch::Sender::new(()),
             admission: Mutex::default(),
+            authenticator: Mutex::new(Authenticator::new(key())),
+            passwords,
             desk: desk.clone(),
             config,
         });
@@ -193,6 +204,19 @@ impl Door {
         Some(answer)
     }
 
+    /// What a trunk that asks for credentials wants to be answered; nothing if it does not ask or was answered.
+    fn challenge(&self, invite: &Invite) -> Option<Vec<String>> {
+        let trunk = Admission::trunk_of(&self.0.config, invite.source?).ok()?;
+        let digest = trunk.digest.as_ref()?;
+        let password = self.0.passwords.get(&trunk.name)?;
+        let credentials = Credentials { username: &digest.username, password };
+        let mut authenticator = self.0.authenticator.lock().unwrap_or_else(PoisonError::into_inner);
+        match authenticator.check(self.0.clock.now(), invite.authorization.as_deref(), "INVITE", credentials) {
+            Verdict::Accepted => None,
+            Verdict::Challenged(challenges) => Some(challenges),
+        }
+    }
+
     /// All that can be refused is refused before the telephone rings.
     fn admit<'c>(&'c self, invite: &Invite) -> Result<Admitted<'c>, Refusal> {
         let source = invite.source.ok_or(Refusal::UnknownSource)?;
@@ -254,6 +278,25 @@ impl Door {
     }
 }
 
+/// The passwords that the settings name, all of them or none.
+fn passwords(config: &Config, secret: &impl Fn(&str) -> Option<String>) -> Result<HashMap<String, String>, StartError> {
+    let asking = config.trunks.iter().filter_map(|trunk| Some((trunk, trunk.digest.as_ref()?)));
+    let password = |(trunk, digest): (&Trunk, &Digest)| match secret(&digest.password_env) {
+        Some(password) => Ok((trunk.name.clone(), password)),
+        None => Err(StartError::Password(trunk.name.clone())),
+    };
+    asking.map(password).collect()
+}
+
+/// 64 random bytes.
+fn key() -> [u8; 64] {
+    let mut key = [0; 64];
+    for part in key.chunks_exact_mut(4) {
+        part.copy_from_slice(&dice().to_be_bytes());
+    }
+    key
+}
+
 fn interval(invite: &Invite) -> Result<Option<Interval>, Refusal> {
     let supports = invite.supported.iter().chain(&invite.required).any(|tag| tag.eq_ignore_ascii_case("timer"));
     Interval::of_request(invite.session_expires.as_deref(), supports)
@@ -269,6 +312,14 @@ impl Reception for Door {
     }
 
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>> {
+        if let Some(challenges) = self.challenge(invite) {
+            // Without credentials it is the ordinary first half of every call; with wrong ones it is a refusal.
+            if invite.authorization.is_some() {
+                self.refuse(invite, Refusal::Unauthenticated);
+            }
+            let headers = challenges.into_iter().map(|challenge| ("WWW-Authenticate", challenge)).collect();
+            return Err(Some(Refused { status: 401, headers }));
+        }
         self.admit(invite).map(|_| ()).map_err(|refusal| self.refuse(invite, refusal))
     }
 

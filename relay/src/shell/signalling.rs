@@ -40,6 +40,8 @@ pub struct Invite {
     pub content_type: Option<String>,
     /// `User-Agent`.
     pub user_agent: Option<String>,
+    /// `Authorization`.
+    pub authorization: Option<String>,
     /// `Session-Expires`.
     pub session_expires: Option<String>,
     /// The body; empty for a delayed offer.

@@ -355,6 +355,7 @@ fn read(request: &Request) -> Option<Invite> {
         supported: tags(request, "Supported"),
         content_type: request.header_value("Content-Type").filter(|_| !request.body().is_empty()),
         user_agent: request.header_value("User-Agent"),
+        authorization: request.header_value("Authorization"),
         session_expires: request.header_value("Session-Expires"),
         offer: request.body().clone(),
     })

@@ -1,4 +1,5 @@
 //! A relay with everything around it: a model, a session function, and a caller, all on this machine.
+#![allow(dead_code, reason = "each of the tests that share it uses a part of it")]
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
@@ -194,13 +195,23 @@ pub struct World {
 }
 
 impl World {
+    /// With a relay in this process.
     pub async fn start() -> World {
+        let mut world = World::without_relay().await;
+        let relay = Relay::start(world.config.clone(), secret).await.unwrap();
+        world.http = relay.http;
+        world.relay = Some(relay);
+        world
+    }
+
+    /// All but the relay.
+    pub async fn without_relay() -> World {
         let (told, faults, fake) = (Told::default(), Faults::default(), Model::default());
         let function = function(told.clone(), faults.clone()).await;
         let model = model(fake.clone()).await;
-        // A port that was free a moment ago, for UDP and TCP alike.
-        let sip = StdUdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let media = 20_000 + sip.port() % 400 * 100;
+        let sip = free_address();
+        let http = free_address();
+        let media = 20_000 + sip.port() % 120 * 100;
         let directory = std::env::temp_dir().join(format!("ihuza-relay-world-{}-{}", std::process::id(), sip.port()));
         let text = format!(
             r#"
@@ -210,18 +221,49 @@ impl World {
             model = {{ url = "ws://{model}/v1/realtime", api_key_env = "MODEL_KEY" }}
             session = {{ url = "http://{function}/openai-realtime", key_env = "FUNCTION_KEY", timeout_ms = 1000 }}
             journal = {{ directory = "{}" }}
-            http = {{ listen = "127.0.0.1:0" }}
+            http = {{ listen = "{http}" }}
             [[trunk]]
             name = "mtn"
-            sources = ["127.0.0.0/8"]
+            sources = ["127.0.0.1"]
             did = [{{ number = "+250788000100", agent = "concierge", locale = "en" }}]
+            [[trunk]]
+            name = "guarded"
+            sources = ["127.0.0.2"]
+            digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD" }}
+            did = [{{ number = "+250788000200", agent = "concierge", locale = "en" }}]
             "#,
             media + 99,
             directory.display(),
         );
         let config = Config::parse(&text).unwrap();
-        let relay = Relay::start(config.clone(), secret).await.unwrap();
-        World { http: relay.http, relay: Some(relay), sip, told, model: fake, directory, faults, config }
+        World { http, relay: None, sip, told, model: fake, directory, faults, config }
+    }
+
+    /// A relay as a process of its own, ready for calls.
+    pub async fn process(&self) -> Process {
+        std::fs::create_dir_all(&self.directory).unwrap();
+        let file = self.directory.join("relay.toml");
+        std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
+        command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
+        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD"] {
+            command.env(name, secret(name).unwrap());
+        }
+        let process = Process(command.spawn().unwrap());
+        let url = format!("http://{}/healthz", self.http);
+        let healthy = async { while reqwest::get(&url).await.is_err() {} };
+        tokio::time::timeout(SOON, healthy).await.expect("the process becomes healthy");
+        process
+    }
+
+    /// Calls of which something is still owed.
+    pub fn journals(&self) -> usize {
+        let files = std::fs::read_dir(&self.directory).unwrap();
+        files
+            .filter(|file| {
+                file.as_ref().is_ok_and(|file| file.path().extension().is_some_and(|kind| kind == "journal"))
+            })
+            .count()
     }
 
     /// The function answers with this status, that often, at paths with this end.
@@ -231,9 +273,10 @@ impl World {
 
     /// Another relay on somebody else's journal, as after a crash.
     pub async fn adopt(&mut self, journal: &std::path::Path) {
-        let elsewhere = StdUdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let elsewhere = free_address();
         self.config.sip.udp = Some(elsewhere);
         self.config.sip.tcp = None;
+        self.config.http.listen = SocketAddr::from(([127, 0, 0, 1], 0));
         self.config.journal.directory = journal.to_owned();
         self.relay = Some(Relay::start(self.config.clone(), secret).await.unwrap());
     }
@@ -244,8 +287,13 @@ impl World {
     }
 
     pub async fn caller(&self) -> Caller {
+        self.caller_at("127.0.0.1:0").await
+    }
+
+    /// A telephone with another address.
+    pub async fn caller_at(&self, address: &str) -> Caller {
         Caller {
-            sip: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
+            sip: UdpSocket::bind(address).await.unwrap(),
             rtp: UdpSocket::bind("127.0.0.1:0").await.unwrap(),
             relay: self.sip,
             media: None,
@@ -263,9 +311,46 @@ impl Drop for World {
     }
 }
 
+/// A relay of its own; it does not outlive its test.
+pub struct Process(std::process::Child);
+
+impl Process {
+    /// As `kill -9`.
+    pub fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    /// As a service manager ends it; whether it ended well.
+    pub async fn terminate(&mut self) -> bool {
+        let id = self.0.id().to_string();
+        assert!(std::process::Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        until("the process ends", || self.0.try_wait().unwrap()).await.success()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// An address that was free a moment ago, for UDP and TCP alike. Below the range that the kernel gives out by itself.
+fn free_address() -> SocketAddr {
+    loop {
+        let port = 10_000 + (ihuza_relay::shell::call::dice() % 10_000) as u16;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if StdUdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
 fn secret(name: &str) -> Option<String> {
     match name {
         "MODEL_KEY" => Some("model-key".into()),
+        "TRUNK_PASSWORD" => Some("secret".into()),
         "FUNCTION_KEY" => Some("function-key".into()),
         _ => None,
     }
