@@ -73,10 +73,19 @@ pub struct Counts {
     pub longest_gap: u64,
 }
 
+#[derive(Debug)]
+struct Held<T> {
+    timestamp: u32,
+    arrived: Moment,
+    /// Length of its sound; none if its timestamp says nothing about when it was sent.
+    ticks: Option<u32>,
+    content: T,
+}
+
 /// Orders the packets of one stream.
 #[derive(Debug)]
 pub struct JitterBuffer<T> {
-    held: BTreeMap<u64, (u32, T)>,
+    held: BTreeMap<u64, Held<T>>,
     /// The place whose turn it is.
     next: Option<u64>,
     /// Where the sound of the last released packet ended.
@@ -104,9 +113,12 @@ impl<T> Default for JitterBuffer<T> {
 }
 
 impl<T> JitterBuffer<T> {
-    /// One packet, by its place on the long line of sequence numbers; `ticks` is the length of its sound.
-    pub fn insert(&mut self, now: Moment, place: u64, timestamp: u32, content: T) -> Inserted {
-        self.delay.packet(now, timestamp);
+    /// One packet, by its place on the long line of sequence numbers. `ticks` is the length of its sound; none for a
+    /// packet of a telephone event, all of which carry the time of the event's beginning.
+    pub fn insert(&mut self, now: Moment, place: u64, timestamp: u32, ticks: Option<u32>, content: T) -> Inserted {
+        if ticks.is_some() {
+            self.delay.packet(now, timestamp);
+        }
         let behind = self.next.and_then(|next| next.checked_sub(place + 1));
         let was_here = behind.is_some_and(|behind| behind < 64 && self.went_on >> behind & 1 == 1);
         if was_here || self.held.contains_key(&place) {
@@ -122,16 +134,17 @@ impl<T> JitterBuffer<T> {
             self.counts.reordered += 1;
         }
         self.highest = self.highest.max(place);
-        self.held.insert(place, (timestamp, content));
+        self.held.insert(place, Held { timestamp, arrived: now, ticks, content });
         Inserted::Held
     }
 
     /// What may go on now. To be asked until it gives nothing.
-    pub fn release(&mut self, now: Moment, ticks_of: impl Fn(&T) -> u32) -> Option<Released<T>> {
-        let (&place, &(timestamp, _)) = self.held.first_key_value()?;
+    pub fn release(&mut self, now: Moment) -> Option<Released<T>> {
+        let (&place, held) = self.held.first_key_value()?;
+        let (timestamp, gives_up_at) = (held.timestamp, self.gives_up_at(held));
         let next = *self.next.get_or_insert(place);
         if place > next {
-            if self.held.len() < CAPACITY && now < self.gives_up_at(timestamp) {
+            if self.held.len() < CAPACITY && now < gives_up_at {
                 return None;
             }
             self.next = Some(place);
@@ -144,18 +157,20 @@ impl<T> JitterBuffer<T> {
             let ticks = if ticks <= 1000 * TICKS_PER_MS { ticks } else { 0 };
             return Some(Released::Lost { packets, ticks });
         }
-        let (timestamp, content) = self.held.pop_first()?.1;
+        let Held { timestamp, ticks, content, .. } = self.held.pop_first()?.1;
         self.next = Some(place + 1);
         self.went_on = self.went_on << 1 | 1;
         self.counts.played += 1;
-        self.last_end = timestamp.wrapping_add(ticks_of(&content));
+        if let Some(ticks) = ticks {
+            self.last_end = timestamp.wrapping_add(ticks);
+        }
         Some(Released::Packet { timestamp, content })
     }
 
     /// When `release` will give something up, if a gap is waited for.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let (place, (timestamp, _)) = self.held.first_key_value()?;
-        (Some(*place) != self.next).then(|| self.gives_up_at(*timestamp))
+        let (place, held) = self.held.first_key_value()?;
+        (Some(*place) != self.next).then(|| self.gives_up_at(held))
     }
 
     /// The part of the packets that never went on, of 100: what came too late is as good as lost.
@@ -177,10 +192,11 @@ impl<T> JitterBuffer<T> {
         self.delay.remeasure();
     }
 
-    /// The gap before the packet with this timestamp should have been filled a packet earlier; waiting until the turn of
+    /// The gap before this packet should have been filled a packet earlier; waiting until the turn of
     /// the packet itself costs nothing more, because it is here.
-    fn gives_up_at(&self, timestamp: u32) -> Moment {
-        self.delay.due(timestamp) + self.delay.target
+    fn gives_up_at(&self, held: &Held<T>) -> Moment {
+        let due = if held.ticks.is_some() { self.delay.due(held.timestamp) } else { held.arrived };
+        due + self.delay.target
     }
 }
 
@@ -308,7 +324,7 @@ mod tests {
         let mut buffer = JitterBuffer::default();
         let mut out = Vec::new();
         let mut drain = |buffer: &mut JitterBuffer<u64>, ms: u64| {
-            while let Some(released) = buffer.release(Moment::from_millis(ms), |_| 160) {
+            while let Some(released) = buffer.release(Moment::from_millis(ms)) {
                 match released {
                     Released::Packet { content, .. } => out.push(format!("{content}@{ms}")),
                     Released::Lost { packets, ticks } => {
@@ -324,7 +340,13 @@ mod tests {
         let end = coming.clone().last().map_or(0, |last| last.0) + 300;
         for ms in 0..end {
             while let Some((_, n)) = coming.next_if(|(at, _)| *at == ms) {
-                buffer.insert(Moment::from_millis(ms), 1000 + n, (n as u32).wrapping_mul(160).wrapping_sub(320), n);
+                buffer.insert(
+                    Moment::from_millis(ms),
+                    1000 + n,
+                    (n as u32).wrapping_mul(160).wrapping_sub(320),
+                    Some(160),
+                    n,
+                );
             }
             drain(&mut buffer, ms);
         }
@@ -386,12 +408,26 @@ mod tests {
     }
 
     #[test]
+    fn packets_of_a_long_key_press_teach_nothing_about_the_network() {
+        let (_, mut buffer) = replay(&[(0, 0), (20, 1)]);
+        for n in 2..60 {
+            buffer.insert(Moment::from_millis(n * 20), 1000 + n, 0, None, n);
+            assert!(matches!(buffer.release(Moment::from_millis(n * 20)), Some(Released::Packet { .. })));
+        }
+        assert_eq!(buffer.target(), LEAST_TARGET * 2, "as it was");
+        // One packet of a press is lost: the next one waits for it, and not for ever.
+        buffer.insert(Moment::from_millis(1220), 1061, 0, None, 61);
+        assert_eq!(buffer.release(Moment::from_millis(1259)), None);
+        assert!(matches!(buffer.release(Moment::from_millis(1260)), Some(Released::Lost { packets: 1, .. })));
+    }
+
+    #[test]
     fn after_a_restart_nothing_of_the_old_stream_is_left() {
         let (_, mut buffer) = replay(&[(0, 0), (40, 2)]);
-        buffer.insert(Moment::from_millis(400), 1005, 500, 5);
+        buffer.insert(Moment::from_millis(400), 1005, 500, Some(160), 5);
         buffer.restart();
-        buffer.insert(Moment::from_millis(420), 7, 9_000_000, 77);
-        let released = buffer.release(Moment::from_millis(420), |_| 160);
+        buffer.insert(Moment::from_millis(420), 7, 9_000_000, Some(160), 77);
+        let released = buffer.release(Moment::from_millis(420));
         assert_eq!(released, Some(Released::Packet { timestamp: 9_000_000, content: 77 }));
         assert_eq!(buffer.next_deadline(), None);
     }

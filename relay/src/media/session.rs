@@ -243,7 +243,12 @@ impl Session {
             // The packets of an event all carry the time of its beginning, which says nothing about the network.
             self.reception.packet(now, place, packet.timestamp);
         }
-        self.buffer.insert(now, place, packet.timestamp, content);
+        let ticks = match &content {
+            Content::Audio(payload) => Some(payload.len() as u32),
+            Content::Noise(_) => Some(0),
+            Content::Event => None,
+        };
+        self.buffer.insert(now, place, packet.timestamp, ticks, content);
         self.release(now);
     }
 
@@ -384,11 +389,7 @@ impl Session {
     }
 
     fn release(&mut self, now: Moment) {
-        let ticks_of = |content: &Content| match content {
-            Content::Audio(payload) => payload.len() as u32,
-            Content::Noise(_) | Content::Event => 0,
-        };
-        while let Some(released) = self.buffer.release(now, ticks_of) {
+        while let Some(released) = self.buffer.release(now) {
             match released {
                 Released::Lost { ticks, .. } => {
                     let missing = ticks.saturating_sub(self.filled) as usize;
