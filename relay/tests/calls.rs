@@ -3,6 +3,9 @@
 
 mod world;
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use serde_json::json;
 use world::{World, base64, until};
 
@@ -177,17 +180,102 @@ async fn strangers_get_no_answer_and_a_guarded_trunk_asks_who_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_call_ends_once() {
+async fn a_caller_who_gives_up_while_it_rings_is_recorded_once() {
     let world = World::start().await;
-    world.function_fails("/openai-realtime", 503, 1);
-    // The model would answer at once: the caller must be quicker, so the relay is kept waiting by nothing but the opening.
+    world.function_is_slow("/openai-realtime", Duration::from_millis(700));
     let mut caller = world.caller().await;
     caller.invite("", &caller.description("")).await;
+    caller.expect("180").await;
     caller.send("CANCEL", 1, "", "").await;
-    let end = until("the end is told", || world.told.to("/end").pop()).await;
-    assert!(["caller_cancelled", "model_failed", "no_ack"].contains(&end["cause"].as_str().unwrap()), "{end}");
     caller.expect("487").await;
-    assert_eq!(world.told.to("/end").len(), 1);
+    let end = until("the end is told", || world.told.to("/end").pop()).await;
+    assert_eq!(end["cause"], "caller_cancelled");
+    assert_eq!((world.told.to("/end").len(), world.told.kinds()), (1, vec!["opened".to_owned(), "ended".to_owned()]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_tool_is_spoken_over_and_its_result_reaches_the_model() {
+    let world = World::start().await;
+    world.function_is_slow("/tools", Duration::from_millis(1200));
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    until("the model is ready", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    let call =
+        json!({ "type": "function_call", "call_id": "t1", "name": "search_services", "arguments": "{\"q\":\"bus\"}" });
+    world.model.say(json!({ "type": "response.created", "response": { "id": "r1" } }));
+    world.model.say(json!({ "type": "response.output_item.done", "item": call }));
+    world.model.say(json!({ "type": "response.done", "response": { "id": "r1", "status": "completed" } }));
+    while caller.listen(1).await == [0xd5] {}
+    let output = until("the result is given to the model", || {
+        world
+            .model
+            .messages
+            .lock()
+            .unwrap()
+            .iter()
+            .find(|message| message["item"]["type"] == "function_call_output")
+            .cloned()
+    })
+    .await;
+    assert_eq!(output["item"], json!({ "type": "function_call_output", "call_id": "t1", "output": "{\"found\":3}" }));
+    let asked = world.told.to("/tools");
+    assert_eq!((&asked[0]["name"], &asked[0]["arguments"]), (&json!("search_services"), &json!("{\"q\":\"bus\"}")));
+    assert!(asked[0]["idempotency_key"].as_str().unwrap().ends_with(":t1"));
+    caller.hang_up().await;
+    until("the end is told", || world.told.to("/end").pop()).await;
+    let tool = world.told.events().into_iter().find(|event| event["kind"] == "tool").unwrap();
+    assert!(tool["ok"] == true && tool["took_ms"].as_u64().unwrap() >= 1200, "{tool}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_hangs_up_when_its_goodbye_is_spoken() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    until("the model is ready", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    world.model.say(json!({ "type": "response.output_item.done", "item": { "type": "function_call", "call_id": "t1", "name": "end_call", "arguments": "{}" } }));
+    world.model.speak("r1", "goodbye", 400);
+    let bye = caller.expect("BYE").await;
+    assert_eq!(bye.header("Reason"), Some("Q.850;cause=16"));
+    let end = until("the end is told", || world.told.to("/end").pop()).await;
+    assert_eq!(end["cause"], "agent_hung_up");
+    let said: Vec<_> = world.told.events().into_iter().filter(|event| event["kind"] == "said").collect();
+    assert!(said.len() == 1 && said[0]["interrupted"] == false, "{said:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn junk_on_every_port_does_not_reach_a_good_call() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    caller.listen(1).await;
+    let media = caller.media.unwrap();
+    let ports = [world.sip, media, SocketAddr::new(media.ip(), media.port() + 1)];
+    let junk = std::thread::spawn(move || {
+        let socket = std::net::UdpSocket::bind("127.0.0.9:0").unwrap();
+        for n in 0..20_000_u32 {
+            let mut datagram = vec![0x80, 8, 0, n as u8, 0, 0, 0, 0, 0, 0, 0, 1];
+            datagram.resize(12 + n as usize % 160, 0x66);
+            let _ = socket.send_to(&datagram, ports[n as usize % 3]);
+            // Twenty thousand a second.
+            if n % 40 == 0 {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    });
+    caller.speak(0x52, 50).await;
+    junk.join().unwrap();
+    caller.speak(0x52, 5).await;
+    until("the model hears the caller", || {
+        let heard = world.model.heard.lock().unwrap();
+        assert!(!heard.iter().any(|audio| audio.starts_with(&base64(&[0x66; 3])[..4])), "junk is heard");
+        (heard.len() >= 55).then_some(())
+    })
+    .await;
+    caller.hang_up().await;
+    let media = until("the end is told", || world.told.to("/end").pop()).await["media"].clone();
+    assert_eq!((&media["packets_received"], &media["packets_lost"]), (&json!(55), &json!(0)), "{media}");
+    assert!(media["packets_foreign"].as_u64().unwrap() > 5000, "{media}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -133,8 +133,8 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
             break;
         }
         let wake = shared.clock.instant(running.next_timeout());
+        // Fair on purpose: a flood on the media port must not keep the model or SIP waiting.
         tokio::select! {
-            biased;
             () = tokio::time::sleep_until(wake) => running.timeout(),
             Ok((length, from)) = running.start.pair.media.recv_from(&mut media_buffer) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, media_buffer.get(..length)) {

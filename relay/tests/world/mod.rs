@@ -62,8 +62,14 @@ impl Told {
     }
 }
 
-/// Statuses that the session function answers with before it works.
-type Faults = Arc<Mutex<VecDeque<(String, u16)>>>;
+/// At paths with this end, the next answer has this status, or is this late.
+struct Fault {
+    end: String,
+    status: Option<u16>,
+    delay: Duration,
+}
+
+type Faults = Arc<Mutex<VecDeque<Fault>>>;
 
 async fn function(told: Told, faults: Faults) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -79,14 +85,17 @@ async fn function(told: Told, faults: Faults) -> SocketAddr {
                     let body = request.into_body().collect().await.unwrap().to_bytes();
                     let fault = {
                         let mut faults = faults.lock().unwrap();
-                        let at = faults.iter().position(|(end, _)| path.ends_with(end));
+                        let at = faults.iter().position(|fault| path.ends_with(&fault.end));
                         at.and_then(|at| faults.remove(at))
                     };
                     let mut response = Response::new(Full::new(Bytes::from_static(
                         br#"{"instructions":"be brief","greeting":"greet","tools":[],"output":{"found":3}}"#,
                     )));
-                    match fault {
-                        Some((_, status)) => *response.status_mut() = StatusCode::from_u16(status).unwrap(),
+                    if let Some(fault) = &fault {
+                        tokio::time::sleep(fault.delay).await;
+                    }
+                    match fault.and_then(|fault| fault.status) {
+                        Some(status) => *response.status_mut() = StatusCode::from_u16(status).unwrap(),
                         None => told.0.lock().unwrap().push((path, serde_json::from_slice(&body).unwrap())),
                     }
                     Ok::<_, hyper::Error>(response)
@@ -268,7 +277,13 @@ impl World {
 
     /// The function answers with this status, that often, at paths with this end.
     pub fn function_fails(&self, end: &str, status: u16, times: usize) {
-        self.faults.lock().unwrap().extend((0..times).map(|_| (end.to_owned(), status)));
+        let fault = || Fault { end: end.to_owned(), status: Some(status), delay: Duration::ZERO };
+        self.faults.lock().unwrap().extend((0..times).map(|_| fault()));
+    }
+
+    /// The next answer at a path with this end is so late.
+    pub fn function_is_slow(&self, end: &str, delay: Duration) {
+        self.faults.lock().unwrap().push_back(Fault { end: end.to_owned(), status: None, delay });
     }
 
     /// Another relay on somebody else's journal, as after a crash.
@@ -361,7 +376,7 @@ pub struct Caller {
     sip: UdpSocket,
     pub rtp: UdpSocket,
     relay: SocketAddr,
-    media: Option<SocketAddr>,
+    pub media: Option<SocketAddr>,
     to_tag: String,
     pub call_id: String,
     cseq: u32,
