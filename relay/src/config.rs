@@ -272,6 +272,9 @@ pub struct Trunk {
     pub calls: usize,
     /// Credentials that its requests must carry besides.
     pub digest: Option<Digest>,
+    /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
+    #[serde(default)]
+    pub transfer_prefixes: Vec<String>,
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,

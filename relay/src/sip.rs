@@ -6,3 +6,4 @@ pub mod call;
 pub mod description;
 pub mod digest;
 pub mod session_timer;
+pub mod transfer;

@@ -243,6 +243,49 @@ async fn the_agent_hangs_up_when_its_goodbye_is_spoken() {
     assert!(said.len() == 1 && said[0]["interrupted"] == false, "{said:?}");
 }
 
+/// A call in which the model wants a person to take over; the REFER is accepted.
+async fn referred(world: &World) -> world::Caller {
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    until("the model is ready", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    let call = json!({ "type": "function_call", "call_id": "t1", "name": "transfer_to_human", "arguments": "{}" });
+    world.model.say(json!({ "type": "response.created", "response": { "id": "r1" } }));
+    world.model.say(json!({ "type": "response.output_item.done", "item": call }));
+    world.model.say(json!({ "type": "response.done", "response": { "id": "r1", "status": "completed" } }));
+    let refer = caller.expect("REFER").await;
+    assert!(refer.header("Refer-To").unwrap().contains("+250788123000@"), "{}", refer.text);
+    caller.reply(&refer, "202 Accepted").await;
+    caller
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_answers_gets_the_call() {
+    let world = World::start().await;
+    let mut caller = referred(&world).await;
+    for status in ["100 Trying", "200 OK"] {
+        caller.notify(status).await;
+    }
+    let bye = caller.expect("BYE").await;
+    assert_eq!(bye.header("Reason"), Some("Q.850;cause=16"));
+    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "transferred");
+    let told = world.told.events().into_iter().find(|event| event["kind"] == "transferred").unwrap();
+    assert_eq!(told["outcome"], "confirmed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_who_is_busy_leaves_the_call_to_the_agent() {
+    let world = World::start().await;
+    let mut caller = referred(&world).await;
+    caller.notify("486 Busy Here").await;
+    let output = until("the model is told", || {
+        world.model.messages.lock().unwrap().iter().find(|message| message["item"]["call_id"] == "t1").cloned()
+    })
+    .await;
+    assert_eq!(output["item"]["output"], "{\"status\":\"failed\"}");
+    caller.hang_up().await;
+    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hung_up");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn junk_on_every_port_does_not_reach_a_good_call() {
     let world = World::start().await;

@@ -68,8 +68,6 @@ pub struct Setup {
     pub voice: String,
     /// Tools, as the API wants them described.
     pub tools: Vec<Value>,
-    /// The language that is spoken first.
-    pub locale: Locale,
     /// Age at which a connection is replaced.
     pub roll_over_after: Duration,
 }

@@ -64,6 +64,15 @@ pub enum Entry {
         /// When it was done.
         at_ms: i64,
     },
+    /// A hand-over to a person ended.
+    Transferred {
+        /// `confirmed`, `failed` or `unknown`.
+        outcome: String,
+        /// The status of a failure.
+        status: Option<u16>,
+        /// When.
+        at_ms: i64,
+    },
     /// A response was paid for.
     Used {
         /// Tokens.
@@ -103,6 +112,7 @@ impl Entry {
             | Entry::Said { at_ms, .. }
             | Entry::Digit { at_ms }
             | Entry::Tool { at_ms, .. }
+            | Entry::Transferred { at_ms, .. }
             | Entry::Used { at_ms, .. }
             | Entry::Ended { at_ms, .. } => Some(*at_ms),
             Entry::Posted { .. } | Entry::Closed => None,

@@ -32,11 +32,14 @@ use crate::sip::admission::Refusal;
 use crate::sip::call::{self, Call, EndCause};
 use crate::sip::description::{Agreed, Local, Policy};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
+use crate::sip::transfer::{self, Outcome, Transfer};
 
 /// Events of the model that wait for the call.
 const MOST_EVENTS: usize = 256;
 /// The longest datagram that is looked at.
 const MOST_DATAGRAM: usize = 2048;
+/// Where a tool's answer says whom the call is to be handed over to.
+const TRANSFER_TO: &str = "transfer_to";
 /// A tool of our own: the agent says goodbye.
 const END_CALL: &str = "end_call";
 
@@ -69,6 +72,15 @@ enum Arrival {
     Opened(Result<Opened, String>),
     Tool { call_id: String, name: String, took: Duration, output: Result<String, String> },
     Refreshed(bool),
+    Referred(Option<u16>),
+}
+
+/// A call that is being handed over, for a use of a tool that waits for the outcome.
+struct HandOver {
+    call_id: String,
+    number: E164,
+    /// None while the agent still speaks.
+    transfer: Option<Transfer>,
 }
 
 struct Running {
@@ -85,6 +97,7 @@ struct Running {
     /// What the model said before there was media.
     early: VecDeque<backend::Output>,
     timer: Option<SessionTimer>,
+    hand_over: Option<HandOver>,
     arrivals: mpsc::Sender<Arrival>,
     record: mpsc::Sender<Entry>,
     ended: Option<EndCause>,
@@ -118,6 +131,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         media: None,
         early: VecDeque::new(),
         timer: None,
+        hand_over: None,
         arrivals,
         record,
         ended: None,
@@ -204,7 +218,8 @@ impl Running {
         let model = self.model.as_ref().and_then(|model| model.next_timeout());
         let media = self.media.as_ref().map(Session::next_timeout);
         let timer = self.timer.as_ref().map(SessionTimer::next_timeout);
-        [self.call.next_timeout(), model, media, timer].into_iter().flatten().fold(far, Moment::min)
+        let transfer = self.transfer().map(|transfer| transfer.next_timeout());
+        [self.call.next_timeout(), model, media, timer, transfer].into_iter().flatten().fold(far, Moment::min)
     }
 
     fn timeout(&mut self) {
@@ -217,6 +232,9 @@ impl Running {
         }
         if self.call.next_timeout().is_some_and(|at| at <= now) {
             self.call.handle_input(now, call::Input::Timeout);
+        }
+        if let Some(outcome) = self.transfer().and_then(|transfer| transfer.poll(now)) {
+            self.handed_over(outcome);
         }
         match self.timer.as_mut().and_then(|timer| timer.poll(now)) {
             Some(Due::Expired) => self.tell_call(call::Input::SessionExpired),
@@ -232,6 +250,43 @@ impl Running {
             let went_through = dialog.refresh(header).await;
             let _ = arrivals.send(Arrival::Refreshed(went_through)).await;
         });
+    }
+
+    fn transfer(&self) -> Option<&Transfer> {
+        self.hand_over.as_ref().and_then(|hand_over| hand_over.transfer.as_ref())
+    }
+
+    /// Asks the trunk to take the call over, as soon as the agent has said what it had to say.
+    fn refer_when_silent(&mut self) {
+        let now = self.now();
+        let speaks = self.media.as_ref().is_some_and(|media| media.queued_ms() > 0);
+        let Some(hand_over) = self.hand_over.as_mut().filter(|hand_over| hand_over.transfer.is_none() && !speaks)
+        else {
+            return;
+        };
+        hand_over.transfer = Some(Transfer::new(now));
+        let number = hand_over.number.as_str().to_owned();
+        let (dialog, arrivals) = (self.start.incoming.dialog.clone(), self.arrivals.clone());
+        tokio::spawn(async move {
+            let status = dialog.refer(number).await;
+            let _ = arrivals.send(Arrival::Referred(status)).await;
+        });
+    }
+
+    fn handed_over(&mut self, outcome: Outcome) {
+        let Some(hand_over) = self.hand_over.take() else { return };
+        let (word, status) = match outcome {
+            Outcome::Confirmed => ("confirmed", None),
+            Outcome::Failed(status) => ("failed", Some(status)),
+            Outcome::Unknown => ("unknown", None),
+        };
+        self.log("TRANSFER_ENDED", Level::Info, word, json!({ "outcome": word, "status": status }));
+        self.write(Entry::Transferred { outcome: word.into(), status, at_ms: self.at_ms() });
+        let output = json!({ "status": word }).to_string();
+        self.tell_model(backend::Input::ToolResult { call_id: hand_over.call_id, output });
+        if outcome == Outcome::Confirmed {
+            self.tell_call(call::Input::Transferred);
+        }
     }
 
     fn tell_call(&mut self, input: call::Input) {
@@ -266,7 +321,16 @@ impl Running {
                     at_ms: self.at_ms(),
                 });
                 let output = output.unwrap_or_else(|error| json!({ "error": error }).to_string());
+                if let Some(number) = self.wants_transfer(&output).filter(|_| self.hand_over.is_none()) {
+                    self.hand_over = Some(HandOver { call_id, number, transfer: None });
+                    return self.refer_when_silent();
+                }
                 self.tell_model(backend::Input::ToolResult { call_id, output });
+            }
+            Arrival::Referred(status) => {
+                if let Some(outcome) = self.transfer().and_then(|transfer| transfer.answered(status)) {
+                    self.handed_over(outcome);
+                }
             }
             Arrival::Refreshed(true) => {
                 let now = self.now();
@@ -278,6 +342,21 @@ impl Running {
                 self.log("SESSION_REFRESH_FAILED", Level::Warn, "a session refresh was refused", json!({}))
             }
         }
+    }
+
+    fn wants_transfer(&self, output: &str) -> Option<E164> {
+        let output: Value = serde_json::from_str(output).ok()?;
+        let wished = output.get(TRANSFER_TO)?.as_str()?;
+        let allowed = transfer::target(wished, &self.start.trunk.transfer_prefixes);
+        if allowed.is_none() {
+            self.log(
+                "TRANSFER_REFUSED",
+                Level::Error,
+                "the trunk's transfer_prefixes do not allow that number",
+                json!({}),
+            );
+        }
+        allowed
     }
 
     /// The agent is known: its model is called while the telephone rings.
@@ -293,7 +372,6 @@ impl Running {
             greeting: opened.greeting.clone().unwrap_or_else(|| greeting(locale)),
             voice: settings.voice.clone(),
             tools: opened.tools.clone(),
-            locale,
             roll_over_after: Duration::from_secs(settings.roll_over_minutes * 60),
         };
         self.opened = opened;
@@ -317,6 +395,11 @@ impl Running {
             Signal::Reoffer { offer, session_expires, supports_timer, answer } => {
                 let decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
                 let _ = answer.send(decided);
+            }
+            Signal::TransferTold(fragment) => {
+                if let Some(outcome) = self.transfer().and_then(|transfer| transfer.notified(&fragment)) {
+                    self.handed_over(outcome);
+                }
             }
             Signal::Info(body) => {
                 let now = self.now();
@@ -541,6 +624,7 @@ impl Running {
                 self.tell_model(backend::Input::Spoken(heard));
                 if self.media.as_ref().is_some_and(|media| media.queued_ms() == 0) {
                     self.tell_call(call::Input::Silent);
+                    self.refer_when_silent();
                 }
             }
             session::Output::Dead => self.tell_call(call::Input::MediaLost),

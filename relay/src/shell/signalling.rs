@@ -79,6 +79,8 @@ pub enum Signal {
         /// Takes the answer.
         answer: oneshot::Sender<Result<Accepted, Refused>>,
     },
+    /// What became of a REFER of ours: the body of a NOTIFY.
+    TransferTold(String),
     /// The body of an INFO request.
     Info(String),
 }
@@ -104,6 +106,8 @@ pub trait Dialog: Send + Sync {
     fn reject(&self, status: u16);
     /// BYE, with a cause of Q.850.
     fn hang_up(&self, q850: u8) -> Later<'_, ()>;
+    /// REFER to a number; the status that it is answered with, if any.
+    fn refer(&self, number: String) -> Later<'_, Option<u16>>;
     /// A refresh of the session timer; whether it went through.
     fn refresh(&self, session_expires: String) -> Later<'_, bool>;
 }

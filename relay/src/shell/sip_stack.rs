@@ -211,8 +211,14 @@ async fn watch(
             | DialogState::Publish(_, _, handle) => {
                 let _ = handle.reply(StatusCode::MethodNotAllowed).await;
             }
-            DialogState::Notify(_, _, handle) => {
-                let _ = handle.reply(StatusCode::CallTransactionDoesNotExist).await;
+            DialogState::Notify(_, request, handle) => {
+                let is_of_refer = request.header_value("Event").is_some_and(|event| event.trim().starts_with("refer"));
+                let status = if is_of_refer { StatusCode::OK } else { StatusCode::CallTransactionDoesNotExist };
+                let _ = handle.reply(status).await;
+                if is_of_refer {
+                    let fragment = String::from_utf8_lossy(request.body()).into_owned();
+                    let _ = signals.send(Signal::TransferTold(fragment)).await;
+                }
             }
             DialogState::Terminated(id, reason) => {
                 let signal = match reason {
@@ -280,6 +286,14 @@ impl Dialog for Handle {
     fn hang_up(&self, q850: u8) -> Later<'_, ()> {
         Box::pin(async move {
             let _ = self.dialog.bye_with_reason(format!("Q.850;cause={q850}")).await;
+        })
+    }
+
+    fn refer(&self, number: String) -> Later<'_, Option<u16>> {
+        Box::pin(async move {
+            let host = self.dialog.initial_request().uri.host().to_string();
+            let answer = self.dialog.refer(format!("<sip:{number}@{host};user=phone>"), None, None).await;
+            answer.ok().flatten().map(|response| response.status_code.code())
         })
     }
 

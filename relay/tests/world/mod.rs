@@ -91,6 +91,10 @@ async fn function(told: Told, faults: Faults) -> SocketAddr {
                     let mut response = Response::new(Full::new(Bytes::from_static(
                         br#"{"instructions":"be brief","greeting":"greet","tools":[],"output":{"found":3}}"#,
                     )));
+                    if body.windows(17).any(|text| text == b"transfer_to_human") {
+                        *response.body_mut() =
+                            Full::new(Bytes::from_static(br#"{"output":{"transfer_to":"+250788123000"}}"#));
+                    }
                     if let Some(fault) = &fault {
                         tokio::time::sleep(fault.delay).await;
                     }
@@ -234,6 +238,7 @@ impl World {
             [[trunk]]
             name = "mtn"
             sources = ["127.0.0.1"]
+            transfer_prefixes = ["+250788123"]
             did = [{{ number = "+250788000100", agent = "concierge", locale = "en" }}]
             [[trunk]]
             name = "guarded"
@@ -443,6 +448,24 @@ impl Caller {
         let Ok(text) = waited.await else { panic!("waited for {first:?}, saw {seen:?}") };
         let status = text.strip_prefix("SIP/2.0 ").and_then(|rest| rest[..3].parse().ok()).unwrap_or(0);
         Reply { status, text }
+    }
+
+    /// Answers a request of the relay's.
+    pub async fn reply(&self, request: &Reply, status: &str) {
+        let mut text = format!("SIP/2.0 {status}\r\n");
+        for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
+            text.push_str(&format!("{name}: {}\r\n", request.header(name).unwrap()));
+        }
+        text.push_str("Content-Length: 0\r\n\r\n");
+        self.sip.send_to(text.as_bytes(), self.relay).await.unwrap();
+    }
+
+    /// Tells what became of a REFER.
+    pub async fn notify(&mut self, status: &str) {
+        let cseq = self.next_cseq();
+        let headers = "Event: refer\r\nSubscription-State: active\r\nContent-Type: message/sipfrag\r\n";
+        self.send("NOTIFY", cseq, headers, &format!("SIP/2.0 {status}")).await;
+        self.expect("200").await;
     }
 
     pub async fn nothing_comes(&self) {

@@ -38,7 +38,6 @@ impl Talk {
             greeting: "greet".into(),
             voice: "marin".into(),
             tools: vec![],
-            locale: Locale::Rw,
             roll_over_after: Duration::from_secs(3000),
         };
         Talk { realtime: Realtime::new(Moment::default(), setup), now: Moment::default() }
