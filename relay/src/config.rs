@@ -143,6 +143,8 @@ pub struct Media {
     pub advertised: Option<IpAddr>,
     /// Ports; a call takes an even one and its neighbour, so half of them is the most calls there can be.
     pub ports: Ports,
+    /// Directory of what the relay says itself, as `apology.rw.alaw`; tones where there is none.
+    pub announcements: Option<PathBuf>,
     /// A call on which nothing comes for so long is ended.
     pub silence_limit_s: u64,
     /// An echo of the agent is at most so loud, in decibels against what it said; `"off"` where the carrier cancels echoes.
@@ -360,6 +362,7 @@ impl Default for Media {
             bind: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             advertised: None,
             ports: Ports(20_000..=40_000),
+            announcements: None,
             silence_limit_s: 30,
             echo: Echo::Decibels(-6.0),
         }

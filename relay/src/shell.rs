@@ -1,5 +1,6 @@
 //! Where things are done: sockets, timers, files, the clock. Nothing is decided here.
 
+pub mod announcements;
 pub mod call;
 pub mod clock;
 pub mod http;

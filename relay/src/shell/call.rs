@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::announcements::Announcement;
 use super::link;
 use super::log::Level;
 use super::ports::Pair;
@@ -477,7 +478,7 @@ impl Running {
             call::Output::Ring => self.start.incoming.dialog.ring(),
             call::Output::Answer => self.answer(),
             call::Output::Reject(status) => self.start.incoming.dialog.reject(status),
-            call::Output::Apologise => self.announce("apology", congestion_tone(self.law())),
+            call::Output::Apologise => self.announce(Announcement::Apology),
             call::Output::HangUp(cause) => {
                 // A peer that is gone lets a BYE wait for half a minute; the record does not.
                 let dialog = self.start.incoming.dialog.clone();
@@ -531,10 +532,11 @@ impl Running {
         }
     }
 
-    fn announce(&mut self, name: &str, audio: Vec<u8>) {
-        let now = self.now();
+    fn announce(&mut self, announcement: Announcement) {
+        let (now, law) = (self.now(), self.law());
+        let sound = self.shared.announcements.sound(announcement, self.opening.locale, law);
         if let Some(media) = &mut self.media {
-            media.announce(now, &ItemId::from(name), audio.into());
+            media.announce(now, &ItemId::from(announcement.as_str()), sound.into());
         }
     }
 
@@ -569,7 +571,7 @@ impl Running {
                 self.write(Entry::Said { speaker, text, locale, interrupted, at_ms: self.at_ms() });
             }
             backend::Output::ToolCall { call_id, name, arguments } => self.tool(call_id, name, arguments),
-            backend::Output::Filler => self.announce("filler", comfort_tone(self.law())),
+            backend::Output::Filler => self.announce(Announcement::Filler),
             backend::Output::Used(usage) => self.write(Entry::Used { usage, at_ms: self.at_ms() }),
             backend::Output::Warning(message) => self.log("MODEL_WARNING", Level::Warn, &message, json!({})),
             backend::Output::Failed(reason) => {
@@ -692,19 +694,4 @@ fn greeting(locale: Locale) -> String {
 pub fn dice() -> u32 {
     let [a, b, c, d, ..] = Uuid::new_v4().into_bytes();
     u32::from_be_bytes([a, b, c, d])
-}
-
-/// Two seconds of the tone by which a telephone says that it cannot be: 425 Hz, a quarter of a second on and off.
-fn congestion_tone(law: Law) -> Vec<u8> {
-    tone(law, 16_000, |n| if n / 2000 % 2 == 0 { 4000.0 } else { 0.0 })
-}
-
-/// A fifth of a second, quiet: somebody is still there.
-fn comfort_tone(law: Law) -> Vec<u8> {
-    tone(law, 1600, |n| 800.0 * (n as f32 / 1600.0 * std::f32::consts::PI).sin())
-}
-
-fn tone(law: Law, samples: usize, level: impl Fn(usize) -> f32) -> Vec<u8> {
-    let wave = |n: usize| (level(n) * (n as f32 * 425.0 / 8000.0 * std::f32::consts::TAU).sin()) as i16;
-    (0..samples).map(|n| law.encode(wave(n))).collect()
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_websockets::Connector;
 
+use super::announcements::Announcements;
 use super::call::{self, Start, dice, policy_of, refused};
 use super::clock::Clock;
 use super::journal::Journal;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// Ports for media.
     pub ports: Ports,
+    /// What the relay itself says.
+    pub announcements: Announcements,
     /// TLS towards the model.
     pub connector: Arc<Connector>,
     /// The key for the model where a call brings none.
@@ -57,6 +60,9 @@ pub enum StartError {
     /// The journal's directory.
     #[error("journal in {0} cannot be opened: {1}")]
     Journal(String, std::io::Error),
+    /// The files of what it says itself.
+    #[error("announcements in {0} cannot be read: {1}")]
+    Announcements(String, std::io::Error),
     /// The HTTP server.
     #[error("cannot listen for HTTP on {0}: {1}")]
     Http(SocketAddr, std::io::Error),
@@ -88,6 +94,11 @@ impl Relay {
         // Two providers in one program make rustls panic at its first connection; the first to be installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let passwords = passwords(&config, &secret)?;
+        let announcements = match &config.media.announcements {
+            Some(directory) => Announcements::read(directory)
+                .map_err(|error| StartError::Announcements(directory.display().to_string(), error))?,
+            None => Announcements::default(),
+        };
         let clock = Clock::start();
         let log = Log::new(clock);
         let directory = &config.journal.directory;
@@ -98,6 +109,7 @@ impl Relay {
         let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
         let shared = Arc::new(Shared {
             clock,
+            announcements,
             metrics: Metrics::default(),
             ports: Ports::new(config.media.bind, config.media.ports.0.clone()),
             connector: Arc::new(connector),
