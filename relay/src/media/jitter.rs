@@ -127,7 +127,7 @@ impl<T> JitterBuffer<T> {
         }
         if behind.is_some() {
             self.counts.late += 1;
-            self.delay.grow();
+            self.delay.grow(now);
             return Inserted::Late;
         }
         if place < self.highest {
@@ -279,8 +279,9 @@ impl Delay {
     }
 
     /// A packet came too late: wait longer at once.
-    fn grow(&mut self) {
+    fn grow(&mut self, now: Moment) {
         self.target = (self.target + BIN).min(MOST_TARGET);
+        self.shrunk_at = now;
     }
 
     /// When the packet with this timestamp comes if it is as quick as any.
@@ -397,6 +398,22 @@ mod tests {
         let calm: Vec<_> = shaky.into_iter().chain((400..3000).map(|n| (n * 20, n))).collect();
         let (_, buffer) = replay(&calm);
         assert_eq!(buffer.target(), LEAST_TARGET);
+    }
+
+    #[test]
+    fn one_late_packet_is_enough_to_wait_longer_for_a_while() {
+        let calm: Vec<_> = (0..1000).filter(|n| *n != 998).map(|n| (n * 20, n)).collect();
+        let (_, mut buffer) = replay(&calm);
+        assert_eq!(buffer.target(), LEAST_TARGET);
+        let mut packet = |ms: u64, n: u64| {
+            let inserted =
+                buffer.insert(Moment::from_millis(ms), 1000 + n, (n as u32 * 160).wrapping_sub(320), Some(160), n);
+            (inserted, buffer.target())
+        };
+        assert_eq!(packet(20_020, 998), (Inserted::Late, LEAST_TARGET + BIN));
+        let targets: Vec<_> = (1002..1110).map(|n| packet(n * 20, n).1).collect();
+        assert_eq!(targets[98], LEAST_TARGET + BIN, "two seconds are not over");
+        assert_eq!(targets.last(), Some(&LEAST_TARGET));
     }
 
     #[test]
