@@ -72,6 +72,14 @@ async fn a_call_is_answered_heard_interrupted_and_recorded() {
     assert_eq!((&said[1]["speaker"], &said[1]["locale"]), (&json!("caller"), &json!("fr")));
     assert!(said[2]["interrupted"] == true && said[2]["text"].as_str().unwrap().len() < 24, "{said:?}");
     assert_eq!(world.told.to("/end").len(), 1);
+    let numbers: Vec<_> = world
+        .told
+        .to("/events")
+        .iter()
+        .flat_map(|body| body["events"].as_array().unwrap().clone())
+        .map(|event| event["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(numbers, (1..=end["last_seq"].as_u64().unwrap()).collect::<Vec<_>>(), "no gap and no copy");
     assert_eq!(world.told.to("/openai-realtime")[0]["correlation_id"], end["correlation_id"]);
     until("nothing is left in the journal", || {
         std::fs::read_dir(&world.directory).unwrap().next().is_none().then_some(())

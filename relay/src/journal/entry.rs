@@ -123,20 +123,28 @@ impl Entry {
 /// What is owed for a call.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Owed {
-    /// Entries that the session function has not acknowledged, with their numbers.
+    /// Entries that the session function has not acknowledged, with their numbers: from 1 and without a gap, for notes to
+    /// ourselves have none.
     pub entries: Vec<(u64, Entry)>,
+    /// The number of the last entry that is told to the session function.
+    pub last: u64,
     /// The call never ended: whoever finds this ends it, with `relay_restart`, at the time of its last entry.
     pub open_since: Option<i64>,
     /// Everything is told.
     pub closed: bool,
 }
 
-/// Folds a journal into what is owed.
-pub fn owed(entries: impl IntoIterator<Item = (u64, Entry)>) -> Owed {
+/// Folds a journal into what is owed. A record that cannot be understood is one of a newer relay: it keeps its number,
+/// and is told by nobody.
+pub fn owed(entries: impl IntoIterator<Item = Option<Entry>>) -> Owed {
     let mut owed = Owed::default();
     let mut last_at = None;
     let mut ended = false;
-    for (sequence, entry) in entries {
+    for entry in entries {
+        let Some(entry) = entry else {
+            owed.last += 1;
+            continue;
+        };
         last_at = entry.at_ms().or(last_at);
         match &entry {
             Entry::Posted { up_to } => owed.entries.retain(|(sequence, _)| sequence > up_to),
@@ -145,7 +153,8 @@ pub fn owed(entries: impl IntoIterator<Item = (u64, Entry)>) -> Owed {
             _ => {}
         }
         if entry.is_told() {
-            owed.entries.push((sequence, entry));
+            owed.last += 1;
+            owed.entries.push((owed.last, entry));
         }
     }
     if !ended && !owed.closed {
@@ -172,8 +181,8 @@ mod tests {
         Entry::Ended { cause: EndCause::CallerHungUp, media: Value::Null, at_ms }
     }
 
-    fn numbered(entries: &[Entry]) -> Vec<(u64, Entry)> {
-        (1..).zip(entries.iter().cloned()).collect()
+    fn read(entries: &[Entry]) -> Vec<Option<Entry>> {
+        entries.iter().cloned().map(Some).collect()
     }
 
     #[test]
@@ -194,7 +203,7 @@ mod tests {
 
     #[test]
     fn a_call_without_an_end_is_open_since_its_last_entry() {
-        let found = owed(numbered(&[answered(10), answered(20)]));
+        let found = owed(read(&[answered(10), answered(20)]));
         assert_eq!((found.open_since, found.entries.len(), found.closed), (Some(20), 2, false));
         assert_eq!(owed([]), Owed::default());
     }
@@ -202,11 +211,11 @@ mod tests {
     #[test]
     fn what_was_posted_is_not_owed_and_the_end_is_owed_until_it_is_closed() {
         let story = [answered(10), answered(20), Entry::Posted { up_to: 1 }, ended(30)];
-        let found = owed(numbered(&story));
-        assert_eq!(found.entries.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [2, 4]);
+        let found = owed(read(&story));
+        assert_eq!(found.entries.iter().map(|(n, _)| *n).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(found.open_since, None);
-        let closed = owed(numbered(&[answered(10), ended(20), Entry::Closed]));
-        assert_eq!(closed, Owed { closed: true, ..Owed::default() });
+        let closed = owed(read(&[answered(10), ended(20), Entry::Closed]));
+        assert_eq!(closed, Owed { closed: true, last: 2, ..Owed::default() });
     }
 
     proptest! {
@@ -216,12 +225,13 @@ mod tests {
             for (n, up_to) in posts.iter().enumerate() {
                 story.insert((n * 3).min(story.len()), Entry::Posted { up_to: *up_to });
             }
-            let story = numbered(&story);
-            let found = owed(story.clone());
-            for (sequence, entry) in story.iter().filter(|(_, entry)| entry.is_told()) {
-                let posted = story.iter().any(|(at, post)| at > sequence && matches!(post, Entry::Posted { up_to } if up_to >= sequence));
-                prop_assert_eq!(found.entries.contains(&(*sequence, entry.clone())), !posted);
+            let found = owed(read(&story));
+            let told = story.iter().enumerate().filter(|(_, entry)| entry.is_told());
+            for (number, (at, entry)) in (1..).zip(told) {
+                let posted = story[at..].iter().any(|post| matches!(post, Entry::Posted { up_to } if *up_to >= number));
+                prop_assert_eq!(found.entries.contains(&(number, entry.clone())), !posted);
             }
+            prop_assert_eq!(found.last, count as u64);
         }
     }
 }

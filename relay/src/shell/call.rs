@@ -203,7 +203,7 @@ impl Running {
             "CALL_STARTED",
             Level::Info,
             "a call was let in",
-            json!({ "from": from, "to": to, "call_sid_id": call_sid }),
+            json!({ "from": from, "to": to, "call_sid": call_sid }),
         );
         self.write(Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, at_ms: self.at_ms() });
         let (function, opening, arrivals) =

@@ -46,8 +46,8 @@ pub struct Journal {
 pub struct Leftover {
     /// The call's name, as it was given to `append`.
     pub call: String,
-    /// All of its entries.
-    pub entries: Vec<(u64, Entry)>,
+    /// All of its entries that can be understood.
+    pub entries: Vec<Entry>,
     /// What is owed.
     pub owed: Owed,
 }
@@ -108,13 +108,10 @@ fn mend(path: &Path, call: String) -> io::Result<(Leftover, u64)> {
         file.sync_data()?;
     }
     let next = scan.records.len() as u64 + 1;
-    // A whole record that cannot be understood is one of a newer relay: it keeps its place and is told by nobody.
-    let entries: Vec<(u64, Entry)> = scan
-        .records
-        .iter()
-        .filter_map(|(sequence, payload)| Some((*sequence, serde_json::from_slice(payload).ok()?)))
-        .collect();
-    let owed = entry::owed(entries.iter().cloned());
+    let read: Vec<Option<Entry>> =
+        scan.records.iter().map(|(_, payload)| serde_json::from_slice(payload).ok()).collect();
+    let owed = entry::owed(read.iter().cloned());
+    let entries = read.into_iter().flatten().collect();
     Ok((Leftover { call, entries, owed }, next))
 }
 
@@ -251,7 +248,7 @@ mod tests {
         assert_eq!(leftovers[0].entries.len(), 2);
         assert_eq!(journal.append("a", answered(9)).await.unwrap(), 3);
         let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
-        assert_eq!(leftovers[0].entries.last(), Some(&(3, answered(9))));
+        assert_eq!(leftovers[0].entries.last(), Some(&answered(9)));
     }
 
     #[tokio::test]

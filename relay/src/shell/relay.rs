@@ -205,7 +205,7 @@ impl Door {
 
     fn refuse(&self, invite: &Invite, refusal: Refusal) -> Option<Refused> {
         self.0.metrics.refused(refusal);
-        let fields = json!({ "reason": refusal.as_str(), "status": refusal.status(), "called": invite.called, "sip_call_id": invite.call_id });
+        let fields = json!({ "reason": refusal.as_str(), "status": refusal.status(), "called": invite.called, "call_sid": invite.call_id });
         self.0.desk.log.event("CALL_REFUSED", Level::Warn, "a call was not let in", fields);
         refusal.status()?;
         let mut answer = refused(refusal);

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::journal::{Journal, Leftover};
 use super::log::{Level, Log};
-use super::session_function::{Function, Opening};
+use super::session_function::{Function, FunctionError, Opening};
 use crate::journal::entry::Entry;
 use crate::sip::call::EndCause;
 
@@ -34,7 +34,7 @@ pub struct Desk {
 /// Begins the record of a call.
 pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
     let (sender, entries) = mpsc::channel(MOST_WAITING);
-    let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None };
+    let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None, failing: false };
     tokio::spawn(scribe.run(entries));
     sender
 }
@@ -42,14 +42,14 @@ pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
 /// Finishes the record of a call that a former process left behind.
 pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
     let Leftover { call, entries, owed } = leftover;
-    let opening = entries.iter().find_map(|(_, entry)| opening_of(entry));
+    let opening = entries.iter().find_map(opening_of);
     let Some(opening) = opening.filter(|_| !owed.closed) else {
         // Told completely, or torn before its first entry: a call that was never let in.
         return desk.journal.remove(&call);
     };
-    let ended = entries.iter().find_map(|(_, entry)| end_of(entry));
-    let last = entries.last().map_or(0, |(sequence, _)| *sequence);
-    let mut scribe = Scribe { desk, opening, owed: owed.entries, last, last_at_ms: now_ms, ended };
+    let ended = entries.iter().find_map(end_of);
+    let mut scribe =
+        Scribe { desk, opening, owed: owed.entries, last: owed.last, last_at_ms: now_ms, ended, failing: false };
     tokio::spawn(async move {
         if scribe.ended.is_none() {
             // It ended when it was last heard of, not now.
@@ -89,6 +89,8 @@ struct Scribe {
     last: u64,
     last_at_ms: i64,
     ended: Option<(EndCause, Value, i64)>,
+    /// The function could not be told last time: said once, not at every attempt.
+    failing: bool,
 }
 
 impl Scribe {
@@ -118,15 +120,12 @@ impl Scribe {
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
-        match self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await {
-            Ok(sequence) => self.last = sequence,
-            Err(error) => {
-                // The call is worth more than its journal: it goes on from memory.
-                self.last += 1;
-                self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
-            }
+        // The call is worth more than its journal: without it, it goes on from memory.
+        if let Err(error) = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await {
+            self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
         }
         if entry.is_told() {
+            self.last += 1;
             self.owed.push((self.last, entry));
         }
     }
@@ -135,12 +134,12 @@ impl Scribe {
         while !self.owed.is_empty() {
             let batch = self.owed.get(..self.owed.len().min(BATCH)).unwrap_or_default();
             let Opening { correlation_id, call_sid, .. } = &self.opening;
-            if let Err(error) = self.desk.function.events(correlation_id, call_sid, batch).await {
-                self.note("EVENTS_POST_FAILED", Level::Warn, &error.to_string());
-                return false;
-            }
+            let result = self.desk.function.events(correlation_id, call_sid, batch).await;
             let posted = batch.len();
             let up_to = batch.last().map_or(0, |(sequence, _)| *sequence);
+            if !self.went_through("EVENTS_POST_FAILED", result) {
+                return false;
+            }
             self.owed.drain(..posted);
             self.write(Entry::Posted { up_to }).await;
         }
@@ -161,15 +160,20 @@ impl Scribe {
         self.desk.journal.remove(&self.opening.correlation_id);
     }
 
-    async fn end(&self) -> bool {
+    async fn end(&mut self) -> bool {
         let Some((cause, media, at_ms)) = &self.ended else { return true };
-        match self.desk.function.end(&self.opening, *cause, *at_ms, self.last, media).await {
-            Ok(()) => true,
-            Err(error) => {
-                self.note("END_POST_FAILED", Level::Warn, &error.to_string());
-                false
-            }
+        let result = self.desk.function.end(&self.opening, *cause, *at_ms, self.last, media).await;
+        self.went_through("END_POST_FAILED", result)
+    }
+
+    fn went_through(&mut self, event: &str, result: Result<(), FunctionError>) -> bool {
+        let was_failing = std::mem::replace(&mut self.failing, result.is_err());
+        if let Err(error) = &result
+            && !was_failing
+        {
+            self.note(event, Level::Warn, &format!("{error}; it is tried again until it is told"));
         }
+        result.is_ok()
     }
 
     fn note(&self, event: &str, level: Level, message: &str) {
