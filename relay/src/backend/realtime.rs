@@ -1,0 +1,693 @@
+//! The protocol of the Realtime API (general availability names) as a state machine.
+//!
+//! One conversation may outlive its connection: before the API's limit of an hour, and whenever a connection breaks, a
+//! new one is opened, told what was said so far, and takes over. What the caller says meanwhile waits, up to three
+//! seconds of it.
+
+mod events;
+mod history;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ihuza_core::locale::{self, Locale};
+use serde_json::{Value, json};
+
+use super::audio::Converter;
+use super::{Input, Link, Output, Speaker, Usage, VoiceBackend};
+use crate::config::{AudioFormat, TurnDetection};
+use crate::media::dtmf::Digit;
+use crate::media::g711::Law;
+use crate::media::playout::{Heard, ItemId};
+use crate::moment::Moment;
+use events::Event;
+use history::History;
+
+/// A set-up that takes longer has failed.
+const SET_UP_WITHIN: Duration = Duration::from_secs(4);
+/// Waits before another connection is tried; after the last one the model is given up.
+const WAITS_MS: [u64; 4] = [0, 250, 500, 1000];
+/// Sound that waits for a connection: three seconds.
+const MOST_WAITING: usize = 150;
+/// Keys further apart are not one number.
+const KEYS_APART: Duration = Duration::from_secs(2);
+const MOST_KEYS: usize = 32;
+/// A tool that takes longer is spoken over.
+const FILLER_AFTER: Duration = Duration::from_millis(800);
+/// A tool that takes longer is answered for.
+const TOOL_WITHIN: Duration = Duration::from_secs(8);
+/// A response that was asked for begins within this time, or never.
+const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+/// Uses of tools in one response.
+const MOST_TOOLS: usize = 16;
+/// Items whose end is not known yet.
+const MOST_ITEMS: usize = 64;
+/// Errors that another connection would not mend.
+const FATAL: [&str; 5] = [
+    "insufficient_quota",
+    "credit_balance_exhausted",
+    "invalid_api_key",
+    "account_deactivated",
+    "billing_hard_limit_reached",
+];
+
+/// What a conversation is set up with.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The law of the call.
+    pub law: Law,
+    /// How sound is exchanged.
+    pub format: AudioFormat,
+    /// How the ends of turns are found.
+    pub turn_detection: TurnDetection,
+    /// The agent's instructions, in the language to be spoken.
+    pub instructions: String,
+    /// What the agent is to say first.
+    pub greeting: String,
+    /// The voice.
+    pub voice: String,
+    /// Tools, as the API wants them described.
+    pub tools: Vec<Value>,
+    /// Age at which a connection is replaced.
+    pub roll_over_after: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Asked for.
+    Opening,
+    /// It stands; the API has not greeted yet.
+    Open,
+    /// Our settings are on their way.
+    Configuring,
+    /// It can be spoken through.
+    Ready,
+}
+
+#[derive(Debug)]
+struct Connection {
+    link: Link,
+    stage: Stage,
+    since: Moment,
+    /// Language hints were refused once: the second try is without.
+    without_hints: bool,
+}
+
+/// An item of the agent's, until it is known how much of it was heard.
+#[derive(Debug)]
+struct Item {
+    id: ItemId,
+    response: String,
+    text: String,
+    /// The text is whole.
+    written: bool,
+    /// What was heard, once that is known.
+    heard: Option<(Heard, bool)>,
+}
+
+#[derive(Debug)]
+struct Tool {
+    call_id: String,
+    name: String,
+    arguments: String,
+    output: Option<String>,
+}
+
+/// One conversation.
+#[derive(Debug)]
+pub struct Realtime {
+    setup: Setup,
+    converter: Converter,
+    links: u32,
+    active: Option<Connection>,
+    /// A connection that is to take over.
+    next: Option<Connection>,
+    attempts: usize,
+    retry_at: Option<Moment>,
+    greet: bool,
+    waiting: VecDeque<Vec<u8>>,
+    /// The response that is being made.
+    response: Option<String>,
+    /// One was asked for, then, and has not begun.
+    asked: Option<Moment>,
+    /// One is to be asked for as soon as none is being made.
+    wants_response: bool,
+    /// The response that the caller cut off: what still comes of it is not played.
+    cut: Option<String>,
+    items: VecDeque<Item>,
+    tools: Vec<Tool>,
+    tools_since: Option<Moment>,
+    filler_told: bool,
+    keys: String,
+    last_key: Moment,
+    history: History,
+    failed: bool,
+    out: VecDeque<Output>,
+}
+
+impl Realtime {
+    /// Asks for its first connection at once, so that the model is ready when the call is answered.
+    pub fn new(now: Moment, setup: Setup) -> Realtime {
+        let converter = match setup.format {
+            AudioFormat::G711 => Converter::Untouched,
+            AudioFormat::Pcm16 => Converter::pcm_24k(setup.law),
+        };
+        let mut realtime = Realtime {
+            setup,
+            converter,
+            links: 0,
+            active: None,
+            next: None,
+            attempts: 0,
+            retry_at: None,
+            greet: false,
+            waiting: VecDeque::new(),
+            response: None,
+            asked: None,
+            wants_response: false,
+            cut: None,
+            items: VecDeque::new(),
+            tools: Vec::new(),
+            tools_since: None,
+            filler_told: false,
+            keys: String::new(),
+            last_key: Moment::default(),
+            history: History::default(),
+            failed: false,
+            out: VecDeque::new(),
+        };
+        realtime.open(now);
+        realtime
+    }
+
+    fn open(&mut self, now: Moment) {
+        self.links += 1;
+        let link = Link(self.links);
+        self.next = Some(Connection { link, stage: Stage::Opening, since: now, without_hints: false });
+        self.retry_at = None;
+        self.out.push_back(Output::Connect(link));
+    }
+
+    fn lost(&mut self, now: Moment, link: Link) {
+        if self.next.as_ref().is_some_and(|next| next.link == link) {
+            self.next = None;
+        } else if self.active.as_ref().is_some_and(|active| active.link == link) {
+            self.active = None;
+            // Items, responses and uses of tools of the old connection mean nothing to a new one.
+            self.response = None;
+            self.asked = None;
+            self.cut = None;
+            self.wants_response |= !std::mem::take(&mut self.tools).is_empty();
+            self.tools_since = None;
+        } else {
+            return;
+        }
+        if self.next.is_some() {
+            return;
+        }
+        match WAITS_MS.get(self.attempts) {
+            Some(wait) => {
+                self.attempts += 1;
+                self.retry_at = Some(now + Duration::from_millis(*wait));
+            }
+            // While the old connection still serves, a new one is tried for again later.
+            None if self.active.is_some() => {
+                self.attempts = 0;
+                self.retry_at = Some(now + Duration::from_secs(10));
+            }
+            None => self.fail("model_unreachable"),
+        }
+    }
+
+    fn fail(&mut self, reason: &'static str) {
+        if std::mem::replace(&mut self.failed, true) {
+            return;
+        }
+        for connection in self.active.take().into_iter().chain(self.next.take()) {
+            self.out.push_back(Output::Close(connection.link));
+        }
+        self.retry_at = None;
+        self.out.push_back(Output::Failed(reason));
+    }
+
+    fn message(&mut self, now: Moment, link: Link, text: &[u8]) {
+        let is_next = self.next.as_ref().is_some_and(|next| next.link == link);
+        if !is_next && self.active.as_ref().is_none_or(|active| active.link != link) {
+            return;
+        }
+        let Some(event) = Event::parse(text) else {
+            self.out.push_back(Output::Warning("a message of the model's could not be read".into()));
+            return;
+        };
+        match event {
+            Event::SessionCreated if is_next => self.configure(link),
+            Event::SessionUpdated { formats } if is_next => self.take_over(now, formats),
+            Event::Error { code, about } => self.error(now, link, &code, about.as_deref()),
+            event if !is_next => self.conversation(now, link, event),
+            _ => {}
+        }
+    }
+
+    fn configure(&mut self, link: Link) {
+        let Some(next) = &mut self.next else { return };
+        next.stage = Stage::Configuring;
+        let hints = !next.without_hints;
+        let message = json!({ "type": "session.update", "event_id": SETTINGS, "session": self.session(hints) });
+        self.out.push_back(Output::Send(link, message.to_string()));
+    }
+
+    fn session(&self, hints: bool) -> Value {
+        let format = self.format();
+        let mut transcription = json!({ "model": "gpt-transcribe" });
+        if hints && let Some(fields) = transcription.as_object_mut() {
+            fields.insert("languages".into(), json!(["rw", "sw", "fr", "en"]));
+        }
+        let turn_detection = match self.setup.turn_detection {
+            TurnDetection::ServerVad => json!({
+                "type": "server_vad", "threshold": 0.55, "prefix_padding_ms": 300, "silence_duration_ms": 500,
+                "create_response": true, "interrupt_response": true,
+            }),
+            TurnDetection::SemanticVad => json!({
+                "type": "semantic_vad", "eagerness": "auto", "create_response": true, "interrupt_response": true,
+            }),
+        };
+        json!({
+            "type": "realtime",
+            "output_modalities": ["audio"],
+            "instructions": self.setup.instructions,
+            "audio": {
+                "input": {
+                    "format": format, "noise_reduction": { "type": "near_field" }, "transcription": transcription,
+                    "turn_detection": turn_detection,
+                },
+                "output": { "format": format, "voice": self.setup.voice },
+            },
+            "tools": self.setup.tools,
+            "tool_choice": "auto",
+            "truncation": {
+                "type": "retention_ratio", "retention_ratio": 0.8, "token_limits": { "post_instructions": 8000 },
+            },
+        })
+    }
+
+    fn format(&self) -> Value {
+        match (self.setup.format, self.setup.law) {
+            (AudioFormat::Pcm16, _) => json!({ "type": "audio/pcm", "rate": 24000 }),
+            (AudioFormat::G711, Law::A) => json!({ "type": "audio/pcma" }),
+            (AudioFormat::G711, Law::Mu) => json!({ "type": "audio/pcmu" }),
+        }
+    }
+
+    fn take_over(&mut self, now: Moment, formats: [Option<String>; 2]) {
+        let wanted = self.format();
+        if formats.iter().flatten().any(|format| wanted.get("type").and_then(Value::as_str) != Some(format)) {
+            return self.fail("model_speaks_another_format");
+        }
+        let Some(mut connection) = self.next.take() else { return };
+        connection.stage = Stage::Ready;
+        connection.since = now;
+        let link = connection.link;
+        let is_first = self.links == 1 || self.history.is_empty() && self.active.is_none();
+        if let Some(old) = self.active.replace(connection) {
+            self.out.push_back(Output::Close(old.link));
+        }
+        self.attempts = 0;
+        self.response = None;
+        self.asked = None;
+        self.cut = None;
+        self.out.extend(self.history.replay().map(|item| Output::Send(link, item)));
+        for audio in std::mem::take(&mut self.waiting) {
+            self.append(link, &audio);
+        }
+        self.out.push_back(Output::Ready);
+        if is_first && std::mem::take(&mut self.greet) {
+            self.greet(now);
+        } else if std::mem::take(&mut self.wants_response) {
+            self.ask(now, json!({}));
+        }
+    }
+
+    fn greet(&mut self, now: Moment) {
+        let greeting = json!({ "instructions": self.setup.greeting });
+        self.ask(now, greeting);
+    }
+
+    fn error(&mut self, now: Moment, link: Link, code: &str, about: Option<&str>) {
+        if FATAL.contains(&code) {
+            return self.fail("model_refuses_the_account");
+        }
+        if code == "session_expired" {
+            self.out.push_back(Output::Close(link));
+            return self.lost(now, link);
+        }
+        self.out.push_back(Output::Warning(format!("the model reports {code}")));
+        // It may have been our request that was refused.
+        self.asked = None;
+        if about != Some(SETTINGS) {
+            return;
+        }
+        match &mut self.next {
+            Some(next) if !next.without_hints => {
+                next.without_hints = true;
+                self.configure(link);
+            }
+            _ => self.fail("model_refuses_the_settings"),
+        }
+    }
+
+    fn conversation(&mut self, now: Moment, link: Link, event: Event) {
+        match event {
+            Event::SpeechStarted => {
+                self.cut.clone_from(&self.response);
+                self.out.push_back(Output::Flush);
+            }
+            Event::CallerSaid { text, language } => {
+                let locale = language.as_deref().and_then(Locale::from_tag).or_else(|| locale::detect(&text));
+                self.said(Speaker::Caller, text, locale, false);
+            }
+            Event::ResponseCreated { response } => {
+                self.response = Some(response);
+                self.asked = None;
+            }
+            Event::Audio { response, item, delta } => self.audio(response, item, &delta),
+            Event::AudioDone { item } => self.out.push_back(Output::Complete(item.into())),
+            Event::Text { response, item, delta } => {
+                if let Some(item) = self.item(&response, &item) {
+                    item.text.push_str(&delta);
+                }
+            }
+            Event::TextDone { response, item, text } => {
+                if let Some(item) = self.item(&response, &item) {
+                    item.text = text;
+                    item.written = true;
+                }
+                self.settle();
+            }
+            Event::FunctionCall { call_id, name, arguments } => {
+                let known = self.tools.iter().any(|tool| tool.call_id == call_id);
+                if !known && self.tools.len() < MOST_TOOLS {
+                    self.tools.push(Tool { call_id, name, arguments, output: None });
+                }
+            }
+            Event::ResponseDone { response, completed, usage } => {
+                self.response_done(now, link, &response, completed, usage)
+            }
+            Event::SessionCreated | Event::SessionUpdated { .. } | Event::Error { .. } | Event::Other => {}
+        }
+    }
+
+    fn audio(&mut self, response: String, item: String, delta: &str) {
+        if self.cut.as_ref() == Some(&response) {
+            return;
+        }
+        let Some(audio) = self.converter.from_model(delta) else {
+            self.out.push_back(Output::Warning("sound of the model's could not be read".into()));
+            return;
+        };
+        if self.item(&response, &item).is_some() {
+            self.out.push_back(Output::Play { item: item.into(), audio });
+        }
+    }
+
+    fn response_done(&mut self, now: Moment, link: Link, response: &str, completed: bool, usage: Option<Usage>) {
+        if self.response.as_deref() == Some(response) {
+            self.response = None;
+        }
+        if self.cut.as_deref() == Some(response) {
+            self.cut = None;
+        }
+        self.out.extend(usage.map(Output::Used));
+        for item in self.items.iter_mut().filter(|item| item.response == response) {
+            item.written = true;
+        }
+        self.settle();
+        if !completed {
+            // What a cut-off response wanted done is not done.
+            self.tools.retain(|tool| tool.output.is_some());
+        }
+        if self.tools_since.is_none() && !self.tools.is_empty() {
+            self.tools_since = Some(now);
+            self.filler_told = false;
+            for tool in &self.tools {
+                self.out.push_back(Output::ToolCall {
+                    call_id: tool.call_id.clone(),
+                    name: tool.name.clone(),
+                    arguments: tool.arguments.clone(),
+                });
+            }
+        }
+        self.return_tools(now, link);
+        if self.wants_response && self.response.is_none() {
+            self.wants_response = false;
+            self.ask(now, json!({}));
+        }
+    }
+
+    fn tool_result(&mut self, now: Moment, call_id: &str, output: String) {
+        // A second answer, or one after the deadline, changes nothing.
+        if let Some(tool) = self.tools.iter_mut().find(|tool| tool.call_id == call_id && tool.output.is_none()) {
+            tool.output = Some(output);
+        }
+        if let Some(link) = self.ready() {
+            self.return_tools(now, link);
+        }
+    }
+
+    /// All results go back together, and are followed by one request for a response.
+    fn return_tools(&mut self, now: Moment, link: Link) {
+        if self.tools_since.is_none() || self.tools.iter().any(|tool| tool.output.is_none()) {
+            return;
+        }
+        self.tools_since = None;
+        for tool in std::mem::take(&mut self.tools) {
+            let item = json!({ "type": "function_call_output", "call_id": tool.call_id, "output": tool.output });
+            self.out.push_back(Output::Send(link, created(&item)));
+        }
+        self.ask(now, json!({}));
+    }
+
+    /// Asks for a response, now or when the present one is done: two at a time are an error.
+    fn ask(&mut self, now: Moment, response: Value) {
+        let waits = self.asked.is_some_and(|at| now < at + BEGINS_WITHIN);
+        match self.ready().filter(|_| self.response.is_none() && !waits) {
+            Some(link) => {
+                self.asked = Some(now);
+                let message = json!({ "type": "response.create", "response": response });
+                self.out.push_back(Output::Send(link, message.to_string()));
+            }
+            None => self.wants_response = true,
+        }
+    }
+
+    fn ready(&self) -> Option<Link> {
+        self.active.as_ref().filter(|active| active.stage == Stage::Ready).map(|active| active.link)
+    }
+
+    fn item(&mut self, response: &str, id: &str) -> Option<&mut Item> {
+        if let Some(at) = self.items.iter().position(|item| *item.id == *id) {
+            return self.items.get_mut(at);
+        }
+        if self.items.len() == MOST_ITEMS {
+            self.items.pop_front();
+        }
+        self.items.push_back(Item {
+            id: id.into(),
+            response: response.to_owned(),
+            text: String::new(),
+            written: false,
+            heard: None,
+        });
+        self.items.back_mut()
+    }
+
+    fn spoken(&mut self, heard: Heard) {
+        if let Some(item) = self.items.iter_mut().find(|item| item.id == heard.item) {
+            item.heard = Some((heard, false));
+        }
+        self.settle();
+    }
+
+    /// The caller interrupted: tells the model what was heard. The model thinks that it said all of it.
+    fn was_cut(&mut self, heard: Vec<Heard>) {
+        for heard in heard {
+            let Some(item) = self.items.iter_mut().find(|item| item.id == heard.item) else { continue };
+            item.written |= self.response.as_ref() != Some(&item.response);
+            let id = item.id.clone();
+            let (played_ms, received_ms) = (heard.played_ms, heard.received_ms);
+            item.heard = Some((heard, true));
+            let Some(link) = self.active.as_ref().map(|active| active.link) else { continue };
+            let message = match played_ms {
+                // A truncation to nothing is refused.
+                0 => json!({ "type": "conversation.item.delete", "item_id": &*id }),
+                _ if played_ms < received_ms => json!({
+                    "type": "conversation.item.truncate", "item_id": &*id, "content_index": 0, "audio_end_ms": played_ms,
+                }),
+                _ => continue,
+            };
+            self.out.push_back(Output::Send(link, message.to_string()));
+        }
+        self.settle();
+    }
+
+    /// Tells of the items that are written and heard, in their order.
+    fn settle(&mut self) {
+        while let Some(item) = self.items.pop_front_if(|item| item.written && item.heard.is_some()) {
+            let Some((heard, interrupted)) = item.heard else { continue };
+            let text = if interrupted { heard_part(&item.text, &heard) } else { item.text };
+            let locale = locale::detect(&text);
+            self.said(Speaker::Agent, text, locale, interrupted);
+        }
+    }
+
+    fn said(&mut self, speaker: Speaker, text: String, locale: Option<Locale>, interrupted: bool) {
+        if text.trim().is_empty() {
+            return;
+        }
+        self.history.push(speaker, &text);
+        self.out.push_back(Output::Said { speaker, text, locale, interrupted });
+    }
+
+    fn hear(&mut self, audio: Vec<u8>) {
+        match self.ready() {
+            Some(link) => self.append(link, &audio),
+            None => {
+                if self.waiting.len() == MOST_WAITING {
+                    self.waiting.pop_front();
+                }
+                self.waiting.push_back(audio);
+            }
+        }
+    }
+
+    /// Fifty times a second and call: written by hand.
+    fn append(&mut self, link: Link, audio: &[u8]) {
+        let audio = self.converter.to_model(audio);
+        let mut message = String::with_capacity(audio.len() + 56);
+        message.push_str(r#"{"type":"input_audio_buffer.append","audio":""#);
+        message.push_str(&audio);
+        message.push_str(r#""}"#);
+        self.out.push_back(Output::Send(link, message));
+    }
+
+    fn key(&mut self, now: Moment, digit: Digit) {
+        if self.keys.is_empty() {
+            self.cut.clone_from(&self.response);
+            self.out.push_back(Output::Flush);
+        }
+        self.last_key = now;
+        match digit.as_char() {
+            '*' => self.keys.clear(),
+            '#' => self.tell_keys(now),
+            key if self.keys.len() < MOST_KEYS => self.keys.push(key),
+            _ => {}
+        }
+    }
+
+    fn tell_keys(&mut self, now: Moment) {
+        let keys = std::mem::take(&mut self.keys);
+        let Some(link) = self.ready().filter(|_| !keys.is_empty()) else { return };
+        let spelled: Vec<String> = keys.chars().map(String::from).collect();
+        let text = format!("The caller pressed {} on the keypad.", spelled.join(" "));
+        let item = json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
+        self.out.push_back(Output::Send(link, created(&item)));
+        self.ask(now, json!({}));
+    }
+
+    fn timeout(&mut self, now: Moment) {
+        if !self.keys.is_empty() && now >= self.last_key + KEYS_APART {
+            self.tell_keys(now);
+        }
+        if self.retry_at.is_some_and(|at| now >= at) {
+            self.open(now);
+        }
+        if let Some(next) = self.next.as_ref().filter(|next| now >= next.since + SET_UP_WITHIN) {
+            let link = next.link;
+            self.out.push_back(Output::Close(link));
+            self.lost(now, link);
+        }
+        let quiet = self.response.is_none() && self.tools.is_empty() && self.items.is_empty();
+        if self.roll_over_at().is_some_and(|at| now >= at && (quiet || now >= at + Duration::from_secs(120))) {
+            self.open(now);
+        }
+        let Some(since) = self.tools_since else { return };
+        if now >= since + FILLER_AFTER && !std::mem::replace(&mut self.filler_told, true) {
+            self.out.push_back(Output::Filler);
+        }
+        if now >= since + TOOL_WITHIN {
+            for tool in self.tools.iter_mut().filter(|tool| tool.output.is_none()) {
+                tool.output = Some(
+                    r#"{"status":"pending","detail":"it takes longer; the result will be sent by message"}"#.into(),
+                );
+            }
+            if let Some(link) = self.ready() {
+                self.return_tools(now, link);
+            }
+        }
+    }
+
+    fn roll_over_at(&self) -> Option<Moment> {
+        let active = self.active.as_ref()?;
+        (self.next.is_none() && self.retry_at.is_none()).then(|| active.since + self.setup.roll_over_after)
+    }
+}
+
+/// Names our settings in an error that is about them.
+const SETTINGS: &str = "ihuza-settings";
+
+fn created(item: &Value) -> String {
+    json!({ "type": "conversation.item.create", "item": item }).to_string()
+}
+
+/// The part of a text that was heard, by time: the best guess there is, cut at a word.
+fn heard_part(text: &str, heard: &Heard) -> String {
+    if heard.played_ms >= heard.received_ms {
+        return text.to_owned();
+    }
+    let all = text.chars().count() as u64;
+    let kept = all * u64::from(heard.played_ms) / u64::from(heard.received_ms.max(1));
+    let cut: String = text.chars().take(kept as usize).collect();
+    cut.rsplit_once(char::is_whitespace).map_or(String::new(), |(whole, _)| whole.to_owned())
+}
+
+impl VoiceBackend for Realtime {
+    fn handle_input(&mut self, now: Moment, input: Input) {
+        if self.failed {
+            return;
+        }
+        match input {
+            Input::Connected(link) => {
+                if let Some(next) = self.next.as_mut().filter(|next| next.link == link) {
+                    next.stage = Stage::Open;
+                } else {
+                    self.out.push_back(Output::Close(link));
+                }
+            }
+            Input::Disconnected(link) => self.lost(now, link),
+            Input::Message(link, text) => self.message(now, link, &text),
+            Input::Audio(audio) => self.hear(audio),
+            Input::Digit(digit) => self.key(now, digit),
+            Input::Greet => match self.ready() {
+                Some(_) => self.greet(now),
+                None => self.greet = true,
+            },
+            Input::Spoken(heard) => self.spoken(heard),
+            Input::Cut(heard) => self.was_cut(heard),
+            Input::ToolResult { call_id, output } => self.tool_result(now, &call_id, output),
+            Input::Timeout => self.timeout(now),
+        }
+    }
+
+    fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    fn next_timeout(&self) -> Option<Moment> {
+        let keys = (!self.keys.is_empty()).then(|| self.last_key + KEYS_APART);
+        let set_up = self.next.as_ref().map(|next| next.since + SET_UP_WITHIN);
+        let tools = self.tools_since.map(|since| since + if self.filler_told { TOOL_WITHIN } else { FILLER_AFTER });
+        [keys, set_up, tools, self.retry_at, self.roll_over_at()].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,409 @@
+//! Conversations with a model that says what the test tells it.
+
+use proptest::prelude::*;
+
+use super::*;
+
+struct Talk {
+    realtime: Realtime,
+    now: Moment,
+}
+
+/// What came out, in short: types of messages sent, and the rest by name.
+fn show(output: &Output) -> String {
+    match output {
+        Output::Send(link, text) => {
+            let value: Value = serde_json::from_str(text).unwrap();
+            format!("{}> {}", link.0, value["type"].as_str().unwrap())
+        }
+        Output::Connect(link) => format!("connect {}", link.0),
+        Output::Close(link) => format!("close {}", link.0),
+        Output::Play { item, audio } => format!("play {item} {}", audio.len()),
+        Output::Complete(item) => format!("complete {item}"),
+        Output::Said { speaker, text, interrupted, .. } => {
+            format!("{speaker:?}{}: {text}", if *interrupted { "-" } else { "" })
+        }
+        Output::ToolCall { call_id, name, .. } => format!("tool {name} {call_id}"),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Talk {
+    fn new() -> Talk {
+        let setup = Setup {
+            law: Law::A,
+            format: AudioFormat::G711,
+            turn_detection: TurnDetection::ServerVad,
+            instructions: "be brief".into(),
+            greeting: "greet".into(),
+            voice: "marin".into(),
+            tools: vec![],
+            roll_over_after: Duration::from_secs(3000),
+        };
+        Talk { realtime: Realtime::new(Moment::default(), setup), now: Moment::default() }
+    }
+
+    /// With a first connection that is ready.
+    fn ready() -> Talk {
+        let mut talk = Talk::new();
+        talk.give(Input::Connected(Link(1)));
+        talk.says(1, json!({ "type": "session.created" }));
+        talk.says(1, json!({ "type": "session.updated" }));
+        talk
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        std::iter::from_fn(|| self.realtime.poll_output()).collect()
+    }
+
+    fn give(&mut self, input: Input) -> Vec<String> {
+        self.realtime.handle_input(self.now, input);
+        self.outputs().iter().map(show).collect()
+    }
+
+    fn says(&mut self, link: u32, event: Value) -> Vec<String> {
+        self.give(Input::Message(Link(link), event.to_string().into()))
+    }
+
+    fn after(&mut self, ms: u64) -> Vec<String> {
+        self.now += Duration::from_millis(ms);
+        self.give(Input::Timeout)
+    }
+
+    /// Half a second of speech in `response`, of which the item has the same name.
+    fn speaks(&mut self, name: &str) {
+        self.says(1, json!({ "type": "response.created", "response": { "id": name } }));
+        self.says(1, json!({ "type": "response.output_audio.delta", "response_id": name, "item_id": name, "delta": base64(4000) }));
+    }
+
+    fn done(&mut self, name: &str, status: &str) -> Vec<String> {
+        self.says(1, json!({ "type": "response.done", "response": { "id": name, "status": status } }))
+    }
+}
+
+fn base64(bytes: usize) -> String {
+    Converter::Untouched.to_model(&vec![0xd5; bytes])
+}
+
+fn heard(item: &str, played_ms: u32, received_ms: u32) -> Heard {
+    Heard { item: item.into(), played_ms, received_ms }
+}
+
+#[test]
+fn a_session_is_set_up_in_the_order_that_the_api_wants() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.outputs().iter().map(show).collect::<Vec<_>>(), ["connect 1"]);
+    assert!(talk.give(Input::Connected(Link(1))).is_empty());
+    talk.realtime.handle_input(talk.now, Input::Message(Link(1), r#"{"type":"session.created"}"#.into()));
+    let [Output::Send(_, settings)] = &talk.outputs()[..] else { panic!("no settings") };
+    let settings: Value = serde_json::from_str(settings).unwrap();
+    assert_eq!(settings["session"]["type"], "realtime");
+    for side in ["input", "output"] {
+        assert_eq!(settings["session"]["audio"][side]["format"], json!({ "type": "audio/pcma" }));
+    }
+    assert_eq!(settings["session"]["audio"]["input"]["turn_detection"]["type"], "server_vad");
+    // Names of the retired beta.
+    for old in ["modalities", "voice", "input_audio_format", "turn_detection", "temperature", "model"] {
+        assert!(settings["session"].get(old).is_none(), "{old}");
+    }
+    assert_eq!(talk.says(1, json!({ "type": "session.updated" })), ["Ready"]);
+}
+
+#[test]
+fn the_greeting_is_asked_for_as_soon_as_the_model_is_ready() {
+    let mut talk = Talk::new();
+    assert_eq!(talk.give(Input::Greet), ["connect 1"]);
+    talk.give(Input::Connected(Link(1)));
+    talk.says(1, json!({ "type": "session.created" }));
+    assert_eq!(talk.says(1, json!({ "type": "session.updated" })), ["Ready", "1> response.create"]);
+}
+
+#[test]
+fn another_format_than_asked_for_is_noise_and_ends_the_call() {
+    let mut talk = Talk::new();
+    talk.give(Input::Connected(Link(1)));
+    talk.says(1, json!({ "type": "session.created" }));
+    let audio = json!({ "input": { "format": { "type": "audio/pcm", "rate": 24000 } } });
+    let out = talk.says(1, json!({ "type": "session.updated", "session": { "audio": audio } }));
+    assert_eq!(out, ["close 1", "Failed(\"model_speaks_another_format\")"]);
+}
+
+#[test]
+fn refused_language_hints_are_left_out_and_a_second_refusal_is_the_end() {
+    let mut talk = Talk::new();
+    talk.give(Input::Connected(Link(1)));
+    talk.says(1, json!({ "type": "session.created" }));
+    let refusal = json!({ "type": "error", "error": { "type": "invalid_request_error", "code": "invalid_value", "event_id": SETTINGS } });
+    talk.realtime.handle_input(talk.now, Input::Message(Link(1), refusal.to_string().into()));
+    let outputs = talk.outputs();
+    let Some(Output::Send(_, again)) = outputs.last() else { panic!("{outputs:?}") };
+    assert!(!again.contains("languages") && again.contains("gpt-transcribe"));
+    assert_eq!(talk.says(1, refusal)[1..], ["close 1", "Failed(\"model_refuses_the_settings\")"]);
+}
+
+#[test]
+fn sound_goes_through_untouched_and_waits_for_the_connection() {
+    let mut talk = Talk::new();
+    for n in 0..200 {
+        talk.give(Input::Audio(vec![n; 160]));
+    }
+    talk.give(Input::Connected(Link(1)));
+    talk.says(1, json!({ "type": "session.created" }));
+    talk.realtime.handle_input(talk.now, Input::Message(Link(1), r#"{"type":"session.updated"}"#.into()));
+    let sent = talk.outputs();
+    assert_eq!(sent.len(), MOST_WAITING + 1);
+    let Output::Send(_, first) = &sent[0] else { panic!() };
+    let value: Value = serde_json::from_str(first).unwrap();
+    assert_eq!(
+        value,
+        json!({ "type": "input_audio_buffer.append", "audio": Converter::Untouched.to_model(&[50; 160]) })
+    );
+}
+
+#[test]
+fn an_interruption_silences_truncates_and_tells_what_was_heard() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "one two three four five" }));
+    assert_eq!(talk.says(1, json!({ "type": "input_audio_buffer.speech_started" })), ["Flush"]);
+    talk.realtime.handle_input(talk.now, Input::Cut(vec![heard("r1", 240, 500)]));
+    let outputs = talk.outputs();
+    let [Output::Send(_, truncate)] = &outputs[..] else { panic!("{outputs:?}") };
+    let truncate: Value = serde_json::from_str(truncate).unwrap();
+    assert_eq!(
+        truncate,
+        json!({ "type": "conversation.item.truncate", "item_id": "r1", "content_index": 0, "audio_end_ms": 240 })
+    );
+    let late =
+        json!({ "type": "response.output_audio.delta", "response_id": "r1", "item_id": "r1", "delta": base64(800) });
+    assert!(talk.says(1, late).is_empty(), "what comes late of a cut response is not played");
+    assert_eq!(talk.done("r1", "cancelled"), ["Agent-: one two"]);
+    talk.speaks("r2");
+    assert_eq!(
+        talk.says(1, json!({ "type": "response.output_audio.done", "response_id": "r2", "item_id": "r2" })),
+        ["complete r2"]
+    );
+}
+
+#[test]
+fn what_was_not_heard_at_all_is_deleted_and_what_was_heard_whole_is_left() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.done("r1", "completed");
+    talk.speaks("r2");
+    let out = talk.give(Input::Cut(vec![heard("r1", 500, 500), heard("r2", 0, 500), heard("announcement", 3, 9)]));
+    assert_eq!(out, ["1> conversation.item.delete"]);
+}
+
+#[test]
+fn words_are_told_when_they_were_heard_and_in_order() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    assert!(talk.says(1, json!({ "type": "response.output_audio_transcript.done", "response_id": "r1", "item_id": "r1", "transcript": "Muraho neza" })).is_empty());
+    assert!(talk.done("r1", "completed").is_empty());
+    assert_eq!(talk.give(Input::Spoken(heard("r1", 500, 500))), ["Agent: Muraho neza"]);
+    let said = json!({ "type": "conversation.item.input_audio_transcription.completed", "item_id": "u", "transcript": "Bonjour", "languages": ["fr"] });
+    talk.realtime.handle_input(talk.now, Input::Message(Link(1), said.to_string().into()));
+    assert!(matches!(&talk.outputs()[..], [Output::Said { speaker: Speaker::Caller, locale: Some(Locale::Fr), .. }]));
+}
+
+fn function_call(call_id: &str) -> Value {
+    json!({ "type": "response.output_item.done", "item": { "type": "function_call", "call_id": call_id, "name": "search_services", "arguments": "{}" } })
+}
+
+#[test]
+fn tools_run_when_their_response_is_done_and_are_answered_together() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));
+    assert!(talk.says(1, function_call("a")).is_empty());
+    talk.says(1, function_call("b"));
+    talk.says(1, function_call("b"));
+    assert_eq!(talk.done("r1", "completed"), ["tool search_services a", "tool search_services b"]);
+    let result = |call_id: &str| Input::ToolResult { call_id: call_id.into(), output: "{}".into() };
+    assert!(talk.give(result("b")).is_empty());
+    assert!(talk.give(result("b")).is_empty());
+    assert_eq!(
+        talk.give(result("a")),
+        ["1> conversation.item.create", "1> conversation.item.create", "1> response.create"]
+    );
+    assert!(talk.give(result("a")).is_empty(), "a late copy changes nothing");
+}
+
+#[test]
+fn tools_of_a_response_that_was_cut_off_do_not_run() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));
+    talk.says(1, function_call("a"));
+    assert!(talk.done("r1", "cancelled").is_empty());
+}
+
+#[test]
+fn a_slow_tool_is_spoken_over_and_answered_for_in_the_end() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));
+    talk.says(1, function_call("a"));
+    talk.done("r1", "completed");
+    assert!(talk.after(799).is_empty());
+    assert_eq!(talk.after(1), ["Filler"]);
+    assert!(talk.after(7199).is_empty());
+    assert_eq!(talk.after(1), ["1> conversation.item.create", "1> response.create"]);
+}
+
+#[test]
+fn a_result_that_comes_while_the_model_speaks_waits_for_it() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));
+    talk.says(1, function_call("a"));
+    talk.done("r1", "completed");
+    talk.speaks("r2");
+    assert_eq!(
+        talk.give(Input::ToolResult { call_id: "a".into(), output: "{}".into() }),
+        ["1> conversation.item.create"]
+    );
+    assert_eq!(talk.done("r2", "completed"), ["1> response.create"]);
+}
+
+#[test]
+fn keys_are_told_as_one_number() {
+    let mut talk = Talk::ready();
+    let key = |key: char| Input::Digit(Digit::from_char(key).unwrap());
+    assert_eq!(talk.give(key('1')), ["Flush"]);
+    assert!(talk.give(key('2')).is_empty());
+    assert!(talk.after(1999).is_empty());
+    talk.now += Duration::from_millis(1);
+    talk.realtime.handle_input(talk.now, Input::Timeout);
+    assert!(matches!(&talk.outputs()[..], [Output::Send(_, item), _] if item.contains("pressed 1 2 on")));
+    talk.give(key('7'));
+    assert_eq!(
+        talk.give(key('#')),
+        ["1> conversation.item.create"],
+        "the first answer was asked for and has not begun"
+    );
+    talk.speaks("r1");
+    assert_eq!(talk.done("r1", "completed"), ["1> response.create"]);
+}
+
+#[test]
+fn a_broken_connection_is_made_again_with_what_was_said() {
+    let mut talk = Talk::ready();
+    talk.says(
+        1,
+        json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "my name is Keza" }),
+    );
+    assert!(talk.give(Input::Disconnected(Link(1))).is_empty());
+    assert!(talk.give(Input::Audio(vec![1; 160])).is_empty());
+    assert_eq!(talk.after(0), ["connect 2"]);
+    assert!(
+        talk.says(1, json!({ "type": "input_audio_buffer.speech_started" })).is_empty(),
+        "the old one is not heard"
+    );
+    talk.give(Input::Connected(Link(2)));
+    talk.says(2, json!({ "type": "session.created" }));
+    let out = talk.says(2, json!({ "type": "session.updated" }));
+    assert_eq!(out, ["2> conversation.item.create", "2> input_audio_buffer.append", "Ready"]);
+}
+
+#[test]
+fn a_model_that_does_not_come_back_is_given_up() {
+    let mut talk = Talk::ready();
+    let mut link = 1;
+    let mut out = talk.give(Input::Disconnected(Link(link)));
+    for _ in 0..10 {
+        if out.last().is_some_and(|last| last.starts_with("Failed")) {
+            break;
+        }
+        if talk.after(1000).iter().any(|output| output.starts_with("connect")) {
+            link += 1;
+            out = talk.give(Input::Disconnected(Link(link)));
+        }
+    }
+    assert_eq!((out, link), (vec!["Failed(\"model_unreachable\")".to_owned()], 1 + WAITS_MS.len() as u32));
+    assert_eq!(talk.realtime.next_timeout(), None);
+}
+
+#[test]
+fn an_account_that_is_refused_is_not_tried_again() {
+    let mut talk = Talk::ready();
+    let out = talk.says(1, json!({ "type": "error", "error": { "type": "insufficient_quota", "code": null } }));
+    assert_eq!(out, ["close 1", "Failed(\"model_refuses_the_account\")"]);
+}
+
+#[test]
+fn before_the_hour_is_over_a_new_connection_takes_over_in_a_silence() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    assert!(talk.after(3_000_000).is_empty(), "not while the agent speaks");
+    talk.done("r1", "completed");
+    talk.give(Input::Spoken(heard("r1", 500, 500)));
+    assert_eq!(talk.after(20), ["connect 2"]);
+    talk.give(Input::Connected(Link(2)));
+    assert_eq!(talk.give(Input::Audio(vec![1; 160])), ["1> input_audio_buffer.append"], "the old one serves meanwhile");
+    talk.says(2, json!({ "type": "session.created" }));
+    assert_eq!(talk.says(2, json!({ "type": "session.updated" })), ["close 1", "Ready"]);
+    assert_eq!(talk.give(Input::Audio(vec![1; 160])), ["2> input_audio_buffer.append"]);
+}
+
+#[test]
+fn an_expired_session_is_replaced_at_once_and_a_set_up_that_hangs_is_given_up() {
+    let mut talk = Talk::ready();
+    let expired = json!({ "type": "error", "error": { "type": "invalid_request_error", "code": "session_expired" } });
+    assert_eq!(talk.says(1, expired), ["close 1"]);
+    assert_eq!(talk.after(0), ["connect 2"]);
+    assert_eq!(talk.after(4000), ["close 2"]);
+    assert_eq!(talk.after(250), ["connect 3"]);
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_events_asks_for_two_responses_at_a_time_or_hangs(steps in proptest::collection::vec(0_u8..12, 0..80)) {
+        let mut talk = Talk::ready();
+        let (mut asked_at, mut running, mut name) = (None, false, String::new());
+        for (n, step) in steps.into_iter().enumerate() {
+            let mut out = match step {
+                0 if !running => {
+                    name = format!("r{n}");
+                    running = true;
+                    asked_at = None;
+                    talk.speaks(&name);
+                    Vec::new()
+                }
+                1 if running => {
+                    running = false;
+                    asked_at = None;
+                    talk.done(&name, "completed")
+                }
+                2 if running => {
+                    running = false;
+                    asked_at = None;
+                    talk.done(&name, "cancelled")
+                }
+                3 if running => talk.says(1, function_call(&format!("c{n}"))),
+                4 => talk.give(Input::ToolResult { call_id: format!("c{}", n.saturating_sub(2)), output: "{}".into() }),
+                5 => talk.says(1, json!({ "type": "input_audio_buffer.speech_started" })),
+                6 => talk.give(Input::Cut(vec![heard(&name, n as u32 * 7 % 600, 500)])),
+                7 => talk.give(Input::Spoken(heard(&name, 500, 500))),
+                8 => talk.give(Input::Digit(Digit::from_char('#').unwrap())),
+                9 => talk.give(Input::Digit(Digit::from_char('4').unwrap())),
+                10 => talk.after(900),
+                _ => talk.give(Input::Audio(vec![0; 160])),
+            };
+            out.extend(talk.after(1));
+            let asked = out.iter().filter(|output| output.ends_with("response.create")).count();
+            prop_assert!(!running || asked == 0, "asked while one is being made: {out:?}");
+            if asked > 0 {
+                let again = asked_at.is_some_and(|at| talk.now.since(at) < BEGINS_WITHIN);
+                prop_assert!(asked == 1 && !again, "asked again before it began: {out:?}");
+                asked_at = Some(talk.now);
+            }
+            if let Some(at) = talk.realtime.next_timeout() {
+                prop_assert!(at > talk.now || { talk.after(0); talk.realtime.next_timeout() != Some(at) }, "a deadline that never passes");
+            }
+        }
+    }
+
+    #[test]
+    fn the_part_that_was_heard_is_a_beginning(text in "\\PC{0,80}", played in 0_u32..2000, received in 0_u32..2000) {
+        let part = heard_part(&text, &heard("a", played, received));
+        prop_assert!(text.starts_with(&part));
+    }
+}

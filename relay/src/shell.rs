@@ -1,0 +1,16 @@
+//! Where things are done: sockets, timers, files, the clock. Nothing is decided here.
+
+pub mod announcements;
+pub mod call;
+pub mod clock;
+pub mod http;
+pub mod journal;
+pub mod link;
+pub mod log;
+pub mod metrics;
+pub mod ports;
+pub mod relay;
+pub mod scribe;
+pub mod session_function;
+pub mod signalling;
+pub mod sip_stack;

@@ -1,0 +1,112 @@
+//! What the relay itself says: files of speech by name and language, and tones where there is no file.
+//!
+//! A file is raw A-law at 8 kHz without any header, named `<name>.<language>.alaw`, as in `apology.rw.alaw`.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+
+use ihuza_core::locale::{ALL, Locale};
+
+use crate::media::g711::Law;
+
+/// Two minutes; nobody listens to more.
+const MOST_BYTES: u64 = 120 * 8000;
+
+/// What is said, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Announcement {
+    /// The model is gone and the call ends.
+    Apology,
+    /// A tool takes its time.
+    Filler,
+}
+
+impl Announcement {
+    /// The name of its file, and of its item in the playout.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Announcement::Apology => "apology",
+            Announcement::Filler => "filler",
+        }
+    }
+}
+
+/// All that was found.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    spoken: HashMap<(Announcement, Locale), Vec<u8>>,
+}
+
+impl Announcements {
+    /// Reads a directory; what is missing there is a tone, what is too long an error.
+    pub fn read(directory: &Path) -> io::Result<Announcements> {
+        let mut spoken = HashMap::new();
+        for announcement in [Announcement::Apology, Announcement::Filler] {
+            for locale in ALL {
+                let path = directory.join(format!("{}.{}.alaw", announcement.as_str(), locale.as_str()));
+                if !path.exists() {
+                    continue;
+                }
+                let length = std::fs::metadata(&path)?.len();
+                if length > MOST_BYTES {
+                    let problem =
+                        format!("{} has {length} bytes, {MOST_BYTES} are allowed: is it raw A-law?", path.display());
+                    return Err(io::Error::other(problem));
+                }
+                spoken.insert((announcement, locale), std::fs::read(&path)?);
+            }
+        }
+        Ok(Announcements { spoken })
+    }
+
+    /// The sound, in the law of a call.
+    pub fn sound(&self, announcement: Announcement, locale: Locale, law: Law) -> Vec<u8> {
+        let Some(spoken) = self.spoken.get(&(announcement, locale)) else {
+            return match announcement {
+                Announcement::Apology => congestion_tone(law),
+                Announcement::Filler => comfort_tone(law),
+            };
+        };
+        match law {
+            Law::A => spoken.clone(),
+            Law::Mu => spoken.iter().map(|byte| Law::Mu.encode(Law::A.decode(*byte))).collect(),
+        }
+    }
+}
+
+/// Two seconds of the tone by which a telephone says that it cannot be: 425 Hz, a quarter of a second on and off.
+fn congestion_tone(law: Law) -> Vec<u8> {
+    tone(law, 16_000, |n| if n / 2000 % 2 == 0 { 4000.0 } else { 0.0 })
+}
+
+/// A fifth of a second, quiet: somebody is still there.
+fn comfort_tone(law: Law) -> Vec<u8> {
+    tone(law, 1600, |n| 800.0 * (n as f32 / 1600.0 * std::f32::consts::PI).sin())
+}
+
+fn tone(law: Law, samples: usize, level: impl Fn(usize) -> f32) -> Vec<u8> {
+    let wave = |n: usize| (level(n) * (n as f32 * 425.0 / 8000.0 * std::f32::consts::TAU).sin()) as i16;
+    (0..samples).map(|n| law.encode(wave(n))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_spoken_in_the_law_of_the_call_and_a_missing_one_is_a_tone() {
+        let directory = std::env::temp_dir().join(format!("ihuza-relay-announcements-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join("apology.rw.alaw"), [0xd5, 0x8a]).unwrap();
+        let found = Announcements::read(&directory).unwrap();
+        std::fs::write(directory.join("filler.en.alaw"), vec![0; MOST_BYTES as usize + 1]).unwrap();
+        let too_long = Announcements::read(&directory).unwrap_err().to_string();
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(found.sound(Announcement::Apology, Locale::Rw, Law::A), [0xd5, 0x8a]);
+        let mu = found.sound(Announcement::Apology, Locale::Rw, Law::Mu);
+        assert!((Law::Mu.decode(mu[1]) - 8064).abs() < 300, "about as loud as it was");
+        assert_eq!(found.sound(Announcement::Apology, Locale::En, Law::A).len(), 16_000);
+        assert!(too_long.contains("filler.en.alaw"), "{too_long}");
+    }
+}

@@ -1,0 +1,292 @@
+//! Journals on disk: one thread writes for all calls, and one `fsync` serves all that was written within 20 ms.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::clock::Clock;
+use crate::journal::entry::{self, Entry, Owed};
+use crate::journal::record;
+
+const SUFFIX: &str = "journal";
+/// What is written within this time is made durable together.
+const GROUP: Duration = Duration::from_millis(20);
+/// Appends that wait for the disk. Beyond it the disk is too slow, and the call goes on without.
+const MOST_WAITING: usize = 4096;
+
+/// Why an entry is not on disk.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum JournalError {
+    /// The disk refuses.
+    #[error("journal cannot be written: {0}; the call goes on, but would be lost with this process")]
+    Disk(String),
+    /// The disk does not keep up, or the relay ends.
+    #[error("journal does not keep up with what is to be written")]
+    Busy,
+}
+
+enum Order {
+    Append { call: String, entry: Box<Entry>, done: oneshot::Sender<Result<u64, JournalError>> },
+    Remove { call: String },
+}
+
+/// The door to the writer.
+#[derive(Clone)]
+pub struct Journal {
+    orders: SyncSender<Order>,
+}
+
+/// A journal that a former process left behind.
+#[derive(Debug)]
+pub struct Leftover {
+    /// The call's name, as it was given to `append`.
+    pub call: String,
+    /// All of its entries that can be understood.
+    pub entries: Vec<Entry>,
+    /// What is owed.
+    pub owed: Owed,
+}
+
+impl Journal {
+    /// Opens the directory, mends what was torn, and starts the writer. What was left behind comes with it.
+    pub fn open(directory: &Path, clock: Clock) -> io::Result<(Journal, Vec<Leftover>)> {
+        std::fs::create_dir_all(directory)?;
+        let mut leftovers = Vec::new();
+        let mut files = HashMap::new();
+        for found in std::fs::read_dir(directory)? {
+            let path = found?.path();
+            let Some(call) = call_of(&path) else { continue };
+            let (leftover, next) = mend(&path, call)?;
+            files.insert(leftover.call.clone(), Open { file: append_to(&path)?, next });
+            leftovers.push(leftover);
+        }
+        leftovers.sort_by(|a, b| a.call.cmp(&b.call));
+        let (orders, inbox) = sync_channel(MOST_WAITING);
+        let writer = Writer { directory: directory.to_owned(), files, clock };
+        std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(&inbox))?;
+        Ok((Journal { orders }, leftovers))
+    }
+
+    /// Writes an entry; when this returns it is on disk, under the number it gives.
+    pub async fn append(&self, call: &str, entry: Entry) -> Result<u64, JournalError> {
+        let (done, result) = oneshot::channel();
+        let order = Order::Append { call: call.to_owned(), entry: Box::new(entry), done };
+        self.orders.try_send(order).map_err(|error| match error {
+            TrySendError::Full(_) | TrySendError::Disconnected(_) => JournalError::Busy,
+        })?;
+        result.await.map_err(|_| JournalError::Busy)?
+    }
+
+    /// Removes a journal of which nothing is owed any more.
+    pub fn remove(&self, call: &str) {
+        // If the writer is busy the file stays, and the next start removes it.
+        let _ = self.orders.try_send(Order::Remove { call: call.to_owned() });
+    }
+}
+
+fn call_of(path: &Path) -> Option<String> {
+    let is_ours = path.extension().is_some_and(|extension| extension == SUFFIX);
+    is_ours.then(|| path.file_stem()?.to_str().map(str::to_owned))?
+}
+
+fn append_to(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).append(true).open(path)
+}
+
+/// Cuts off what was torn and reads the rest.
+fn mend(path: &Path, call: String) -> io::Result<(Leftover, u64)> {
+    let bytes = std::fs::read(path)?;
+    let scan = record::scan(&bytes);
+    if scan.sound_bytes < bytes.len() {
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(scan.sound_bytes as u64)?;
+        file.sync_data()?;
+    }
+    let next = scan.records.len() as u64 + 1;
+    let read: Vec<Option<Entry>> =
+        scan.records.iter().map(|(_, payload)| serde_json::from_slice(payload).ok()).collect();
+    let owed = entry::owed(read.iter().cloned());
+    let entries = read.into_iter().flatten().collect();
+    Ok((Leftover { call, entries, owed }, next))
+}
+
+struct Open {
+    file: File,
+    next: u64,
+}
+
+struct Writer {
+    directory: PathBuf,
+    files: HashMap<String, Open>,
+    clock: Clock,
+}
+
+type Waiting = (String, u64, oneshot::Sender<Result<u64, JournalError>>);
+
+impl Writer {
+    fn run(mut self, inbox: &Receiver<Order>) {
+        while let Ok(first) = inbox.recv() {
+            let mut waiting = Vec::new();
+            self.obey(first, &mut waiting);
+            let until = self.clock.now() + GROUP;
+            loop {
+                let left = until.since(self.clock.now());
+                match inbox.recv_timeout(left) {
+                    Ok(order) => self.obey(order, &mut waiting),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+                }
+            }
+            self.commit(waiting);
+        }
+    }
+
+    fn obey(&mut self, order: Order, waiting: &mut Vec<Waiting>) {
+        match order {
+            Order::Append { call, entry, done } => match self.write(&call, &entry) {
+                Ok(sequence) => waiting.push((call, sequence, done)),
+                Err(error) => {
+                    // Half a record may stand at the end: it is cut off before the next one.
+                    self.files.remove(&call);
+                    let _ = done.send(Err(JournalError::Disk(error.to_string())));
+                }
+            },
+            Order::Remove { call } => {
+                self.files.remove(&call);
+                let _ = std::fs::remove_file(self.path(&call));
+            }
+        }
+    }
+
+    fn write(&mut self, call: &str, entry: &Entry) -> io::Result<u64> {
+        if !self.files.contains_key(call) {
+            let path = self.path(call);
+            let next = if path.exists() { mend(&path, call.to_owned())?.1 } else { 1 };
+            self.files.insert(call.to_owned(), Open { file: append_to(&path)?, next });
+        }
+        let open = self.files.get_mut(call).ok_or_else(|| io::Error::other("journal is not open"))?;
+        let payload = serde_json::to_vec(entry)?;
+        let mut bytes = Vec::new();
+        record::write(&mut bytes, open.next, &payload).map_err(io::Error::other)?;
+        open.file.write_all(&bytes)?;
+        open.next += 1;
+        Ok(open.next - 1)
+    }
+
+    fn commit(&mut self, waiting: Vec<Waiting>) {
+        let mut synced: HashMap<String, Result<(), String>> = HashMap::new();
+        for (call, sequence, done) in waiting {
+            let files = &self.files;
+            let result = synced.entry(call).or_insert_with_key(|call| {
+                files.get(call).map_or(Ok(()), |open| open.file.sync_data().map_err(|error| error.to_string()))
+            });
+            let _ = done.send(result.clone().map(|()| sequence).map_err(JournalError::Disk));
+        }
+    }
+
+    fn path(&self, call: &str) -> PathBuf {
+        self.directory.join(format!("{call}.{SUFFIX}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::call::EndCause;
+
+    /// A directory of its own, gone with the test.
+    struct Directory(PathBuf);
+
+    impl Directory {
+        fn new(name: &str) -> Directory {
+            let path = std::env::temp_dir().join(format!("ihuza-relay-{name}-{}", std::process::id()));
+            let _ = std::fs::remove_dir_all(&path);
+            Directory(path)
+        }
+    }
+
+    impl Drop for Directory {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn answered(at_ms: i64) -> Entry {
+        Entry::Answered { at_ms }
+    }
+
+    #[tokio::test]
+    async fn entries_are_on_disk_when_append_returns_and_found_at_the_next_start() {
+        let directory = Directory::new("found");
+        let (journal, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        assert!(leftovers.is_empty());
+        assert_eq!(journal.append("a", answered(1)).await.unwrap(), 1);
+        assert_eq!(journal.append("a", answered(2)).await.unwrap(), 2);
+        let ended = Entry::Ended { cause: EndCause::CallerHungUp, media: serde_json::Value::Null, at_ms: 3 };
+        assert_eq!(journal.append("b", ended).await.unwrap(), 1);
+        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let found: Vec<_> =
+            leftovers.iter().map(|left| (&left.call[..], left.entries.len(), left.owed.open_since)).collect();
+        assert_eq!(found, [("a", 2, Some(2)), ("b", 1, None)]);
+    }
+
+    #[tokio::test]
+    async fn a_torn_end_is_cut_off_and_written_over() {
+        let directory = Directory::new("torn");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        for at in 1..=3 {
+            journal.append("a", answered(at)).await.unwrap();
+        }
+        let path = directory.0.join("a.journal");
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+        let (journal, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        assert_eq!(leftovers[0].entries.len(), 2);
+        assert_eq!(journal.append("a", answered(9)).await.unwrap(), 3);
+        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        assert_eq!(leftovers[0].entries.last(), Some(&answered(9)));
+    }
+
+    #[tokio::test]
+    async fn many_calls_share_their_waiting_for_the_disk() {
+        let directory = Directory::new("many");
+        let clock = Clock::start();
+        let (journal, _) = Journal::open(&directory.0, clock).unwrap();
+        let begun = clock.now();
+        let appends: Vec<_> = (0..200)
+            .map(|n| {
+                let journal = journal.clone();
+                tokio::spawn(async move { journal.append(&format!("call-{}", n % 10), answered(n)).await })
+            })
+            .collect();
+        for append in appends {
+            append.await.unwrap().unwrap();
+        }
+        // One after another they would take 200 times the group's 20 ms.
+        assert!(clock.now().since(begun) < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_refuses_is_told_and_harms_no_other_call() {
+        let directory = Directory::new("refuses");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        std::fs::create_dir(directory.0.join("a.journal")).unwrap();
+        assert!(matches!(journal.append("a", answered(1)).await, Err(JournalError::Disk(_))));
+        assert_eq!(journal.append("b", answered(1)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_is_removed_is_gone() {
+        let directory = Directory::new("removed");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        journal.append("a", answered(1)).await.unwrap();
+        journal.remove("a");
+        journal.append("b", answered(1)).await.unwrap();
+        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        assert_eq!(leftovers.iter().map(|left| &left.call[..]).collect::<Vec<_>>(), ["b"]);
+    }
+}

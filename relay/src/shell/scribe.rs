@@ -1,0 +1,183 @@
+//! Keeps the record of one call: every entry first to the journal, then to the session function, in order; and does not
+//! rest before the function knows of the end.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use super::journal::{Journal, Leftover};
+use super::log::{Level, Log};
+use super::session_function::{Function, FunctionError, Opening};
+use crate::journal::entry::Entry;
+use crate::sip::call::EndCause;
+
+/// Entries of one post.
+const BATCH: usize = 50;
+/// What is new is posted this often.
+const POST_EVERY: Duration = Duration::from_secs(1);
+/// Waits between attempts grow from the first to the second.
+const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
+const MOST_WAITING: usize = 1024;
+
+/// What a scribe works with.
+#[derive(Clone)]
+pub struct Desk {
+    /// The disk.
+    pub journal: Journal,
+    /// The function.
+    pub function: Function,
+    /// The log.
+    pub log: Log,
+}
+
+/// Begins the record of a call.
+pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
+    let (sender, entries) = mpsc::channel(MOST_WAITING);
+    let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None, failing: false };
+    tokio::spawn(scribe.run(entries));
+    sender
+}
+
+/// Finishes the record of a call that a former process left behind.
+pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
+    let Leftover { call, entries, owed } = leftover;
+    let opening = entries.iter().find_map(opening_of);
+    let Some(opening) = opening.filter(|_| !owed.closed) else {
+        // Told completely, or torn before its first entry: a call that was never let in.
+        return desk.journal.remove(&call);
+    };
+    let ended = entries.iter().find_map(end_of);
+    let mut scribe =
+        Scribe { desk, opening, owed: owed.entries, last: owed.last, last_at_ms: now_ms, ended, failing: false };
+    tokio::spawn(async move {
+        if scribe.ended.is_none() {
+            // It ended when it was last heard of, not now.
+            let at_ms = owed.open_since.unwrap_or(now_ms);
+            scribe.write(Entry::Ended { cause: EndCause::RelayRestart, media: Value::Null, at_ms }).await;
+        }
+        scribe.close().await;
+    });
+}
+
+fn opening_of(entry: &Entry) -> Option<Opening> {
+    match entry {
+        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, .. } => Some(Opening {
+            correlation_id: correlation_id.clone(),
+            call_sid: call_sid.clone(),
+            trunk: trunk.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            agent: String::new(),
+            locale: *locale,
+        }),
+        _ => None,
+    }
+}
+
+fn end_of(entry: &Entry) -> Option<(EndCause, Value, i64)> {
+    match entry {
+        Entry::Ended { cause, media, at_ms } => Some((*cause, media.clone(), *at_ms)),
+        _ => None,
+    }
+}
+
+struct Scribe {
+    desk: Desk,
+    opening: Opening,
+    owed: Vec<(u64, Entry)>,
+    last: u64,
+    last_at_ms: i64,
+    ended: Option<(EndCause, Value, i64)>,
+    /// The function could not be told last time: said once, not at every attempt.
+    failing: bool,
+}
+
+impl Scribe {
+    async fn run(mut self, mut entries: mpsc::Receiver<Entry>) {
+        let mut post = tokio::time::interval(POST_EVERY);
+        post.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                entry = entries.recv() => match entry {
+                    Some(entry) => self.write(entry).await,
+                    None => break,
+                },
+                // A failure costs nothing: what is owed stays owed and is tried again.
+                _ = post.tick(), if !self.owed.is_empty() => { self.post().await; }
+            }
+        }
+        // The call's task was torn down before it could say why.
+        if self.ended.is_none() {
+            self.write(Entry::Ended { cause: EndCause::RelayRestart, media: Value::Null, at_ms: self.last_at_ms })
+                .await;
+        }
+        self.close().await;
+    }
+
+    async fn write(&mut self, entry: Entry) {
+        self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
+        if let Some(end) = end_of(&entry) {
+            self.ended = Some(end);
+        }
+        // The call is worth more than its journal: without it, it goes on from memory.
+        if let Err(error) = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await {
+            self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
+        }
+        if entry.is_told() {
+            self.last += 1;
+            self.owed.push((self.last, entry));
+        }
+    }
+
+    async fn post(&mut self) -> bool {
+        while !self.owed.is_empty() {
+            let batch = self.owed.get(..self.owed.len().min(BATCH)).unwrap_or_default();
+            let Opening { correlation_id, call_sid, .. } = &self.opening;
+            let result = self.desk.function.events(correlation_id, call_sid, batch).await;
+            let posted = batch.len();
+            let up_to = batch.last().map_or(0, |(sequence, _)| *sequence);
+            if !self.went_through("EVENTS_POST_FAILED", result) {
+                return false;
+            }
+            self.owed.drain(..posted);
+            self.write(Entry::Posted { up_to }).await;
+        }
+        true
+    }
+
+    /// Posts what is left and the end, however long it takes.
+    async fn close(&mut self) {
+        let [mut wait, longest] = RETRY;
+        loop {
+            if self.post().await && self.end().await {
+                break;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(longest);
+        }
+        self.write(Entry::Closed).await;
+        self.desk.journal.remove(&self.opening.correlation_id);
+    }
+
+    async fn end(&mut self) -> bool {
+        let Some((cause, media, at_ms)) = &self.ended else { return true };
+        let result = self.desk.function.end(&self.opening, *cause, *at_ms, self.last, media).await;
+        self.went_through("END_POST_FAILED", result)
+    }
+
+    fn went_through(&mut self, event: &str, result: Result<(), FunctionError>) -> bool {
+        let was_failing = std::mem::replace(&mut self.failing, result.is_err());
+        if let Err(error) = &result
+            && !was_failing
+        {
+            self.note(event, Level::Warn, &format!("{error}; it is tried again until it is told"));
+        }
+        result.is_ok()
+    }
+
+    fn note(&self, event: &str, level: Level, message: &str) {
+        let fields = json!({ "correlation_id": self.opening.correlation_id, "trunk": self.opening.trunk });
+        self.desk.log.event(event, level, message, fields);
+    }
+}

@@ -1,0 +1,178 @@
+//! The function that keeps the records of calls, over HTTP.
+
+use std::time::Duration;
+
+use ihuza_core::locale::Locale;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::config::SessionFunction;
+use crate::journal::entry::Entry;
+use crate::sip::call::EndCause;
+
+/// A tool may take longer than an opening.
+const TOOL_WITHIN: Duration = Duration::from_secs(8);
+/// So may the records of a whole call.
+const RECORDS_WITHIN: Duration = Duration::from_secs(15);
+const MOST_ANSWER_BYTES: usize = 256 * 1024;
+
+/// Who calls whom.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// Our own id of the call; one runs from the INVITE to the last message.
+    pub correlation_id: String,
+    /// The trunk's.
+    pub call_sid: String,
+    /// The trunk.
+    pub trunk: String,
+    /// Who calls, in E.164.
+    pub from: Option<String>,
+    /// Who was called, in E.164.
+    pub to: String,
+    /// Which agent answers.
+    pub agent: String,
+    /// The language of the greeting.
+    pub locale: Locale,
+}
+
+/// What the agent of a call is made of. Both spellings are read.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Opened {
+    /// A key for this call alone.
+    #[serde(alias = "ephemeralKey")]
+    pub ephemeral_key: Option<String>,
+    /// Where the model is, if not where the settings say.
+    pub url: Option<String>,
+    /// Which model, if not the one of the settings.
+    pub model: Option<String>,
+    /// What the agent is told.
+    pub instructions: Option<String>,
+    /// What it says first.
+    pub greeting: Option<String>,
+    /// Its tools.
+    pub tools: Vec<Value>,
+    /// The caller's language, if it is known.
+    pub locale: Option<Locale>,
+}
+
+/// Why nothing came of a request.
+#[derive(Debug, thiserror::Error)]
+pub enum FunctionError {
+    /// It was not reached, or did not answer in time.
+    #[error("the session function is not reached")]
+    Unreached(#[source] reqwest::Error),
+    /// It answered that it cannot.
+    #[error("the session function answers {0}")]
+    Refused(u16),
+    /// Its answer makes no sense.
+    #[error("the session function's answer cannot be read")]
+    Unreadable,
+}
+
+/// The door to it.
+#[derive(Debug, Clone)]
+pub struct Function {
+    client: reqwest::Client,
+    url: String,
+    key: String,
+    timeout: Duration,
+}
+
+impl Function {
+    /// As the settings say; `key` from the environment.
+    pub fn new(settings: &SessionFunction, key: String) -> Result<Function, FunctionError> {
+        let client = reqwest::Client::builder().build().map_err(FunctionError::Unreached)?;
+        let url = settings.url.trim_end_matches('/').to_owned();
+        Ok(Function { client, url, key, timeout: Duration::from_millis(settings.timeout_ms) })
+    }
+
+    /// Opens a call.
+    pub async fn open(&self, opening: &Opening) -> Result<Opened, FunctionError> {
+        let body = json!({
+            "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
+            "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
+        });
+        let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
+        serde_json::from_value(answer).map_err(|_| FunctionError::Unreadable)
+    }
+
+    /// Tells of events; the same ones again change nothing there.
+    pub async fn events(
+        &self,
+        correlation_id: &str,
+        call_sid: &str,
+        entries: &[(u64, Entry)],
+    ) -> Result<(), FunctionError> {
+        let events: Vec<Value> = entries.iter().map(|(seq, entry)| json!({ "seq": seq, "event": entry })).collect();
+        let body = json!({ "call_sid": call_sid, "correlation_id": correlation_id, "events": events });
+        self.post("/events", correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
+    }
+
+    /// Runs a tool; the result as JSON text for the model.
+    pub async fn tool(
+        &self,
+        opening: &Opening,
+        tool_call_id: &str,
+        name: &str,
+        arguments: &str,
+    ) -> Result<String, FunctionError> {
+        let body = json!({
+            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
+            "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
+        });
+        let answer = self.post("/tools", &opening.correlation_id, &body, TOOL_WITHIN).await?;
+        Ok(answer.get("output").map_or_else(
+            || answer.to_string(),
+            |output| output.as_str().map_or_else(|| output.to_string(), str::to_owned),
+        ))
+    }
+
+    /// Closes a call, also one whose opening was never seen there.
+    pub async fn end(
+        &self,
+        opening: &Opening,
+        cause: EndCause,
+        ended_at_ms: i64,
+        last_seq: u64,
+        media: &Value,
+    ) -> Result<(), FunctionError> {
+        let body = json!({
+            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "locale": opening.locale, "trunk": opening.trunk, "cause": cause, "ended_at_ms": ended_at_ms,
+            "last_seq": last_seq, "media": media,
+        });
+        self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
+    }
+
+    async fn post(
+        &self,
+        path: &str,
+        correlation_id: &str,
+        body: &Value,
+        within: Duration,
+    ) -> Result<Value, FunctionError> {
+        let request = self
+            .client
+            .post(format!("{}{path}", self.url))
+            .bearer_auth(&self.key)
+            .header("x-correlation-id", correlation_id)
+            .timeout(within)
+            .json(body);
+        let mut response = request.send().await.map_err(|error| FunctionError::Unreached(error.without_url()))?;
+        if !response.status().is_success() {
+            return Err(FunctionError::Refused(response.status().as_u16()));
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| FunctionError::Unreached(error.without_url()))? {
+            if bytes.len() + chunk.len() > MOST_ANSWER_BYTES {
+                return Err(FunctionError::Unreadable);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        if bytes.is_empty() {
+            return Ok(Value::Null);
+        }
+        serde_json::from_slice(&bytes).map_err(|_| FunctionError::Unreadable)
+    }
+}

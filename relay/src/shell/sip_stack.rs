@@ -1,0 +1,414 @@
+//! `signalling` on rsipstack: the only file that knows it.
+//!
+//! What the stack leaves to us is done here: the state of every refused transaction is drained, every in-dialog request
+//! is answered, and a dialog that is over is taken out of its table.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use rsipstack::EndpointBuilder;
+use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
+use rsipstack::dialog::dialog_layer::DialogLayer;
+use rsipstack::dialog::invite_dialog::InviteDialog;
+use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri};
+use rsipstack::transaction::endpoint::MessageInspector;
+use rsipstack::transaction::transaction::Transaction;
+use rsipstack::transport::tls::{TlsConfig, TlsListenerConnection};
+use rsipstack::transport::udp::UdpConnection;
+use rsipstack::transport::{SipAddr, TcpListenerConnection, TransportLayer};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal};
+use crate::config::Sip;
+
+/// What may be waiting for one call; more is a peer that floods its own call.
+const MOST_SIGNALS: usize = 32;
+const ALLOW: [Method; 8] = [
+    Method::Invite,
+    Method::Ack,
+    Method::Bye,
+    Method::Cancel,
+    Method::Options,
+    Method::Update,
+    Method::Info,
+    Method::Notify,
+];
+/// Carries the address of the socket a message came from through the stack; what a peer writes there is taken off.
+const SOURCE: &str = "X-Ihuza-Source";
+
+/// Why SIP cannot be spoken.
+#[derive(Debug, thiserror::Error)]
+pub enum StackError {
+    /// An address cannot be listened on.
+    #[error("cannot listen for SIP on {0}: {1}")]
+    Listen(SocketAddr, String),
+    /// A file of the TLS settings cannot be read.
+    #[error("cannot read {0}: {1}")]
+    File(String, std::io::Error),
+    /// The stack itself does not start.
+    #[error("SIP does not start: {0}")]
+    Start(String),
+}
+
+/// Listens and serves until `stop`.
+pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: CancellationToken) -> Result<(), StackError> {
+    let transport = TransportLayer::new(stop.clone());
+    let external = |listen: SocketAddr| settings.advertised.map(|ip| SocketAddr::new(ip, listen.port()));
+    if let Some(listen) = settings.udp {
+        let udp = UdpConnection::create_connection(listen, external(listen), Some(stop.clone())).await;
+        transport.add_transport(udp.map_err(|error| StackError::Listen(listen, error.to_string()))?.into());
+    }
+    if let Some(listen) = settings.tcp {
+        let tcp = TcpListenerConnection::new(listen, external(listen)).await;
+        transport.add_transport(tcp.map_err(|error| StackError::Listen(listen, error.to_string()))?.into());
+    }
+    if let Some(tls) = &settings.tls {
+        let read = |path: &std::path::Path| {
+            std::fs::read(path).map_err(|error| StackError::File(path.display().to_string(), error))
+        };
+        let files =
+            TlsConfig { cert: Some(read(&tls.certificate)?), key: Some(read(&tls.key)?), ..TlsConfig::default() };
+        let listener = TlsListenerConnection::new(tls.listen, external(tls.listen), files).await;
+        transport.add_transport(listener.map_err(|error| StackError::Listen(tls.listen, error.to_string()))?.into());
+    }
+    let guard = reception.clone();
+    transport.set_whitelist(move |source: IpAddr| {
+        let known = guard.knows(source);
+        async move { known }
+    });
+    let endpoint = EndpointBuilder::new()
+        .with_cancel_token(stop.clone())
+        .with_user_agent("ihuza-relay")
+        .with_transport_layer(transport)
+        .with_allows(ALLOW.to_vec())
+        .with_inspector(Box::new(Marker))
+        .build();
+    let mut incoming = endpoint.incoming_transactions().map_err(|error| StackError::Start(error.to_string()))?;
+    let served = endpoint.inner.clone();
+    let stack = Stack { layer: Arc::new(DialogLayer::new(endpoint.inner.clone())), reception };
+    tokio::spawn(async move { served.serve().await });
+    tokio::spawn(async move {
+        while let Some(transaction) = incoming.recv().await {
+            stack.transaction(transaction);
+        }
+        drop(endpoint);
+    });
+    Ok(())
+}
+
+/// Notes where a message came from.
+struct Marker;
+
+impl MessageInspector for Marker {
+    fn before_send(&self, message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        message
+    }
+
+    fn after_received(&self, message: SipMessage, from: Option<&SipAddr>) -> SipMessage {
+        match message {
+            SipMessage::Request(mut request) => {
+                request.headers.retain(|header| !header.name().eq_ignore_ascii_case(SOURCE));
+                if let Some(from) = from.and_then(|from| from.get_socketaddr().ok()) {
+                    request.headers.push(Header::Other(SOURCE.into(), from.ip().to_string()));
+                }
+                SipMessage::Request(request)
+            }
+            response @ SipMessage::Response(_) => response,
+        }
+    }
+}
+
+struct Stack {
+    layer: Arc<DialogLayer>,
+    reception: Arc<dyn Reception>,
+}
+
+impl Stack {
+    fn transaction(&self, mut transaction: Transaction) {
+        if let Some(mut dialog) = self.layer.match_dialog(&transaction) {
+            tokio::spawn(async move { dialog.handle(&mut transaction).await });
+            return;
+        }
+        match transaction.original.method {
+            Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
+            Method::Invite => self.invite(transaction),
+            Method::Options => match self.reception.unavailable() {
+                None => refuse(transaction, 200, vec![Header::Accept("application/sdp".into())]),
+                Some(refused) => refuse(transaction, refused.status, headers_of(refused)),
+            },
+            Method::Ack => {}
+            Method::Bye | Method::Cancel | Method::Update | Method::Info | Method::PRack | Method::Refer => {
+                refuse(transaction, 481, Vec::new());
+            }
+            Method::Notify => refuse(transaction, 481, Vec::new()),
+            _ => {
+                let allow = ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                refuse(transaction, 405, vec![Header::Allow(allow.into())]);
+            }
+        }
+    }
+
+    fn invite(&self, transaction: Transaction) {
+        let Some(invite) = read(&transaction.original) else { return refuse(transaction, 400, Vec::new()) };
+        match self.reception.judge(&invite) {
+            Err(Some(refused)) => return refuse(transaction, refused.status, headers_of(refused)),
+            Err(None) => return,
+            Ok(()) => {}
+        }
+        let (states, changes) = self.layer.new_dialog_state_channel();
+        // Headers are read lazily: what is broken shows here.
+        let dialog =
+            match self.layer.get_or_create_server_invite(&transaction, states, None, self.contact(&transaction)) {
+                Ok(dialog) => dialog,
+                Err(_) => return refuse(transaction, 400, Vec::new()),
+            };
+        let (sender, signals) = mpsc::channel(MOST_SIGNALS);
+        let (mut handled, mut transaction) = (dialog.clone(), transaction);
+        tokio::spawn(async move { handled.handle(&mut transaction).await });
+        tokio::spawn(watch(self.layer.clone(), dialog.clone(), changes, sender));
+        self.reception.begin(invite, Incoming { dialog: Arc::new(Handle { dialog }), signals });
+    }
+
+    /// The address at which the peer reaches us again: the one its INVITE came in by.
+    fn contact(&self, transaction: &Transaction) -> Option<Uri> {
+        let address = transaction.connection.as_ref()?.get_addr().clone();
+        let scheme = match address.r#type {
+            Some(rsipstack::sip::Transport::Tcp) => ";transport=tcp",
+            Some(rsipstack::sip::Transport::Tls) => ";transport=tls",
+            _ => "",
+        };
+        Uri::try_from(format!("sip:ihuza@{}{scheme}", address.addr).as_str()).ok()
+    }
+}
+
+/// Turns the states of a dialog into signals, until it is over.
+async fn watch(
+    layer: Arc<DialogLayer>,
+    dialog: InviteDialog,
+    mut changes: DialogStateReceiver,
+    signals: mpsc::Sender<Signal>,
+) {
+    let mut acknowledged = false;
+    while let Some(state) = changes.recv().await {
+        match state {
+            // Told again after every request within the dialog.
+            DialogState::Confirmed(..) if !std::mem::replace(&mut acknowledged, true) => {
+                let body = dialog.last_remote_ack().map(|ack| ack.body().clone()).unwrap_or_default();
+                let _ = signals.send(Signal::Acknowledged(body)).await;
+            }
+            DialogState::Updated(_, request, handle) => update(&signals, &request, handle).await,
+            DialogState::Info(_, request, handle) => {
+                let text = String::from_utf8_lossy(request.body()).into_owned();
+                let _ = signals.send(Signal::Info(text)).await;
+                let _ = handle.reply(StatusCode::OK).await;
+            }
+            DialogState::Options(_, _, handle) => {
+                let _ = handle.reply(StatusCode::OK).await;
+            }
+            DialogState::Refer(_, _, handle)
+            | DialogState::Message(_, _, handle)
+            | DialogState::Publish(_, _, handle) => {
+                let _ = handle.reply(StatusCode::MethodNotAllowed).await;
+            }
+            DialogState::Notify(_, request, handle) => {
+                let is_of_refer = request.header_value("Event").is_some_and(|event| event.trim().starts_with("refer"));
+                let status = if is_of_refer { StatusCode::OK } else { StatusCode::CallTransactionDoesNotExist };
+                let _ = handle.reply(status).await;
+                if is_of_refer {
+                    let fragment = String::from_utf8_lossy(request.body()).into_owned();
+                    let _ = signals.send(Signal::TransferTold(fragment)).await;
+                }
+            }
+            DialogState::Terminated(id, reason) => {
+                let signal = match reason {
+                    TerminatedReason::UacCancel => Some(Signal::Cancelled),
+                    TerminatedReason::Timeout => Some(Signal::NotAcknowledged),
+                    TerminatedReason::UacBye => Some(Signal::HungUp),
+                    // Our own doing.
+                    _ => None,
+                };
+                if let Some(signal) = signal {
+                    let _ = signals.send(signal).await;
+                }
+                layer.remove_dialog(&id);
+                break;
+            }
+            DialogState::Calling(_)
+            | DialogState::Trying(_)
+            | DialogState::Early(..)
+            | DialogState::WaitAck(..)
+            | DialogState::Confirmed(..) => {}
+        }
+    }
+}
+
+async fn update(signals: &mpsc::Sender<Signal>, request: &Request, handle: TransactionHandle) {
+    let (answer, decided) = oneshot::channel();
+    let signal = Signal::Reoffer {
+        offer: request.body().clone(),
+        session_expires: request.header_value("Session-Expires"),
+        supports_timer: tags(request, "Supported").iter().any(|tag| tag.eq_ignore_ascii_case("timer")),
+        answer,
+    };
+    if signals.send(signal).await.is_err() {
+        let _ = handle.reply(StatusCode::CallTransactionDoesNotExist).await;
+        return;
+    }
+    let _ = match decided.await {
+        Ok(Ok(accepted)) => {
+            let body = accepted.description.clone().map(String::into_bytes);
+            handle.respond(StatusCode::OK, Some(headers_of_accepted(&accepted)), body).await
+        }
+        Ok(Err(refused)) => handle.respond(refused.status.into(), Some(headers_of(refused)), None).await,
+        Err(_) => handle.reply(StatusCode::CallTransactionDoesNotExist).await,
+    };
+}
+
+struct Handle {
+    dialog: InviteDialog,
+}
+
+impl Dialog for Handle {
+    fn ring(&self) {
+        let _ = self.dialog.ringing(None, None);
+    }
+
+    fn accept(&self, accepted: &Accepted) {
+        let body = accepted.description.clone().map(String::into_bytes);
+        let _ = self.dialog.accept(Some(headers_of_accepted(accepted)), body);
+    }
+
+    fn reject(&self, status: u16) {
+        let _ = self.dialog.reject(Some(status.into()), None);
+    }
+
+    fn hang_up(&self, q850: u8) -> Later<'_, ()> {
+        Box::pin(async move {
+            let _ = self.dialog.bye_with_reason(format!("Q.850;cause={q850}")).await;
+        })
+    }
+
+    fn refer(&self, number: String) -> Later<'_, Option<u16>> {
+        Box::pin(async move {
+            let host = self.dialog.initial_request().uri.host().to_string();
+            let answer = self.dialog.refer(format!("<sip:{number}@{host};user=phone>"), None, None).await;
+            answer.ok().flatten().map(|response| response.status_code.code())
+        })
+    }
+
+    fn refresh(&self, session_expires: String) -> Later<'_, bool> {
+        Box::pin(async move {
+            let headers = vec![Header::SessionExpires(session_expires.into()), Header::Supported("timer".into())];
+            let answer = self.dialog.update(Some(headers), None).await;
+            matches!(answer, Ok(Some(response)) if (200..300).contains(&response.status_code.code()))
+        })
+    }
+}
+
+fn headers_of_accepted(accepted: &Accepted) -> Vec<Header> {
+    let mut headers = vec![Header::Supported("timer".into())];
+    if accepted.description.is_some() {
+        headers.push(Header::ContentType("application/sdp".into()));
+    }
+    if let Some(session_expires) = &accepted.session_expires {
+        headers.push(Header::SessionExpires(session_expires.clone().into()));
+    }
+    if accepted.require_timer {
+        headers.push(Header::Require("timer".into()));
+    }
+    headers
+}
+
+fn headers_of(refused: Refused) -> Vec<Header> {
+    refused.headers.into_iter().map(|(name, value)| rsipstack::sip::headers::make_header(name, value)).collect()
+}
+
+/// Answers finally, and keeps the transaction until it has absorbed what comes again.
+fn refuse(mut transaction: Transaction, status: u16, headers: Vec<Header>) {
+    tokio::spawn(async move {
+        if transaction.reply_with(status.into(), headers, None).await.is_ok() {
+            while transaction.receive().await.is_some() {}
+        }
+    });
+}
+
+fn has_to_tag(request: &Request) -> bool {
+    request.to_header().ok().and_then(|to| to.tag().ok().flatten()).is_some()
+}
+
+fn tags(request: &Request, name: &str) -> Vec<String> {
+    let of_name = request.headers().iter().filter(|header| header.name().eq_ignore_ascii_case(name));
+    of_name
+        .flat_map(|header| header.value().split(','))
+        .map(|tag| tag.trim().to_owned())
+        .filter(|tag| !tag.is_empty())
+        .collect()
+}
+
+/// What admission needs; nothing if a header that every request has is missing or broken.
+fn read(request: &Request) -> Option<Invite> {
+    let from = request.from_header().ok()?;
+    let from_tag = from.tag().ok()??.to_string();
+    request.to_header().ok()?.tag().ok()?;
+    let cseq = request.cseq_header().ok()?;
+    cseq.seq().ok()?;
+    let via = request.via_header().ok()?.value().to_owned();
+    let caller = request.header_value("P-Asserted-Identity").unwrap_or_else(|| from.value().to_owned());
+    Some(Invite {
+        source: request.header_value(SOURCE).and_then(|source| source.parse().ok()),
+        scheme: request.uri.scheme.as_ref().map_or_else(|| "sip".to_owned(), ToString::to_string),
+        called: request.uri.user().map_or_else(|| request.uri.host().to_string(), str::to_owned),
+        caller: user_of(&caller),
+        call_id: request.call_id_header().ok()?.value().to_owned(),
+        from_tag,
+        cseq: cseq.value().to_owned(),
+        branch: branch_of(&via),
+        max_forwards: request.header_value("Max-Forwards").and_then(|hops| hops.trim().parse().ok()),
+        required: tags(request, "Require"),
+        supported: tags(request, "Supported"),
+        content_type: request.header_value("Content-Type").filter(|_| !request.body().is_empty()),
+        user_agent: request.header_value("User-Agent"),
+        authorization: request.header_value("Authorization"),
+        session_expires: request.header_value("Session-Expires"),
+        offer: request.body().clone(),
+    })
+}
+
+/// The user part of the first address in a header: `"Keza" <sip:+250788123456@mtn>;tag=1`.
+fn user_of(value: &str) -> String {
+    let address = value.split_once('<').map_or(value, |(_, rest)| rest.split('>').next().unwrap_or_default());
+    let (_, rest) = address.split_once(':').unwrap_or_default();
+    rest.split(['@', ';', '>']).next().unwrap_or_default().trim().to_owned()
+}
+
+fn branch_of(via: &str) -> String {
+    let first = via.split(',').next().unwrap_or_default();
+    let branch = first.split(';').find_map(|parameter| parameter.trim().strip_prefix("branch="));
+    branch.unwrap_or_default().trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_caller_is_read_out_of_every_form_of_address() {
+        for (value, user) in [
+            ("\"Keza\" <sip:+250788123456@mtn.example>;tag=1", "+250788123456"),
+            ("<tel:+250788123456>", "+250788123456"),
+            ("sip:0788123456;phone-context=x@mtn.example", "0788123456"),
+            ("<sip:mtn.example>", "mtn.example"),
+            ("anonymous", ""),
+        ] {
+            assert_eq!(user_of(value), user, "{value}");
+        }
+    }
+
+    #[test]
+    fn the_branch_is_that_of_the_first_via() {
+        let via = "SIP/2.0/UDP a:5060;rport;branch=z9hG4bK1;received=1.2.3.4, SIP/2.0/UDP b;branch=z9hG4bK2";
+        assert_eq!(branch_of(via), "z9hG4bK1");
+        assert_eq!(branch_of("SIP/2.0/UDP a"), "");
+    }
+}
