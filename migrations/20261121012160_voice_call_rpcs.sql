@@ -1,7 +1,7 @@
 -- 20261121012160_voice_call_rpcs.sql
 -- The life of a call as the relay tells it: open, events, end. Each is one transaction, may be repeated, and may come in any
 -- order: the relay posts from a journal, and a call is answered also while nobody hears of it.
--- Order of locks: the call's name, the open session, the call's row.
+-- Order of locks: the open session, then the row of a call that was there before.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.voice_call_of(p jsonb, p_now timestamptz, out call_id uuid, out created boolean)
 language plpgsql set search_path = '' as $$
@@ -23,7 +23,6 @@ begin
     if v_sid is null then
       raise exception using errcode = 'PT400', message = 'field call_sid is missing';
     end if;
-    perform private.lock_refs(array['voice_call:' || v_origin || ':' || v_sid]);
     select c.id into call_id from public.voice_calls c where c.origin = v_origin and c.provider_call_id = v_sid;
   end if;
   if call_id is null then
@@ -33,7 +32,8 @@ begin
       (private.client_of_address('voice', coalesce(private.e164_of(case p ->> 'direction' when 'outbound' then v_from else v_to end), v_to)),
        v_origin, v_sid, case when v_origin in ('mtn_sip', 'mtn_media') then v_sid end, nullif(p ->> 'trunk', ''), coalesce(p ->> 'direction', 'inbound'),
        v_from, v_to, nullif(p ->> 'locale', ''), 'in_progress', v_started, p ->> 'correlation_id')
-    -- A call handler may have written the row itself, over PostgREST and under MTN's id alone.
+    -- Whoever is at it at the same moment is waited for here. A call handler may have written the row itself, over PostgREST
+    -- and under MTN's id alone.
     on conflict do nothing
     returning c.id into call_id;
     created := call_id is not null;
@@ -301,7 +301,7 @@ begin
     'cost', v_call.cost, 'cost_currency', v_call.cost_currency, 'gaps', v_gaps,
     -- Asked for again for as long as nobody has begun it: a request may have been lost on its way to the queue.
     'notify', v_call.status = 'completed' and v_call.notified_at is null and v_call.erased_at is null,
-    'phone_number', v_to);
+    'phone_number', v_to, 'correlation_id', v_call.correlation_id);
 end
 $$;
 comment on function public.end_voice_call is
