@@ -75,7 +75,7 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
     let mut tried = 0;
     loop {
         tried += 1;
-        let error = match rpc_once(cx, name, p).await {
+        let error = match rpc_once(cx, name, p, cx.config.number("DATABASE_TIMEOUT_MS")).await {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
@@ -93,7 +93,12 @@ pub async fn rpc(cx: &Cx, name: &'static str, p: &Value) -> Result<Value, Databa
     }
 }
 
-async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError> {
+/// Calls `public.<name>(p jsonb)` once, for whoever waits no longer than `timeout_ms`.
+pub async fn rpc_within(cx: &Cx, name: &'static str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
+    rpc_once(cx, name, p, timeout_ms).await
+}
+
+async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
     let config = &cx.config;
     let url = format!("{}/rest/v1/rpc/{name}", config.text("SUPABASE_URL").trim_end_matches('/'));
     let headers = HEADERS.with(|cell| {
@@ -111,16 +116,14 @@ async fn rpc_once(cx: &Cx, name: &str, p: &Value) -> Result<Value, DatabaseError
     });
     let body = obj(&mut [("p", p.into())]).to_string();
     let answer =
-        outgoing::send(cx, &url, &headers, &body, config.number("DATABASE_TIMEOUT_MS")).await.map_err(|failure| {
-            DatabaseError::Unavailable {
-                what: match failure {
-                    TransportFailure::NeverConnected => "no connection",
-                    TransportFailure::Timeout => "no answer in time",
-                    TransportFailure::Cut => "connection cut",
-                    TransportFailure::BadBody => "answer too long",
-                },
-                code: None,
-            }
+        outgoing::send(cx, &url, &headers, &body, timeout_ms).await.map_err(|failure| DatabaseError::Unavailable {
+            what: match failure {
+                TransportFailure::NeverConnected => "no connection",
+                TransportFailure::Timeout => "no answer in time",
+                TransportFailure::Cut => "connection cut",
+                TransportFailure::BadBody => "answer too long",
+            },
+            code: None,
         })?;
     read(answer.status, answer.body.as_bytes())
 }

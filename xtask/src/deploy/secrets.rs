@@ -170,8 +170,14 @@ mod tests {
         ("MTN_WEBHOOK_SECRET", "s"),
         ("OPENAI_API_KEY", "k"),
     ];
-    const ALL: [&str; 5] =
-        ["post-call-notify", "sms-inbound-webhook", "delivery-retry", "delivery-status-webhook", "whatsapp-webhook"];
+    const ALL: [&str; 6] = [
+        "post-call-notify",
+        "sms-inbound-webhook",
+        "delivery-retry",
+        "delivery-status-webhook",
+        "whatsapp-webhook",
+        "openai-realtime-sip",
+    ];
 
     #[test]
     fn each_function_is_given_the_secrets_that_it_reads_and_no_other() {
@@ -186,6 +192,7 @@ mod tests {
                 "INTERNAL_API_KEY MTN_SMS_API_KEY MTN_SMS_API_SECRET SUPABASE_SERVICE_ROLE_KEY",
                 "MTN_WEBHOOK_SECRET SUPABASE_SERVICE_ROLE_KEY",
                 "SUPABASE_SERVICE_ROLE_KEY WHATSAPP_APP_SECRET",
+                "INTERNAL_API_KEY OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
             ]
         );
     }
