@@ -347,6 +347,13 @@ fn event(given: &Value) -> Result<Value, Problem> {
                 kept.insert("cut".to_owned(), true.into());
             }
             spell(given, &kind, &mut kept);
+            // Half a consent proves nothing.
+            for field in ["state", "method"] {
+                if kind == "consent" && text(given, field).is_none() {
+                    let detail = ["a consent has no ", field].concat();
+                    return Err(Problem::invalid_field(field, detail, "docs/api.md says which there are"));
+                }
+            }
         }
     }
     kept.insert("seq".to_owned(), seq.into());
@@ -697,6 +704,8 @@ mod tests {
         assert_eq!(event(json!({"seq": 0, "type": "x"})), "seq");
         assert_eq!(event(json!({"seq": 1, "type": "Not A Name"})), "type");
         assert_eq!(event(json!({"seq": 1, "type": "transcript", "role": "operator"})), "role");
+        assert_eq!(event(json!({"seq": 1, "type": "consent", "method": "dtmf"})), "state");
+        assert_eq!(event(json!({"seq": 1, "type": "consent", "state": "given", "method": null})), "method");
         assert_eq!(tool_run(&json!({"callSid": "a", "name": "x"})).unwrap_err().field, Some("idempotency_key"));
         assert_eq!(refused(trunk_fields(&json!({"relay": "r"}))), "trunks");
     }
