@@ -44,19 +44,31 @@ begin
 create or replace function private.find_services(p_client_id uuid, p_query text, p_area text, p_category text, p_limit integer) returns jsonb
 language plpgsql stable set search_path = '' as $function$
 declare
-  v_query tsquery := websearch_to_tsquery('simple'::regconfig, replace(p_query, '-', ' '));
-  v_any tsquery := replace(plainto_tsquery('simple'::regconfig, p_query)::text, ' & ', ' | ')::tsquery;
+  -- A category alone is looked for as a word is.
+  v_text text := coalesce(nullif(p_query, ''), p_category);
+  v_query tsquery := websearch_to_tsquery('simple'::regconfig, replace(v_text, '-', ' '));
+  v_any tsquery := replace(plainto_tsquery('simple'::regconfig, v_text)::text, ' & ', ' | ')::tsquery;
+  v_found uuid[];
 begin
+  -- Each half finds its own index; with an `or` neither would.
+  v_found := array(
+    (select s.id from public.services s
+      where s.search @@ v_any and s.client_id = p_client_id and s.is_active
+            and (p_area is null or s.area is null or %1$I.word_similarity(p_area, s.area) >= 0.5)
+            and (p_category is null or s.category is null or %1$I.word_similarity(p_category, s.category) >= 0.5)
+      order by (s.search @@ v_query) desc, ts_rank(s.search, v_any) desc limit 100)
+    union
+    (select s.id from public.services s
+      where v_text operator(%1$I.<%%) s.name and s.client_id = p_client_id and s.is_active
+            and (p_area is null or s.area is null or %1$I.word_similarity(p_area, s.area) >= 0.5)
+            and (p_category is null or s.category is null or %1$I.word_similarity(p_category, s.category) >= 0.5)
+      order by %1$I.word_similarity(v_text, s.name) desc limit 100));
   return (
     select coalesce(jsonb_agg(jsonb_build_object('name', f.name, 'category', f.category, 'description', left(f.description, 300), 'area', f.area,
                                                  'price', f.price, 'contact_number', f.contact_number) order by f.score desc, f.name), '[]')
       from (
-        select s.*, 4 * (s.search @@ v_query)::integer + 2 * ts_rank(s.search, v_any) + %1$I.word_similarity(p_query, s.name) as score
-          from public.services s
-         where s.client_id = p_client_id and s.is_active
-           and (p_query = '' or s.search @@ v_any or p_query operator(%1$I.<%%) s.name)
-           and (p_area is null or s.area is null or %1$I.word_similarity(p_area, s.area) >= 0.5)
-           and (p_category is null or s.category is null or %1$I.word_similarity(p_category, s.category) >= 0.5)
+        select s.*, 4 * (s.search @@ v_query)::integer + 2 * ts_rank(s.search, v_any) + %1$I.word_similarity(v_text, s.name) as score
+          from public.services s where s.id = any (v_found)
          order by score desc, s.name limit p_limit) f);
 end
 $function$

@@ -209,13 +209,13 @@ mod tests {
     #[test]
     fn without_a_whatsapp_account_nothing_of_it_is_missing_and_with_half_of_one_the_rest_is() {
         let alone = audit(&functions(&ALL), &config(&SMS_ALONE), &[]);
-        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 5] });
+        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 6] });
 
         let half = config(&[&SMS_ALONE[..], &[("WHATSAPP_PHONE_ID", "42")]].concat());
         let half = audit(&functions(&ALL), &half, &[]);
         let token = vec!["WHATSAPP_ACCESS_TOKEN"];
         let webhook = vec!["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"];
-        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook]);
+        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook, vec![]]);
         assert!(!half.whatsapp_is_off);
 
         // One that Cloudflare has already counts for the whole deployment, and for its own function as there.
