@@ -146,6 +146,9 @@ async fn an_end_is_told_to_whoever_sends_it_and_a_late_opening_brings_nothing_ba
             "{cause}"
         );
     }
+    for cause in ihuza_core::realtime::CAUSES {
+        assert_eq!(db.rpc("end_voice_call", ending(cause, cause, 62_000)).await["cause"], cause);
+    }
     let refused = db.try_rpc("end_voice_call", ending("6", "bored", 0)).await.unwrap_err();
     assert!(refused.message.contains("voice_calls_end_cause_is_known"), "{refused:?}");
 }
