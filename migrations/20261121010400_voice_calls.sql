@@ -9,6 +9,10 @@ begin
   if exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'twilio_call_sid' and not attisdropped)
      and not exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'mtn_call_sid' and not attisdropped) then
     alter table public.voice_calls rename column twilio_call_sid to mtn_call_sid;
+  elsif exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'twilio_call_sid' and not attisdropped) then
+    -- A change of provider that stopped half-way: both are there, and a call has its id in the one or the other.
+    update public.voice_calls set mtn_call_sid = twilio_call_sid where mtn_call_sid is null and twilio_call_sid is not null;
+    alter table public.voice_calls drop column twilio_call_sid;
   end if;
 end
 $$;

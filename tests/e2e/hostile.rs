@@ -78,6 +78,34 @@ fn doors(stage: &Stage) -> Vec<Door> {
             path: "?hub.mode=subscribe&hub.verify_token=%zz&hub.challenge=%00%ff",
             sound: vec![(json, String::new())],
         },
+        Door {
+            function: "openai-realtime-sip",
+            method: "POST",
+            path: "/openai-realtime",
+            sound: vec![(json, json!({"callSid": "hostile-1", "from": phone, "to": "+250788000000", "locale": "rw-RW", "session": 1}).to_string())],
+        },
+        Door {
+            function: "openai-realtime-sip",
+            method: "POST",
+            path: "/openai-realtime/events",
+            sound: vec![
+                (json, json!({"callSid": "hostile-2", "events": [{"seq": 1, "type": "transcript", "role": "user", "text": "Muraho", "at": "2026-11-21T04:05:00Z", "startMs": 5}]}).to_string()),
+                (json, json!({"call_sid": "hostile-2", "events": [{"seq": 2, "type": "consent", "state": "given", "method": "dtmf"},
+                    {"seq": 3, "type": "response.done", "usage": {"input_token_details": {"text_tokens": 5}}}]}).to_string()),
+            ],
+        },
+        Door {
+            function: "openai-realtime-sip",
+            method: "POST",
+            path: "/openai-realtime/tools",
+            sound: vec![(json, json!({"callSid": "hostile-3", "name": "search_services", "arguments": {"query": "inzu", "limit": 3}, "idempotencyKey": "k-1"}).to_string())],
+        },
+        Door {
+            function: "openai-realtime-sip",
+            method: "POST",
+            path: "/openai-realtime/end",
+            sound: vec![(json, json!({"callSid": "hostile-4", "cause": "no_answer", "startedAt": "2026-11-21T04:05:00Z", "durationSeconds": 9, "lastSeq": 2}).to_string())],
+        },
         Door { function: "delivery-retry", method: "POST", path: "/sweep", sound: vec![(json, "{}".to_owned())] },
     ]
 }
@@ -256,7 +284,7 @@ async fn knock(stage: &Stage, http: &reqwest::Client, door: &Door, content_type:
     let method = reqwest::Method::from_bytes(door.method.as_bytes()).unwrap();
     let mut request = http.request(method, url).header("content-type", content_type);
     request = match door.function {
-        "post-call-notify" | "delivery-retry" => {
+        "post-call-notify" | "delivery-retry" | "openai-realtime-sip" => {
             request.bearer_auth(stage.secret("SUPABASE_SERVICE_ROLE_KEY").unwrap())
         }
         "whatsapp-webhook" => {

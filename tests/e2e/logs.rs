@@ -84,7 +84,7 @@ impl Private {
         if let Some((name, _)) = self.keys.iter().find(|(_, value)| line.contains(value.as_str())) {
             return Some(format!("holds {name}"));
         }
-        if line.contains("Bearer ") || line.contains("eyJ") || line.contains("sb_secret_") {
+        if line.contains("Bearer ") || line.contains("eyJ") || line.contains("sb_secret_") || line.contains("ek_") {
             return Some("holds a token".to_owned());
         }
         if let Some(number) = self.numbers.iter().find(|number| line.contains(number.as_str())) {

@@ -29,6 +29,7 @@ mod sms_alone;
 mod stage;
 mod texts;
 mod turns;
+mod voice;
 
 /// Are the world's parts as strict, and as faulty on order, as what they stand for?
 mod world {

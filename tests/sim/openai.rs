@@ -1,4 +1,5 @@
-//! OpenAI's Responses API, standing in for the model: strict on the request, deterministic in its answers.
+//! OpenAI's Responses API, standing in for the model: strict on the request, deterministic in its answers. And the keys of
+//! its Realtime API.
 //!
 //! A summary is made from the facts of the transcript it is given, and an answer from the conversation it is given, so a
 //! test or a demo sees whether the context really arrived. Tests that need other words queue them first.
@@ -20,6 +21,7 @@ mod check;
 mod conversation;
 mod facts;
 mod input;
+mod realtime;
 mod summary;
 mod words;
 
@@ -67,6 +69,8 @@ struct Model {
 #[derive(Default)]
 struct State {
     scripts: VecDeque<Queued>,
+    /// Keys given away, oldest first.
+    minted: Vec<String>,
     cache_keys: HashSet<String>,
 }
 
@@ -112,6 +116,11 @@ impl OpenAi {
         self.model.state().scripts.push_back(Queued { subject, script });
     }
 
+    /// Every ephemeral key so far, oldest first.
+    pub fn minted(&self) -> Vec<String> {
+        self.model.state().minted.clone()
+    }
+
     /// Every question so far, oldest first.
     pub fn questions(&self) -> Vec<Recorded> {
         let mut requests = self.control.requests();
@@ -121,6 +130,21 @@ impl OpenAi {
 }
 
 impl Model {
+    fn mint(&self, request: &Request) -> Answer {
+        if request.bearer() != Some(&self.api_key) {
+            return error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None);
+        }
+        match realtime::mint(request) {
+            Ok((key, answer)) => {
+                self.state().minted.push(key);
+                Answer::json(200, &answer)
+            }
+            Err(Refusal { status, code, message, param }) => {
+                error(status, "invalid_request_error", code, &message, Some(&param))
+            }
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -223,7 +247,8 @@ impl Service for Model {
     async fn handle(self: Arc<Self>, request: Request, _: Met) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", PATH) => self.respond(&request),
-            (_, PATH) => {
+            ("POST", realtime::PATH) => self.mint(&request),
+            (_, PATH | realtime::PATH) => {
                 error(405, "invalid_request_error", "method_not_allowed", "Not allowed to use this method", None)
             }
             _ => error(404, "invalid_request_error", "unknown_url", "Unknown request URL", None),

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Db, at_text, attempt, ended_call, lines, text, token};
+use crate::support::{Db, at_text, attempt, ended_call, lines, text, token, with};
 
 const PHONE: &str = "+250788123456";
 /// In whatever the person says or is told.
@@ -37,6 +37,23 @@ async fn life(db: &Db, phone: &str, n: u32) -> String {
     ))
     .await;
     let wamid = format!("wamid.{digits}");
+    // Another call, told of by the relay, with everything that it can leave behind.
+    let sid = format!("relay-{digits}");
+    let named = json!({"call_sid": sid, "from": phone, "to": "+250788000000", "correlation_id": format!("invite-{digits}"), "origin": "whatsapp",
+                       "locale": "en", "started_at": at_text(-2000), "now": at_text(-1000)});
+    let model = json!({"model": "gpt-realtime-2.1-mini"});
+    db.rpc("open_voice_call", with(named.clone(), model)).await;
+    let events = json!({"events": [
+        {"seq": 1, "type": "transcript", "role": "user", "text": SECRET}, {"seq": 2, "type": "session.created", "session_id": format!("sess-{digits}")},
+        {"seq": 3, "type": "consent", "state": "given", "method": "speech"}, {"seq": 4, "type": "dtmf", "digits": digits}]});
+    db.rpc("record_voice_events", with(named.clone(), events)).await;
+    let tool = json!({"name": "remember", "idempotency_key": "one", "arguments": {"key": "secret", "value": SECRET}});
+    db.rpc("run_voice_tool", with(named.clone(), tool)).await;
+    db.rpc(
+        "end_voice_call",
+        with(named, json!({"cause": "caller_hangup", "reason": format!("sip:{digits}@trunk"), "last_seq": 4})),
+    )
+    .await;
     let p = json!({"correlation_id": format!("note-{digits}"), "call_ref": call, "phone_number": phone, "lease_token": token(n), "now": at_text(0)});
     let claim = db.rpc("begin_call_notification", p).await;
     let delivery = |claim: &Value, channel: &str, provider: &str, id: &str| {
@@ -126,6 +143,10 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
         "call_summaries",
         "mcp_tool_calls",
         "voice_calls",
+        "voice_events",
+        "call_consents",
+        "wa_threads",
+        "voice_memories",
         "message_delivery_log",
         "conversation_messages",
     ] {
@@ -147,8 +168,8 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
         db.count(secrets).await,
         db.count(&format!("{secrets} and (recipient = '{other}' or sender = '{other}')")).await
     );
-    for table in ["transcripts", "call_summaries"] {
-        assert_eq!(db.count(&format!("select count(*) from public.{table}")).await, 1, "{table}");
+    for (table, rows) in [("transcripts", 2), ("call_summaries", 1), ("voice_memories", 1), ("voice_events", 4)] {
+        assert_eq!(db.count(&format!("select count(*) from public.{table}")).await, rows, "{table}");
     }
     assert_eq!(left(&db, &["250788999888"]).await, of_other, "nobody else loses anything");
     assert_eq!(db.count("select count(*) from public.message_delivery_log").await, before, "figures stay");
@@ -177,6 +198,26 @@ async fn what_is_reported_of_an_erased_person_later_is_not_kept() {
         .await;
     assert_eq!(left(&db, &["250788123456"]).await, Vec::<String>::new());
     assert_eq!(db.count("select count(*) from public.message_delivery_attempts").await, 0);
+}
+
+#[tokio::test]
+async fn a_call_that_runs_is_not_erased_under_it_and_one_that_was_erased_keeps_nothing_more() {
+    let db = Db::new().await;
+    let named = json!({"call_sid": "runs", "from": PHONE, "to": "+250788000000", "correlation_id": "invite"});
+    let opened = db.rpc("open_voice_call", with(named.clone(), json!({"model": "m"}))).await;
+    let profile = text(&opened, "/profile/id");
+    let erase = "select public.erase_person($1::text::uuid, 'asked_by_person')";
+    let refused = db.service.query_one(erase, &[&profile]).await.unwrap_err();
+    assert_eq!(refused.as_db_error().unwrap().message(), "person_is_being_answered");
+    db.rpc("end_voice_call", with(named, json!({"cause": "caller_hangup"}))).await;
+    db.service.query_one(erase, &[&profile]).await.unwrap();
+    let late = json!({"call_id": opened["call_id"], "events": [{"seq": 1, "type": "transcript", "role": "user", "text": PHONE}]});
+    assert_eq!(db.rpc("record_voice_events", late).await["ignored"], 1);
+    let tool = json!({"call_id": opened["call_id"], "name": "remember", "idempotency_key": "late", "arguments": {"key": "a", "value": PHONE}});
+    assert_eq!(db.rpc("run_voice_tool", tool).await["ok"], false);
+    let end = db.rpc("end_voice_call", json!({"call_id": opened["call_id"], "from": PHONE})).await;
+    assert_eq!((&end["notify"], &end["phone_number"]), (&json!(false), &Value::Null));
+    assert_eq!(left(&db, &["250788123456"]).await, Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -32,3 +32,4 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod voice;

@@ -74,6 +74,11 @@ insert into public.notification_requests (correlation_id, client_id, call_id, no
 select 'note-' || n, pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('n', n), 'working' from generate_series(1, 30000) n;
 insert into public.mcp_tool_calls (client_id, session_id, name, idempotency_key)
 select pg_temp.client(n), pg_temp.id('s', n), 'session_get_context', 'tool-' || n from generate_series(1, 12000) n;
+insert into public.voice_events (client_id, call_id, seq, type, occurred_at) select pg_temp.client(n), pg_temp.id('c', n / 10), 1 + n % 10, 'transcript', now() from generate_series(10, 100000) n;
+insert into public.openai_sessions (client_id, call_id, model) select pg_temp.client(n), pg_temp.id('c', n), 'gpt-realtime-2.1' from generate_series(1, 30000) n;
+insert into public.voice_memories (client_id, profile_id, key, value) select pg_temp.client(n), pg_temp.id('p', n), 'area', 'Kicukiro' from generate_series(1, 30000) n;
+insert into public.call_consents (client_id, call_id, profile_id, kind, state, method, occurred_at) select pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('p', n), 'recording', 'given', 'dtmf', now() from generate_series(1, 30000) n;
+insert into public.services (client_id, name, category, area) select pg_temp.client(n), 'Service ' || md5(n::text), 'housing', 'Kigali' from generate_series(1, 30000) n;
 insert into public.jobs (queue, payload, status, completed_at, created_at)
 select 'sms-inbound', to_jsonb(n), case when n <= 20 then 'pending' else 'done' end, case when n > 20 then t end, t
   from (select n, now() - n * interval '15 seconds' as t from generate_series(1, 12000) n) x;
@@ -257,6 +262,11 @@ fn theirs(user: &str) -> Vec<String> {
         "transcripts",
         "call_summaries",
         "mcp_tool_calls",
+        "voice_events",
+        "openai_sessions",
+        "voice_memories",
+        "call_consents",
+        "services",
         "profile_identities",
         "alerts",
     ];
@@ -367,6 +377,37 @@ fn calls(round: usize) -> Vec<Call> {
             json!({"bucket": "sms_inbound:17", "limit": 5, "window_seconds": 3600}),
             "true",
         ),
+        Call("a call opens", "open_voice_call", voice(round, 1, json!({"model": "gpt-realtime-2.1"})), "\"go\""),
+        Call(
+            "events of a call",
+            "record_voice_events",
+            voice(
+                round,
+                1,
+                json!({"events": [{"seq": 2, "type": "transcript", "role": "user", "text": "x", "language": "en"}, {"seq": 3, "type": "session.created"},
+                {"seq": 4, "type": "consent", "state": "given", "method": "dtmf"}, {"seq": 5, "type": "response.done", "usage": {}}]}),
+            ),
+            "[[1,1]]",
+        ),
+        Call(
+            "search of an agent",
+            "run_voice_tool",
+            voice(
+                round,
+                1,
+                json!({"name": "search_services", "idempotency_key": "k", "arguments": {"query": format!("{:x}", 4711 + round)}}),
+            ),
+            "services",
+        ),
+        Call("a call ends", "end_voice_call", voice(round, 1, json!({"cause": "caller_hangup"})), "\"ended\""),
+        Call(
+            "a call of which nobody told ends",
+            "end_voice_call",
+            voice(round, 2, json!({"cause": "silence"})),
+            "\"created\":true",
+        ),
+        Call("a call of before ends again", "end_voice_call", json!({"call_id": id("c", 4711)}), "already_ended"),
+        Call("how the functions are", "health_check", json!({"function": "openai-realtime-sip"}), "mtn_sip"),
         Call(
             "tool",
             "run_agent_tool",
@@ -421,6 +462,12 @@ fn calls(round: usize) -> Vec<Call> {
         ),
         Call("the statements of the documents", "sql", sql(statements), ""),
     ]
+}
+
+/// What a relay says of the `n`th call of a round.
+fn voice(round: usize, n: usize, more: Value) -> Value {
+    let named = json!({"call_sid": format!("voice-{round}-{n}"), "from": format!("+25070000{n}77{round}"), "to": "+250788000000", "correlation_id": "plan"});
+    with(named, more)
 }
 
 /// The id that `FILL` gives the `n`th of a kind.

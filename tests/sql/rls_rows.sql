@@ -10,6 +10,7 @@ begin
   insert into public.client_members (client_id, user_id, role) values (v_client, p_member, 'viewer');
   insert into public.client_numbers (client_id, channel, address) values (v_client, 'sms', '800' || p_n);
   insert into public.ai_agents (client_id, slug, display_name) values (v_client, 'agent-' || p_n, 'Agent');
+  insert into public.services (client_id, name) values (v_client, 'Service ' || p_n);
   return v_client;
 end
 $$;
@@ -43,6 +44,15 @@ begin
   insert into public.call_notification_resends (client_id, call_id, reason, requested_by, correlation_id, previous)
   values (p_client, v_call, 'asked for', 'postgres', 'resend-' || p_n, '{}');
   insert into public.mcp_tool_calls (client_id, session_id, turn_id, name, idempotency_key) values (p_client, v_session, v_turn, 'a_tool', 'tool-' || p_n);
+  insert into public.openai_sessions (client_id, call_id, model) values (p_client, v_call, 'a-model');
+  insert into public.voice_events (client_id, call_id, seq, type, occurred_at) values (p_client, v_call, 1, 'an_event', now());
+  insert into public.call_consents (client_id, call_id, profile_id, kind, state, method, occurred_at)
+  values (p_client, v_call, v_profile, 'recording', 'given', 'dtmf', now());
+  insert into public.wa_threads (client_id, profile_id, call_id) values (p_client, v_profile, v_call);
+  insert into public.voice_memories (client_id, profile_id, call_id, key, value) values (p_client, v_profile, v_call, 'area', 'Kicukiro');
+  insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
+  values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
+  insert into public.trunk_reports (trunk, relay, state, reported_at) values ('trunk_' || p_n, 'relay', 'active', now());
   insert into public.alerts (client_id, kind, severity, dedupe_key, message) values (p_client, 'a_kind', 'warning', 'alert-' || p_n, 'Look.');
   insert into public.jobs (queue, payload) values ('a-queue', to_jsonb(p_n));
   insert into public.dead_letters (client_id, queue, message_id) values (p_client, 'a-queue', 'letter-' || p_n);

@@ -969,5 +969,36 @@ begin
 end
 $$;
 
+-- A call: opened, told of, ended and told to the caller ----------------------------------------------------------------
+
+do $$
+declare
+  v_named jsonb := '{"call_sid": "spoken", "from": "+250788930040", "to": "+250788000000", "correlation_id": "invite"}';
+  v_open jsonb; v_done jsonb; v_claim jsonb;
+begin
+  v_open := public.open_voice_call(v_named || jsonb_build_object('model', 'gpt-realtime-2.1', 'locale', 'sw', 'now', pg_temp.at(0)));
+  perform pg_temp.equal(v_open ->> 'decision', 'go', 'a call opens');
+  perform pg_temp.equal(v_open ->> 'locale', 'sw', 'in its language');
+  perform pg_temp.equal(v_open #>> '{agent,slug}', 'call-center', 'with an agent');
+  v_done := public.record_voice_events(v_named || jsonb_build_object('now', pg_temp.at(5), 'events', jsonb_build_array(
+    '{"seq": 2, "type": "transcript", "role": "user", "text": "Natafuta nyumba"}'::jsonb)));
+  perform pg_temp.equal(v_done -> 'gaps', '[[1, 1]]'::jsonb, 'what is missing');
+  v_done := public.record_voice_events(v_named || jsonb_build_object('now', pg_temp.at(6), 'events', jsonb_build_array(
+    '{"seq": 1, "type": "transcript", "role": "assistant", "text": "Karibu"}'::jsonb, '{"seq": 2, "type": "transcript", "role": "user", "text": "again"}'::jsonb)));
+  perform pg_temp.equal(v_done ->> 'stored', '1', 'each once');
+  v_done := public.run_voice_tool(v_named || '{"name": "search_services", "idempotency_key": "k", "arguments": {"query": "nyumba"}}');
+  perform pg_temp.equal(v_done -> 'ok', 'true'::jsonb, 'a tool');
+  v_done := public.end_voice_call(v_named || jsonb_build_object('cause', 'caller_hangup', 'answered_at', pg_temp.at(1), 'now', pg_temp.at(31)));
+  perform pg_temp.equal(v_done ->> 'duration_seconds', '30', 'it lasted');
+  perform pg_temp.equal(v_done ->> 'correlation_id', 'invite', 'one id');
+  perform pg_temp.equal(public.end_voice_call(v_named || '{"cause": "silence"}') ->> 'cause', 'caller_hangup', 'the first end counts');
+  v_claim := pg_temp.notify('spoken', 9320, 32);
+  perform pg_temp.equal(v_claim ->> 'decision', 'go', 'its summary');
+  perform pg_temp.equal(jsonb_array_length(v_claim -> 'transcript'), 2, 'from what was said');
+  perform pg_temp.equal(v_claim #>> '{session,id}', v_open #>> '{session,id}', 'in its conversation');
+  perform pg_temp.equal(public.report_trunks('{"relay": "r", "trunks": [{"name": "mtn_sip", "status": "active"}]}') ->> 'stored', '1', 'a trunk');
+end
+$$;
+
 rollback;
 \echo smoke: ok

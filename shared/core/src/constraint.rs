@@ -8,6 +8,9 @@ use crate::problem::Problem;
 
 /// Rules of one field: the value will not do. The constraint, and the field in the spelling that we write.
 pub const FIELDS: &[(&str, &str)] = &[
+    ("call_consents_kind_is_known", "kind"),
+    ("call_consents_method_is_known", "method"),
+    ("call_consents_state_is_known", "state"),
     ("call_notification_resends_reason_is_given", "reason"),
     ("call_summaries_points_is_array", "points"),
     ("call_summaries_source_is_known", "source"),
@@ -24,8 +27,19 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("omnichannel_sessions_active_channels_are_known", "channel"),
     ("omnichannel_sessions_primary_channel_is_known", "primary_channel"),
     ("omnichannel_sessions_status_is_known", "status"),
+    ("openai_sessions_ordinal_is_positive", "session"),
     ("profiles_last_active_channel_is_known", "channel"),
     ("profiles_phone_number_is_e164", "phone_number"),
+    ("transcripts_language_source_is_known", "language_source"),
+    ("transcripts_role_is_known", "role"),
+    ("trunk_reports_relay_is_short", "relay"),
+    ("trunk_reports_state_is_known", "status"),
+    ("trunk_reports_trunk_is_a_name", "name"),
+    ("voice_calls_direction_is_known", "direction"),
+    ("voice_calls_end_cause_is_known", "cause"),
+    ("voice_calls_origin_is_known", "origin"),
+    ("voice_events_seq_is_positive", "seq"),
+    ("voice_events_type_is_a_name", "type"),
 ];
 
 /// Rules that something is there once: it is there already.

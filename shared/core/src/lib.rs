@@ -21,6 +21,7 @@ pub mod mtn;
 pub mod openai;
 pub mod phone;
 pub mod problem;
+pub mod realtime;
 pub mod redact;
 pub mod retry;
 pub mod routing;

@@ -92,6 +92,16 @@ events! {
     AgentReply = "AGENT_REPLY",
     /// The model could not be used: the fixed apology goes out.
     AgentFallback = "AGENT_FALLBACK",
+    /// A call was opened, or found open.
+    VoiceCallOpened = "VOICE_CALL_OPENED",
+    /// Events of a call are in the database.
+    VoiceEventsStored = "VOICE_EVENTS_STORED",
+    /// A call ended and its summary is asked for where one is owed.
+    VoiceCallEnded = "VOICE_CALL_ENDED",
+    /// A key for the model could not be had: the call goes on without.
+    VoiceKeyFailed = "VOICE_KEY_FAILED",
+    /// A relay told how its trunks are.
+    TrunksReported = "TRUNKS_REPORTED",
     /// The agent used a tool.
     ToolCall = "TOOL_CALL",
     /// A model call failed.

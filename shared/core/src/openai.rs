@@ -363,7 +363,7 @@ fn read_message(item: &Value, reply: &mut Reply) {
     }
 }
 
-fn refused(http_status: u16, answer: &Value) -> Refused {
+pub(crate) fn refused(http_status: u16, answer: &Value) -> Refused {
     let error = field(answer, "error");
     let code = error.and_then(|error| text(error, "code"));
     // A failure inside a 200 is the vendor's failure, not a success of unknown kind.

@@ -98,7 +98,8 @@ pub async fn rpc_within(cx: &Cx, name: &'static str, p: &Value, timeout_ms: u32)
     }
 }
 
-async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
+/// Calls `public.<name>(p jsonb)` once, for whoever waits no longer than `timeout_ms`.
+pub async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result<Value, DatabaseError> {
     let config = &cx.config;
     let url = format!("{}/rest/v1/rpc/{name}", config.text("SUPABASE_URL").trim_end_matches('/'));
     let headers = HEADERS.with(|cell| {

@@ -10,7 +10,7 @@ use ihuza_core::{
     ids::CorrelationId,
     log::{Event, Level},
     problem::Problem,
-    signature,
+    realtime, signature,
 };
 use js_sys::Promise;
 use wasm_bindgen::{JsValue, closure::Closure};
@@ -201,7 +201,8 @@ thread_local! {
     static HEALTH: RefCell<(i64, Option<(i64, Reply)>)> = const { RefCell::new((0, None)) };
 }
 
-fn health_page(cx: Cx, endpoint: Endpoint) -> Outcome {
+/// The health page, for an endpoint that shows it at a second place.
+pub fn health_page(cx: Cx, endpoint: Endpoint) -> Outcome {
     let now = host::now_ms();
     let kept = HEALTH.with_borrow_mut(|(asked, page)| {
         let fresh = |made: i64| now - made < HEALTH_AGE_MS || (*asked > made && now - *asked < HEALTH_ASKING_MS);
@@ -224,11 +225,12 @@ fn health_page(cx: Cx, endpoint: Endpoint) -> Outcome {
 /// Names each dependency and each missing setting. 503 when the function cannot do its work.
 async fn health(cx: &Cx, endpoint: Endpoint) -> Reply {
     let started = host::now_ms();
-    let database = database::rpc(cx, "health_check", &obj(&mut [])).await;
+    let database = database::rpc(cx, "health_check", &obj(&mut [("function", endpoint.name.into())])).await;
     let took = host::now_ms() - started;
     let missing = cx.config.missing(endpoint.name);
     let queue_is_there = queue::is_bound(cx, endpoint.queue);
     let healthy = database.is_ok() && missing.is_empty() && queue_is_there;
+    let trunks = database.as_ref().ok().and_then(|answer| answer.get("trunks")).cloned();
     let database = match &database {
         Ok(answer) => {
             obj(&mut [("ok", true.into()), ("ms", took.into()), ("migration", answer.get("migrations").into())])
@@ -242,13 +244,16 @@ async fn health(cx: &Cx, endpoint: Endpoint) -> Reply {
             dependencies.push((name, obj(&mut [("configured", configured.into())]).into()));
         }
     }
-    let body = obj(&mut [
+    let mut body = obj(&mut [
         ("status", (if healthy { "ok" } else { "degraded" }).into()),
         ("function", endpoint.name.into()),
         ("dependencies", obj(&mut dependencies).into()),
         ("missing_settings", missing.into()),
         ("warnings", (warnings(&cx.config, endpoint.name)).into()),
     ]);
+    if let (Some(page), Some(trunks)) = (body.as_object_mut(), trunks) {
+        page.insert("trunks".to_owned(), trunks);
+    }
     Reply::json(if healthy { 200 } else { 503 }, &body)
 }
 
@@ -271,6 +276,11 @@ fn warnings(config: &Config, function: &str) -> Vec<String> {
             "LEASE_SECONDS is too short: a piece of work may take {} s by its time limits, and another consumer would begin beside it",
             config.longest_work_ms().div_ceil(1000)
         ));
+    }
+    if let Some(model) = config.find("OPENAI_REALTIME_MODEL")
+        && let Some(day) = realtime::ends_on(model)
+    {
+        warnings.push(format!("OPENAI_REALTIME_MODEL `{model}` is switched off on {day}: choose a newer one"));
     }
     if config.flag("IHUZA_COMPAT_INBOUND_AUTH") {
         warnings.push("IHUZA_COMPAT_INBOUND_AUTH is on: anybody can send inbound SMS in anybody's name".to_owned());

@@ -29,15 +29,24 @@ pub struct Setting {
     pub purpose: &'static str,
 }
 
-const ALL: &[&str] =
-    &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "delivery-status-webhook", "whatsapp-webhook"];
+const ALL: &[&str] = &[
+    "post-call-notify",
+    "sms-inbound-webhook",
+    "delivery-retry",
+    "delivery-status-webhook",
+    "whatsapp-webhook",
+    "openai-realtime-sip",
+];
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
 const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
 const CALL: &[&str] = &["post-call-notify"];
 const SMS: &[&str] = &["sms-inbound-webhook"];
 const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
+const VOICE: &[&str] = &["openai-realtime-sip"];
+const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
+const SESSIONS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "openai-realtime-sip"];
 const META: &[&str] = &["whatsapp-webhook"];
-const KEYED: &[&str] = &["post-call-notify", "delivery-retry"];
+const KEYED: &[&str] = &["post-call-notify", "delivery-retry", "openai-realtime-sip"];
 const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
 
 const fn secret(name: &'static str, need: Need, read_by: &'static [&'static str], purpose: &'static str) -> Setting {
@@ -148,10 +157,65 @@ pub const SETTINGS: &[Setting] = &[
         TALKERS,
         "`true`: try WhatsApp (by template) for a person of whom it is not known whether they have it.",
     ),
-    secret("OPENAI_API_KEY", Need::Required, TALKERS, "Key of the model's API."),
-    plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), TALKERS, "Base URL of the Responses API."),
+    secret("OPENAI_API_KEY", Need::Required, OPENAI, "Key of the model's API."),
+    plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), OPENAI, "Base URL of the model's API."),
     plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), SMS, "Model that answers messages."),
     plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), CALL, "Model that writes summaries."),
+    plain(
+        "OPENAI_REALTIME_MODEL",
+        Some("gpt-realtime-2.1-mini"),
+        VOICE,
+        "Model that speaks on calls. `/health` warns of one that ends.",
+    ),
+    plain("OPENAI_REALTIME_VOICE", Some("marin"), VOICE, "Voice it speaks with."),
+    plain(
+        "OPENAI_REALTIME_AUDIO_FORMAT",
+        Some("pcma"),
+        VOICE,
+        "`pcma` or `pcmu`: G.711 passed through; `pcm16`: linear at 24 kHz. A request may name another (`audio_format`).",
+    ),
+    plain(
+        "OPENAI_REALTIME_TURN_DETECTION",
+        Some("server_vad"),
+        VOICE,
+        "`server_vad`, or `semantic_vad` for a model that waits for the end of a thought.",
+    ),
+    plain(
+        "OPENAI_REALTIME_TRANSCRIPTION_MODEL",
+        Some("gpt-transcribe"),
+        VOICE,
+        "Model that writes down what callers say.",
+    ),
+    plain(
+        "OPENAI_REALTIME_KEY_SECONDS",
+        Some("120"),
+        VOICE,
+        "How long a session can be started with a minted key (10 to 7200).",
+    ),
+    plain(
+        "OPENAI_REALTIME_TIMEOUT_MS",
+        Some("3000"),
+        VOICE,
+        "Limit of minting a key; the caller hears it ring meanwhile.",
+    ),
+    secret(
+        "VOICE_TRUNK_SECRET",
+        Need::Optional,
+        VOICE,
+        "Bearer token of a trunk that opens and ends calls by webhook. Without it only relays, with a key of ours, do.",
+    ),
+    secret(
+        "VOICE_TRUNK_SECRET_PREVIOUS",
+        Need::Optional,
+        VOICE,
+        "The trunk's token before the last rotation; accepted as well while it is set.",
+    ),
+    plain(
+        "VOICE_TRUNK_GETS_KEY",
+        Some("false"),
+        VOICE,
+        "`true`: a trunk gets the ephemeral key too. Whoever holds it can talk to the model at your cost.",
+    ),
     plain(
         "IHUZA_COMPAT_INBOUND_AUTH",
         Some("false"),
@@ -186,7 +250,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
     plain("MODEL_TIMEOUT_MS", Some("12000"), SMS, "Limit of one model request of an SMS answer."),
     plain("SUMMARY_TIMEOUT_MS", Some("25000"), CALL, "Limit of the model request of a summary."),
-    plain("SESSION_IDLE_HOURS", Some("72"), SENDERS, "A session idle for longer expires."),
+    plain("SESSION_IDLE_HOURS", Some("72"), SESSIONS, "A session idle for longer expires."),
     plain(
         "RETRY_BASE_SECONDS",
         Some("30"),

@@ -40,6 +40,7 @@ pub fn secrets(config: &WorldConfig, keys: &ProjectKeys, accounts: &Accounts, ur
         ("SUPABASE_SERVICE_ROLE_KEY", service_key.clone()),
         ("SUPABASE_ANON_KEY", keys.anon.clone()),
         ("INTERNAL_API_KEY", secret()),
+        ("VOICE_TRUNK_SECRET", secret()),
     ];
     let real = |provider| config.real.contains(&provider);
     if !real(Provider::Mtn) {
