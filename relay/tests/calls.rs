@@ -61,15 +61,15 @@ async fn a_call_is_answered_heard_interrupted_and_recorded() {
     let end = until("the end is told", || world.told.to("/end").pop()).await;
     assert_eq!(
         (&end["cause"], &end["from"], &end["to"]),
-        (&json!("caller_hung_up"), &json!("+250788123456"), &json!("+250788000100"))
+        (&json!("caller_hangup"), &json!("+250788123456"), &json!("+250788000100"))
     );
     assert!(
         end["media"]["packets_received"].as_u64().unwrap() >= 10 && end["media"]["mos"].as_f64().unwrap() > 3.0,
         "{end}"
     );
-    let said: Vec<_> = world.told.events().into_iter().filter(|event| event["kind"] == "said").collect();
+    let said: Vec<_> = world.told.events().into_iter().filter(|event| event["type"] == "transcript").collect();
     assert_eq!(said[0]["text"], "Muraho, how can I help you today?");
-    assert_eq!((&said[1]["speaker"], &said[1]["locale"]), (&json!("caller"), &json!("fr")));
+    assert_eq!((&said[1]["role"], &said[1]["language"]), (&json!("user"), &json!("fr")));
     assert!(said[2]["interrupted"] == true && said[2]["text"].as_str().unwrap().len() < 24, "{said:?}");
     assert_eq!(world.told.to("/end").len(), 1);
     let numbers: Vec<_> = world
@@ -197,7 +197,7 @@ async fn a_caller_who_gives_up_while_it_rings_is_recorded_once() {
     caller.send("CANCEL", 1, "", "").await;
     caller.expect("487").await;
     let end = until("the end is told", || world.told.to("/end").pop()).await;
-    assert_eq!(end["cause"], "caller_cancelled");
+    assert_eq!(end["cause"], "canceled");
     assert_eq!((world.told.to("/end").len(), world.told.kinds()), (1, vec!["opened".to_owned(), "ended".to_owned()]));
 }
 
@@ -225,13 +225,16 @@ async fn a_slow_tool_is_spoken_over_and_its_result_reaches_the_model() {
             .cloned()
     })
     .await;
-    assert_eq!(output["item"], json!({ "type": "function_call_output", "call_id": "t1", "output": "{\"found\":3}" }));
+    assert_eq!(
+        output["item"],
+        json!({ "type": "function_call_output", "call_id": "t1", "output": "{\"ok\":true,\"result\":{\"found\":3}}" })
+    );
     let asked = world.told.to("/tools");
     assert_eq!((&asked[0]["name"], &asked[0]["arguments"]), (&json!("search_services"), &json!("{\"q\":\"bus\"}")));
     assert!(asked[0]["idempotency_key"].as_str().unwrap().ends_with(":t1"));
     caller.hang_up().await;
     until("the end is told", || world.told.to("/end").pop()).await;
-    let tool = world.told.events().into_iter().find(|event| event["kind"] == "tool").unwrap();
+    let tool = world.told.events().into_iter().find(|event| event["type"] == "tool").unwrap();
     assert!(tool["ok"] == true && tool["took_ms"].as_u64().unwrap() >= 1200, "{tool}");
 }
 
@@ -246,8 +249,8 @@ async fn the_agent_hangs_up_when_its_goodbye_is_spoken() {
     let bye = caller.expect("BYE").await;
     assert_eq!(bye.header("Reason"), Some("Q.850;cause=16"));
     let end = until("the end is told", || world.told.to("/end").pop()).await;
-    assert_eq!(end["cause"], "agent_hung_up");
-    let said: Vec<_> = world.told.events().into_iter().filter(|event| event["kind"] == "said").collect();
+    assert_eq!(end["cause"], "agent_hangup");
+    let said: Vec<_> = world.told.events().into_iter().filter(|event| event["type"] == "transcript").collect();
     assert!(said.len() == 1 && said[0]["interrupted"] == false, "{said:?}");
 }
 
@@ -276,7 +279,7 @@ async fn a_person_who_answers_gets_the_call() {
     let bye = caller.expect("BYE").await;
     assert_eq!(bye.header("Reason"), Some("Q.850;cause=16"));
     assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "transferred");
-    let told = world.told.events().into_iter().find(|event| event["kind"] == "transferred").unwrap();
+    let told = world.told.events().into_iter().find(|event| event["type"] == "transferred").unwrap();
     assert_eq!(told["outcome"], "confirmed");
 }
 
@@ -291,7 +294,7 @@ async fn a_person_who_is_busy_leaves_the_call_to_the_agent() {
     .await;
     assert_eq!(output["item"]["output"], "{\"status\":\"failed\"}");
     caller.hang_up().await;
-    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hung_up");
+    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hangup");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -342,7 +345,7 @@ async fn without_the_session_function_the_caller_hears_an_apology_and_the_end_is
     let bye = caller.expect("BYE").await;
     assert_eq!(bye.header("Reason"), Some("Q.850;cause=41"));
     let end = until("the end is told", || world.told.to("/end").pop()).await;
-    assert_eq!(end["cause"], "model_failed");
+    assert_eq!(end["cause"], "model_unavailable");
     assert_eq!(world.told.kinds(), ["opened", "answered", "ended"], "each once, in order");
 }
 
@@ -355,7 +358,7 @@ async fn a_cut_connection_to_the_model_is_made_again_in_the_middle_of_a_call() {
     world.model.say(
         json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "my name is Keza" }),
     );
-    until("it is recorded", || world.told.kinds().contains(&"said".into()).then_some(())).await;
+    until("it is recorded", || world.told.kinds().contains(&"transcript".into()).then_some(())).await;
     world.model.cut();
     until("the new connection is told what was said", || {
         world
@@ -371,7 +374,7 @@ async fn a_cut_connection_to_the_model_is_made_again_in_the_middle_of_a_call() {
     world.model.speak("r9", "I am back", 100);
     while caller.listen(1).await != [0x31] {}
     caller.hang_up().await;
-    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hung_up");
+    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hangup");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -418,8 +421,8 @@ async fn what_a_killed_relay_left_behind_is_told_by_the_next() {
     let mut next = World::start().await;
     next.adopt(&elsewhere).await;
     let end = until("the end is told", || next.told.to("/end").pop()).await;
-    assert_eq!(end["cause"], "relay_restart");
-    assert_eq!(next.told.kinds(), ["opened", "answered", "said", "ended"]);
+    assert_eq!(end["cause"], "relay_restarted");
+    assert_eq!(next.told.kinds(), ["opened", "answered", "transcript", "ended"]);
     assert_eq!(next.told.to("/end").len(), 1);
     world.relay.take();
 }

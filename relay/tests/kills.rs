@@ -44,8 +44,8 @@ async fn a_relay_that_is_killed_at_any_moment_ends_every_call_once() {
     for body in world.told.to("/events") {
         let call = told.entry(body["correlation_id"].as_str().unwrap().to_owned()).or_default();
         for event in body["events"].as_array().unwrap() {
-            let before = call.insert(event["seq"].as_u64().unwrap(), event["event"].clone());
-            assert!(before.is_none_or(|before| before == event["event"]), "one number, two stories");
+            let before = call.insert(event["seq"].as_u64().unwrap(), event.clone());
+            assert!(before.is_none_or(|before| before == *event), "one number, two stories");
         }
     }
     let mut ends: HashMap<String, Vec<Value>> = HashMap::new();
@@ -53,9 +53,9 @@ async fn a_relay_that_is_killed_at_any_moment_ends_every_call_once() {
         ends.entry(body["correlation_id"].as_str().unwrap().to_owned()).or_default().push(body);
     }
     for (call, events) in &told {
-        let kinds: Vec<_> = events.values().filter(|event| event["kind"] == "ended").collect();
+        let kinds: Vec<_> = events.values().filter(|event| event["type"] == "ended").collect();
         assert_eq!(kinds.len(), 1, "{call}: {events:?}");
-        assert!(events.values().any(|event| event["kind"] == "opened"), "{call}: {events:?}");
+        assert!(events.values().any(|event| event["type"] == "opened"), "{call}: {events:?}");
         let causes: Vec<_> = ends[call].iter().map(|end| &end["cause"]).collect();
         assert!(causes.windows(2).all(|pair| pair[0] == pair[1]), "{call} ended for {causes:?}");
     }

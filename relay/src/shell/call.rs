@@ -347,7 +347,7 @@ impl Running {
 
     fn wants_transfer(&self, output: &str) -> Option<E164> {
         let output: Value = serde_json::from_str(output).ok()?;
-        let wished = output.get(TRANSFER_TO)?.as_str()?;
+        let wished = output.get("result")?.get(TRANSFER_TO)?.as_str()?;
         let allowed = transfer::target(wished, &self.start.trunk.transfer_prefixes);
         if allowed.is_none() {
             self.log(
@@ -369,10 +369,10 @@ impl Running {
             law: self.law(),
             format: settings.format,
             turn_detection: settings.turn_detection,
-            instructions: opened.instructions.clone().unwrap_or_default(),
+            instructions: opened.session.instructions.clone().unwrap_or_default(),
             greeting: opened.greeting.clone().unwrap_or_else(|| greeting(locale)),
             voice: settings.voice.clone(),
-            tools: opened.tools.clone(),
+            tools: opened.session.tools.clone(),
             roll_over_after: Duration::from_secs(settings.roll_over_minutes * 60),
         };
         self.opened = opened;

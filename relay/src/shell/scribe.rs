@@ -133,8 +133,7 @@ impl Scribe {
     async fn post(&mut self) -> bool {
         while !self.owed.is_empty() {
             let batch = self.owed.get(..self.owed.len().min(BATCH)).unwrap_or_default();
-            let Opening { correlation_id, call_sid, .. } = &self.opening;
-            let result = self.desk.function.events(correlation_id, call_sid, batch).await;
+            let result = self.desk.function.events(&self.opening, batch).await;
             let posted = batch.len();
             let up_to = batch.last().map_or(0, |(sequence, _)| *sequence);
             if !self.went_through("EVENTS_POST_FAILED", result) {

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::SessionFunction;
-use crate::journal::entry::Entry;
+use crate::journal::{entry::Entry, told};
 use crate::sip::call::EndCause;
 
 /// A tool may take longer than an opening.
@@ -46,14 +46,22 @@ pub struct Opened {
     pub url: Option<String>,
     /// Which model, if not the one of the settings.
     pub model: Option<String>,
-    /// What the agent is told.
-    pub instructions: Option<String>,
+    /// The agent.
+    pub session: Session,
     /// What it says first.
     pub greeting: Option<String>,
-    /// Its tools.
-    pub tools: Vec<Value>,
     /// The caller's language, if it is known.
     pub locale: Option<Locale>,
+}
+
+/// The part of a model's session that the function decides; sound and turns are this relay's matter.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Session {
+    /// What the agent is told.
+    pub instructions: Option<String>,
+    /// Its tools.
+    pub tools: Vec<Value>,
 }
 
 /// Why nothing came of a request.
@@ -98,15 +106,13 @@ impl Function {
     }
 
     /// Tells of events; the same ones again change nothing there.
-    pub async fn events(
-        &self,
-        correlation_id: &str,
-        call_sid: &str,
-        entries: &[(u64, Entry)],
-    ) -> Result<(), FunctionError> {
-        let events: Vec<Value> = entries.iter().map(|(seq, entry)| json!({ "seq": seq, "event": entry })).collect();
-        let body = json!({ "call_sid": call_sid, "correlation_id": correlation_id, "events": events });
-        self.post("/events", correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
+    pub async fn events(&self, opening: &Opening, entries: &[(u64, Entry)]) -> Result<(), FunctionError> {
+        let events: Vec<Value> = entries.iter().map(|(seq, entry)| told::event(*seq, entry)).collect();
+        let body = json!({
+            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "trunk": opening.trunk, "events": events,
+        });
+        self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }
 
     /// Runs a tool; the result as JSON text for the model.
@@ -122,10 +128,8 @@ impl Function {
             "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
         });
         let answer = self.post("/tools", &opening.correlation_id, &body, TOOL_WITHIN).await?;
-        Ok(answer.get("output").map_or_else(
-            || answer.to_string(),
-            |output| output.as_str().map_or_else(|| output.to_string(), str::to_owned),
-        ))
+        // `{ok, result}` or `{ok, error}`: the model reads both.
+        Ok(answer.to_string())
     }
 
     /// Closes a call, also one whose opening was never seen there.
@@ -139,8 +143,8 @@ impl Function {
     ) -> Result<(), FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "locale": opening.locale, "trunk": opening.trunk, "cause": cause, "ended_at_ms": ended_at_ms,
-            "last_seq": last_seq, "media": media,
+            "locale": opening.locale, "trunk": opening.trunk, "cause": told::cause(cause), "reason": cause.as_str(),
+            "ended_at": told::time(ended_at_ms), "last_seq": last_seq, "media": media,
         });
         self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }

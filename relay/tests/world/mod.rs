@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use ihuza_core::realtime;
 use ihuza_relay::config::Config;
 use ihuza_relay::media::rtp::Packet;
 use ihuza_relay::shell::relay::Relay;
@@ -49,16 +50,12 @@ impl Told {
 
     /// All events, in order.
     pub fn events(&self) -> Vec<Value> {
-        self.to("/events")
-            .iter()
-            .flat_map(|body| body["events"].as_array().unwrap().clone())
-            .map(|event| event["event"].clone())
-            .collect()
+        self.to("/events").iter().flat_map(|body| body["events"].as_array().unwrap().clone()).collect()
     }
 
     /// Kinds of all events.
     pub fn kinds(&self) -> Vec<String> {
-        self.events().iter().map(|event| event["kind"].as_str().unwrap().to_owned()).collect()
+        self.events().iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
     }
 }
 
@@ -70,6 +67,20 @@ struct Fault {
 }
 
 type Faults = Arc<Mutex<VecDeque<Fault>>>;
+
+/// The function's own reader takes the request.
+fn reads(path: &str, body: &Value) {
+    let refused = match path.rsplit('/').next() {
+        Some("events") => realtime::events_fields(body).err(),
+        Some("tools") => realtime::tool_run(body).err(),
+        Some("end") => {
+            assert!(realtime::CAUSES.contains(&body["cause"].as_str().unwrap()), "{body}");
+            realtime::end_fields(body).err()
+        }
+        _ => realtime::call_fields(body).err(),
+    };
+    assert!(refused.is_none(), "{path}: {refused:?}");
+}
 
 async fn function(told: Told, faults: Faults) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -83,17 +94,21 @@ async fn function(told: Told, faults: Faults) -> SocketAddr {
                     let path = request.uri().path().to_owned();
                     assert_eq!(request.headers()["authorization"], "Bearer function-key");
                     let body = request.into_body().collect().await.unwrap().to_bytes();
+                    reads(&path, &serde_json::from_slice(&body).unwrap());
                     let fault = {
                         let mut faults = faults.lock().unwrap();
                         let at = faults.iter().position(|fault| path.ends_with(&fault.end));
                         at.and_then(|at| faults.remove(at))
                     };
-                    let mut response = Response::new(Full::new(Bytes::from_static(
-                        br#"{"instructions":"be brief","greeting":"greet","tools":[],"output":{"found":3}}"#,
-                    )));
+                    let mut response = Response::new(Full::new(Bytes::from_static(if path.ends_with("/tools") {
+                        &br#"{"ok":true,"result":{"found":3}}"#[..]
+                    } else {
+                        br#"{"callId":"1","resumed":false,"locale":null,"greeting":"greet","session":{"instructions":"be brief","tools":[]}}"#
+                                .as_slice()
+                    })));
                     if body.windows(17).any(|text| text == b"transfer_to_human") {
                         *response.body_mut() =
-                            Full::new(Bytes::from_static(br#"{"output":{"transfer_to":"+250788123000"}}"#));
+                            Full::new(Bytes::from_static(br#"{"ok":true,"result":{"transfer_to":"+250788123000"}}"#));
                     }
                     if let Some(fault) = &fault {
                         tokio::time::sleep(fault.delay).await;

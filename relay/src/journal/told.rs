@@ -1,0 +1,179 @@
+//! The record of a call in the words of the session function (docs/api.md, "openai-realtime-sip").
+
+use chrono::{DateTime, SecondsFormat};
+use serde_json::{Value, json};
+
+use super::entry::Entry;
+use crate::backend::{Speaker, Usage};
+use crate::sip::call::EndCause;
+
+/// One event of a batch. A note to ourselves is none.
+pub fn event(seq: u64, entry: &Entry) -> Value {
+    let mut event = match entry {
+        Entry::Said { speaker, text, locale, interrupted, .. } => {
+            let role = match speaker {
+                Speaker::Caller => "user",
+                Speaker::Agent => "assistant",
+            };
+            let mut said = json!({"type": "transcript", "role": role, "text": text, "interrupted": interrupted});
+            if let (Some(locale), Some(said)) = (locale, said.as_object_mut()) {
+                said.insert("language".to_owned(), locale.as_str().into());
+                said.insert("language_source".to_owned(), "detected".into());
+            }
+            said
+        }
+        Entry::Used { usage, .. } => json!({"type": "response.done", "usage": self::usage(usage)}),
+        // Who calls whom stands beside the events, once a request.
+        Entry::Opened { trunk, .. } => json!({"type": "opened", "trunk": trunk}),
+        Entry::Answered { .. } => json!({"type": "answered"}),
+        Entry::Digit { .. } => json!({"type": "digit"}),
+        Entry::Tool { call_id, name, took_ms, ok, .. } => {
+            json!({"type": "tool", "tool_call_id": call_id, "name": name, "took_ms": took_ms, "ok": ok})
+        }
+        Entry::Transferred { outcome, status, .. } => {
+            json!({"type": "transferred", "outcome": outcome, "status": status})
+        }
+        Entry::Ended { cause, media, .. } => json!({"type": "ended", "cause": self::cause(*cause), "media": media}),
+        Entry::Posted { .. } | Entry::Closed => Value::Null,
+    };
+    if let Some(fields) = event.as_object_mut() {
+        fields.insert("seq".to_owned(), seq.into());
+        if let Some(at) = entry.at_ms().and_then(time) {
+            fields.insert("at".to_owned(), at.into());
+        }
+    }
+    event
+}
+
+/// RFC 3339 of milliseconds since 1970; none where there is no such time.
+pub fn time(at_ms: i64) -> Option<String> {
+    Some(DateTime::from_timestamp_millis(at_ms)?.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// The function's word for a cause; several of ours are one to it, and ours goes along as the reason.
+pub fn cause(cause: EndCause) -> &'static str {
+    match cause {
+        EndCause::CallerHungUp => "caller_hangup",
+        EndCause::CallerCancelled => "canceled",
+        EndCause::AgentHungUp => "agent_hangup",
+        EndCause::Transferred => "transferred",
+        EndCause::NoAck | EndCause::MediaRefused => "setup_failed",
+        EndCause::MediaLost | EndCause::SessionExpired => "media_lost",
+        EndCause::ModelFailed => "model_unavailable",
+        EndCause::TooLong => "max_duration",
+        EndCause::Shutdown => "shutdown",
+        EndCause::RelayRestart => "relay_restarted",
+    }
+}
+
+/// The counters as the Realtime API names them.
+fn usage(usage: &Usage) -> Value {
+    json!({
+        "input_token_details": {
+            "text_tokens": usage.text_in, "audio_tokens": usage.audio_in,
+            "cached_tokens": usage.cached_text_in + usage.cached_audio_in,
+            "cached_tokens_details": {"text_tokens": usage.cached_text_in, "audio_tokens": usage.cached_audio_in},
+        },
+        "output_token_details": {"text_tokens": usage.text_out, "audio_tokens": usage.audio_out},
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ihuza_core::locale::Locale;
+    use ihuza_core::realtime::{CAUSES, events_fields};
+
+    use super::*;
+    use crate::sip::call::END_CAUSES;
+
+    fn entries() -> Vec<Entry> {
+        let at_ms = 1_795_000_000_123;
+        vec![
+            Entry::Opened {
+                correlation_id: "c".into(),
+                call_sid: "s".into(),
+                trunk: "mtn".into(),
+                from: Some("+250788123456".into()),
+                to: "+250788000100".into(),
+                locale: Locale::Rw,
+                at_ms,
+            },
+            Entry::Answered { at_ms },
+            Entry::Said {
+                speaker: Speaker::Caller,
+                text: "Muraho".into(),
+                locale: Some(Locale::Rw),
+                interrupted: false,
+                at_ms,
+            },
+            Entry::Said { speaker: Speaker::Agent, text: "Yego".into(), locale: None, interrupted: true, at_ms },
+            Entry::Digit { at_ms },
+            Entry::Tool { call_id: "t".into(), name: "search_services".into(), took_ms: 12, ok: true, at_ms },
+            Entry::Transferred { outcome: "confirmed".into(), status: None, at_ms },
+            Entry::Used {
+                usage: Usage {
+                    text_in: 1,
+                    audio_in: 2,
+                    cached_text_in: 3,
+                    cached_audio_in: 4,
+                    text_out: 5,
+                    audio_out: 6,
+                },
+                at_ms,
+            },
+            Entry::Ended { cause: EndCause::CallerHungUp, media: Value::Null, at_ms },
+        ]
+    }
+
+    #[test]
+    fn the_function_reads_every_event_as_it_is_meant() {
+        let events: Vec<Value> = entries().iter().zip(1..).map(|(entry, seq)| event(seq, entry)).collect();
+        let read = events_fields(&json!({"call_sid": "s", "events": events})).unwrap();
+        let read = read["events"].as_array().unwrap();
+        assert_eq!(read.len(), events.len());
+        let types: Vec<_> = read.iter().map(|event| event["type"].as_str().unwrap()).collect();
+        assert_eq!(
+            types,
+            [
+                "opened",
+                "answered",
+                "transcript",
+                "transcript",
+                "digit",
+                "tool",
+                "transferred",
+                "response.done",
+                "ended"
+            ]
+        );
+        assert!(
+            read.iter().all(|event| event["at"].as_str().is_some_and(|at| at.starts_with("2026-11-18T"))),
+            "{read:?}"
+        );
+        assert_eq!(
+            (&read[2]["role"], &read[2]["language"], &read[2]["language_source"]),
+            (&json!("user"), &json!("rw"), &json!("detected"))
+        );
+        assert_eq!((&read[3]["role"], &read[3]["interrupted"]), (&json!("assistant"), &json!(true)));
+        let usage = &read[7]["usage"];
+        assert_eq!(
+            (&usage["input_token_details"]["audio_tokens"], &usage["output_token_details"]["text_tokens"]),
+            (&json!(2), &json!(5))
+        );
+        assert_eq!(usage["input_token_details"]["cached_tokens_details"]["audio_tokens"], 4);
+        assert!(!json!(events).to_string().contains("+250"), "who calls whom stands beside the events");
+    }
+
+    #[test]
+    fn every_cause_is_one_that_the_function_knows() {
+        for ours in END_CAUSES {
+            assert!(CAUSES.contains(&cause(ours)), "{ours:?}");
+            assert_ne!(cause(ours), "unknown");
+        }
+    }
+
+    #[test]
+    fn a_note_to_ourselves_is_no_event() {
+        assert_eq!(event(1, &Entry::Closed), Value::Null);
+    }
+}
