@@ -109,8 +109,7 @@ language sql stable security definer set search_path = '' as $$
   select client_id from public.client_members where user_id = (select auth.uid())
 $$;
 comment on function private.my_client_ids is
-  'Clients of the signed-in user. Security definer: policies of client_members itself use it, and would else call themselves. '
-  'Policies compare with array(select ...): evaluated once a statement, and an index is found by it even beside an or.';
+  'Clients of the signed-in user. Security definer: policies of client_members itself use it, and would else call themselves.';
 
 drop trigger if exists clients_touch on public.clients;
 create trigger clients_touch before update on public.clients for each row execute function private.touch_updated_at();
@@ -124,13 +123,13 @@ alter table public.client_members enable row level security;
 alter table public.client_numbers enable row level security;
 drop policy if exists clients_select on public.clients;
 create policy clients_select on public.clients for select to authenticated
-  using (id = any (array(select private.my_client_ids())));
+  using (id in (select private.my_client_ids()));
 drop policy if exists client_members_select on public.client_members;
 create policy client_members_select on public.client_members for select to authenticated
-  using (user_id = (select auth.uid()) or client_id = any (array(select private.my_client_ids())));
+  using (user_id = (select auth.uid()) or client_id in (select private.my_client_ids()));
 drop policy if exists client_numbers_select on public.client_numbers;
 create policy client_numbers_select on public.client_numbers for select to authenticated
-  using (client_id = any (array(select private.my_client_ids())));
+  using (client_id in (select private.my_client_ids()));
 
 revoke all on public.clients, public.client_members, public.client_numbers from public, anon, authenticated;
 grant select on public.clients, public.client_members, public.client_numbers to authenticated;

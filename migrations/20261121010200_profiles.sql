@@ -190,7 +190,7 @@ alter table public.profiles enable row level security;
 alter table public.profile_identities enable row level security;
 drop policy if exists profile_identities_select on public.profile_identities;
 create policy profile_identities_select on public.profile_identities for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())));
+  using (profile_id in (select private.my_profile_ids()));
 
 revoke all on public.profiles, public.profile_identities from public, anon, authenticated;
 grant select on public.profiles, public.profile_identities to authenticated;

@@ -60,7 +60,7 @@ create trigger ai_agents_touch before update on public.ai_agents for each row ex
 alter table public.ai_agents enable row level security;
 drop policy if exists ai_agents_select on public.ai_agents;
 create policy ai_agents_select on public.ai_agents for select to authenticated
-  using (client_id = any (array(select private.my_client_ids())));
+  using (client_id in (select private.my_client_ids()));
 revoke all on public.ai_agents from public, anon, authenticated;
 grant select on public.ai_agents to authenticated;
 grant select, insert, update, delete on public.ai_agents to service_role;

@@ -9,10 +9,6 @@ begin
   if exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'twilio_call_sid' and not attisdropped)
      and not exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'mtn_call_sid' and not attisdropped) then
     alter table public.voice_calls rename column twilio_call_sid to mtn_call_sid;
-  elsif exists (select from pg_catalog.pg_attribute where attrelid = 'public.voice_calls'::regclass and attname = 'twilio_call_sid' and not attisdropped) then
-    -- A change of provider that stopped half-way: both are there, and a call has its id in the one or the other.
-    update public.voice_calls set mtn_call_sid = twilio_call_sid where mtn_call_sid is null and twilio_call_sid is not null;
-    alter table public.voice_calls drop column twilio_call_sid;
   end if;
 end
 $$;
@@ -118,7 +114,7 @@ create trigger voice_calls_touch before update on public.voice_calls for each ro
 alter table public.voice_calls enable row level security;
 drop policy if exists voice_calls_select on public.voice_calls;
 create policy voice_calls_select on public.voice_calls for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
+  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
 revoke all on public.voice_calls from public, anon, authenticated;
 grant select on public.voice_calls to authenticated;
 grant select, insert, update, delete on public.voice_calls to service_role;

@@ -83,12 +83,12 @@ alter table public.transcripts enable row level security;
 alter table public.call_summaries enable row level security;
 drop policy if exists transcripts_select on public.transcripts;
 create policy transcripts_select on public.transcripts for select to authenticated
-  using (client_id = any (array(select private.my_client_ids()))
-    or call_id = any (array(select c.id from public.voice_calls c where c.profile_id = any (array(select private.my_profile_ids())))));
+  using (client_id in (select private.my_client_ids())
+    or exists (select from public.voice_calls c where c.id = transcripts.call_id and c.profile_id in (select private.my_profile_ids())));
 drop policy if exists call_summaries_select on public.call_summaries;
 create policy call_summaries_select on public.call_summaries for select to authenticated
-  using (client_id = any (array(select private.my_client_ids()))
-    or call_id = any (array(select c.id from public.voice_calls c where c.profile_id = any (array(select private.my_profile_ids())))));
+  using (client_id in (select private.my_client_ids())
+    or exists (select from public.voice_calls c where c.id = call_summaries.call_id and c.profile_id in (select private.my_profile_ids())));
 revoke all on public.transcripts, public.call_summaries from public, anon, authenticated;
 grant select on public.transcripts, public.call_summaries to authenticated;
 grant select, insert, update, delete on public.transcripts, public.call_summaries to service_role;

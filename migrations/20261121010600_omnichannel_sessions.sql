@@ -182,18 +182,16 @@ alter table public.omnichannel_sessions enable row level security;
 alter table public.conversation_threads enable row level security;
 drop policy if exists omnichannel_sessions_select on public.omnichannel_sessions;
 create policy omnichannel_sessions_select on public.omnichannel_sessions for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
+  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
 drop policy if exists conversation_threads_select on public.conversation_threads;
 create policy conversation_threads_select on public.conversation_threads for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
+  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
 -- A client's member sees the people that this client has talked with.
 drop policy if exists profiles_select on public.profiles;
 create policy profiles_select on public.profiles for select to authenticated
   using (user_id = (select auth.uid())
-    -- Whoever is no member, as most are, is spared the look at every person's sessions.
-    or (exists (select private.my_client_ids())
-      and exists (select from public.omnichannel_sessions s
-                   where s.profile_id = profiles.id and s.client_id = any (array(select private.my_client_ids())))));
+    or exists (select from public.omnichannel_sessions s
+                where s.profile_id = profiles.id and s.client_id in (select private.my_client_ids())));
 
 revoke all on public.omnichannel_sessions, public.conversation_threads from public, anon, authenticated;
 grant select on public.omnichannel_sessions, public.conversation_threads to authenticated;

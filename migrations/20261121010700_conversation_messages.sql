@@ -43,8 +43,7 @@ begin
 end
 $$;
 create unique index if not exists conversation_turns_one_open
-  on public.conversation_turns (client_id, profile_id) where kind = 'conversation' and status in ('open', 'released');
-create index if not exists idx_conversation_turns_person on public.conversation_turns (profile_id, client_id) where status in ('open', 'released');
+  on public.conversation_turns (session_id) where kind = 'conversation' and status in ('open', 'released');
 create index if not exists idx_conversation_turns_open on public.conversation_turns (session_id) where status in ('open', 'released');
 create index if not exists idx_conversation_turns_lease on public.conversation_turns (lease_until) where status = 'open';
 create index if not exists idx_conversation_turns_released on public.conversation_turns (next_attempt_at) where status = 'released';
@@ -53,7 +52,7 @@ create index if not exists idx_conversation_turns_client on public.conversation_
 create index if not exists idx_conversation_turns_profile on public.conversation_turns (profile_id);
 create index if not exists idx_conversation_turns_unknown_sms on public.conversation_turns (sms_delivery_id) where status = 'unknown';
 create index if not exists idx_conversation_turns_unknown_whatsapp on public.conversation_turns (whatsapp_delivery_id) where status = 'unknown';
-comment on table public.conversation_turns is 'The claim of one answer: all unanswered inbound messages of a session, or one keyword. Of one person with one client one is open, whichever session it is of.';
+comment on table public.conversation_turns is 'The claim of one answer: all unanswered inbound messages of a session, or one keyword. One claim a session is open.';
 comment on column public.conversation_turns.status is
   'open: somebody works under the lease; released: given back, nothing was sent; answered, suppressed: finished; unknown: crashed twice; abandoned: given back too often.';
 comment on column public.conversation_turns.previous_lease_token is 'Holder before a re-claim: its late result is still recorded, for its messages may have gone out.';
@@ -97,8 +96,6 @@ create table if not exists public.conversation_messages (
   agent_id uuid constraint conversation_messages_agent_id_fkey references public.ai_agents (id) on delete set null,
   correlation_id text,
   occurred_at timestamptz not null default now(),
-  reported_at timestamptz,
-  swept_at timestamptz,
   handled_at timestamptz,
   handled_as text,
   created_at timestamptz not null default now(),
@@ -117,19 +114,17 @@ begin
     "turn_id": "uuid", "direction": "text", "role": "text", "channel": "text", "kind": "text", "content": "text", "language": "text",
     "provider": "text", "provider_message_id": "text", "renditions": "jsonb", "routing": "jsonb", "source": "text", "model": "text",
     "usage": "jsonb", "agent_id": "uuid", "correlation_id": "text", "occurred_at": "timestamp with time zone",
-    "reported_at": "timestamp with time zone", "swept_at": "timestamp with time zone", "handled_at": "timestamp with time zone", "handled_as": "text", "created_at": "timestamp with time zone",
+    "handled_at": "timestamp with time zone", "handled_as": "text", "created_at": "timestamp with time zone",
     "updated_at": "timestamp with time zone"}');
 end
 $$;
 create unique index if not exists conversation_messages_inbound_once
-  on public.conversation_messages (provider, provider_message_id, profile_id) where direction = 'inbound';
+  on public.conversation_messages (provider, provider_message_id) where direction = 'inbound';
 create unique index if not exists conversation_messages_one_answer_per_turn
   on public.conversation_messages (turn_id) where direction = 'outbound' and turn_id is not null;
 create index if not exists idx_conversation_messages_session on public.conversation_messages (session_id, seq desc);
 create index if not exists idx_conversation_messages_unanswered
   on public.conversation_messages (session_id, seq) where direction = 'inbound' and handled_at is null;
-create index if not exists idx_conversation_messages_owed
-  on public.conversation_messages (profile_id, client_id) where direction = 'inbound' and handled_at is null;
 create index if not exists idx_conversation_messages_waiting
   on public.conversation_messages (created_at) where direction = 'inbound' and handled_at is null;
 create index if not exists idx_conversation_messages_turn on public.conversation_messages (turn_id) where turn_id is not null;
@@ -145,8 +140,6 @@ comment on column public.conversation_messages.renditions is 'Text or template a
 comment on column public.conversation_messages.routing is 'Which channels were chosen, and why.';
 comment on column public.conversation_messages.handled_at is 'Inbound: when nothing more is owed for it; null: unanswered.';
 comment on column public.conversation_messages.occurred_at is 'Inbound: when the provider says it came; outbound: when it was finished.';
-comment on column public.conversation_messages.reported_at is 'Inbound: the provider''s own time, where it lay in the future and is not believed.';
-comment on column public.conversation_messages.swept_at is 'Inbound: when the sweeper last put its session into the queue because of it.';
 comment on column public.conversation_messages.usage is 'Tokens that the model reported.';
 comment on column public.conversation_messages.kind is 'conversation; call_summary: we wrote after a call; keyword: STOP, START or HELP, or the answer to it.';
 comment on column public.conversation_messages.handled_as is 'Inbound: why nothing more is owed for it.';
@@ -163,7 +156,7 @@ drop policy if exists conversation_turns_select on public.conversation_turns;
 create policy conversation_turns_select on public.conversation_turns for select to authenticated using (false);
 drop policy if exists conversation_messages_select on public.conversation_messages;
 create policy conversation_messages_select on public.conversation_messages for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
+  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
 revoke all on public.conversation_turns, public.conversation_messages from public, anon, authenticated;
 grant select on public.conversation_messages to authenticated;
 grant select, insert, update, delete on public.conversation_turns, public.conversation_messages to service_role;

@@ -81,7 +81,6 @@ create table if not exists public.message_delivery_log (
   read_at timestamptz,
   failed_at timestamptz,
   expired_at timestamptz,
-  erased_at timestamptz,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
   constraint message_delivery_log_direction_is_known check (direction in ('inbound', 'outbound')),
@@ -106,21 +105,17 @@ begin
     "suppress_reason": "text", "fallback_of": "uuid", "idempotency_key": "text", "queued_at": "timestamp with time zone",
     "sending_at": "timestamp with time zone", "unknown_at": "timestamp with time zone", "sent_at": "timestamp with time zone",
     "delivered_at": "timestamp with time zone", "read_at": "timestamp with time zone", "failed_at": "timestamp with time zone",
-    "expired_at": "timestamp with time zone", "erased_at": "timestamp with time zone", "created_at": "timestamp with time zone",
-    "updated_at": "timestamp with time zone"}');
+    "expired_at": "timestamp with time zone", "created_at": "timestamp with time zone", "updated_at": "timestamp with time zone"}');
 end
 $$;
--- What comes in is told apart by its sender as well: some gateways count for each of them, or start again from one.
 create unique index if not exists message_delivery_log_provider_message_once
-  on public.message_delivery_log (provider, direction, provider_message_id, (case direction when 'inbound' then coalesce(sender, '') else '' end))
-  where provider_message_id is not null;
+  on public.message_delivery_log (provider, direction, provider_message_id) where provider_message_id is not null;
 create index if not exists idx_message_delivery_log_provider_key
   on public.message_delivery_log (provider, provider_message_key) where provider_message_id is not null;
 create index if not exists idx_message_delivery_log_due on public.message_delivery_log (next_attempt_at) where next_attempt_at is not null;
 create index if not exists idx_message_delivery_log_lease on public.message_delivery_log (lease_token) where lease_token is not null;
 create unique index if not exists message_delivery_log_one_fallback on public.message_delivery_log (fallback_of) where fallback_of is not null;
--- For ranges alone: in this order nobody sorts, so that "the newest of mine" is not looked for among everybody's.
-create index if not exists idx_message_delivery_log_created on public.message_delivery_log (created_at desc nulls last);
+create index if not exists idx_message_delivery_log_created on public.message_delivery_log (created_at);
 create index if not exists idx_message_delivery_log_client on public.message_delivery_log (client_id, created_at desc);
 create index if not exists idx_message_delivery_log_session on public.message_delivery_log (session_id) where session_id is not null;
 create index if not exists idx_message_delivery_log_profile on public.message_delivery_log (profile_id) where profile_id is not null;
@@ -138,7 +133,7 @@ comment on column public.message_delivery_log.correlation_id is 'Of the request 
 comment on column public.message_delivery_log.payload is 'What to send again, exactly; for a fallback the rendition it is sent from.';
 comment on column public.message_delivery_log.segments is 'Billed SMS segments.';
 comment on column public.message_delivery_log.cost is 'In cost_currency, as the provider reported it.';
-comment on column public.message_delivery_log.pricing is 'What the provider''s status says about the price: {billable, pricing_model, type, category}.';
+comment on column public.message_delivery_log.pricing is 'Pricing object of the provider''s status, as received.';
 comment on column public.message_delivery_log.attempts is 'Number of the newest attempt begun.';
 comment on column public.message_delivery_log.last_outcome is 'Outcome of the newest attempt, deferred included.';
 comment on column public.message_delivery_log.next_attempt_at is 'When somebody must look again: retry, unknown outcome, end of a lease. Null: nothing more to do.';
@@ -148,7 +143,6 @@ comment on column public.message_delivery_log.error_code is 'The provider''s cod
 comment on column public.message_delivery_log.fallback_of is 'The message on the other channel that failed and that this one carries instead.';
 comment on column public.message_delivery_log.idempotency_key is 'call:<id>:<channel>, turn:<id>:<channel>, fallback:<id>, or the caller''s own: one row a key.';
 comment on column public.message_delivery_log.deadline_at is 'Not sent after it; then expired.';
-comment on column public.message_delivery_log.erased_at is 'When its person was erased: what is still reported of it is not kept.';
 comment on column public.message_delivery_log.encoding is 'Of an SMS: gsm7 or ucs2.';
 comment on column public.message_delivery_log.lease_token is 'Who sends it now.';
 comment on column public.message_delivery_log.lease_until is 'End of the lease; then the outcome is unknown.';
@@ -193,7 +187,7 @@ $$;
 create index if not exists idx_message_delivery_attempts_provider on public.message_delivery_attempts (provider, created_at desc);
 comment on table public.message_delivery_attempts is 'Every sending, append-only.';
 comment on column public.message_delivery_attempts.error_reason is 'Short code-like reason; never text of a message.';
-comment on column public.message_delivery_attempts.counts is 'Counts for the provider''s circuit breaker: accepted, and failures that are not about one recipient or template.';
+comment on column public.message_delivery_attempts.counts is 'Counts for the provider''s circuit breaker: accepted, and failures that are not about the recipient.';
 comment on column public.message_delivery_attempts.outcome is 'accepted, or the class of what went wrong (docs/errors.md).';
 comment on column public.message_delivery_attempts.next_attempt_at is 'When the function wanted to try again.';
 comment on column public.message_delivery_attempts.possible_duplicate is 'The message may have arrived by an earlier attempt.';
@@ -212,7 +206,6 @@ create table if not exists public.message_status_events (
   status text not null,
   raw_status text,
   occurred_at timestamptz not null,
-  reported_at timestamptz,
   error_code text,
   error_class text,
   evidence text,
@@ -229,7 +222,7 @@ begin
   perform private.require_columns('public.message_status_events', '{
     "id": "bigint", "delivery_id": "uuid", "delivery_ref": "text", "source": "text", "provider": "text", "provider_message_id": "text",
     "provider_message_key": "text", "status": "text", "raw_status": "text", "occurred_at": "timestamp with time zone",
-    "reported_at": "timestamp with time zone", "error_code": "text", "error_class": "text", "evidence": "text", "pricing": "jsonb", "correlation_id": "text", "dedupe_key": "text",
+    "error_code": "text", "error_class": "text", "evidence": "text", "pricing": "jsonb", "correlation_id": "text", "dedupe_key": "text",
     "created_at": "timestamp with time zone"}');
 end
 $$;
@@ -245,8 +238,7 @@ comment on column public.message_status_events.dedupe_key is 'The same report tw
 comment on column public.message_status_events.source is 'own: a transition that we know of ourselves; provider: a report.';
 comment on column public.message_status_events.raw_status is 'The provider''s own word.';
 comment on column public.message_status_events.evidence is 'What the event says about the recipient: not_on_whatsapp, opted_out, window_closed.';
-comment on column public.message_status_events.pricing is 'What the provider reported: {billable, pricing_model, type, category}.';
-comment on column public.message_status_events.reported_at is 'The provider''s own time, where it lay in the future: occurred_at is then the time of arrival.';
+comment on column public.message_status_events.pricing is 'As the provider reported it.';
 comment on column public.message_status_events.provider_message_key is 'Normal form of provider_message_id, for reports that spell it differently.';
 
 create or replace function private.only_join_orphan() returns trigger
@@ -282,7 +274,7 @@ alter table public.message_delivery_attempts enable row level security;
 alter table public.message_status_events enable row level security;
 drop policy if exists message_delivery_log_select on public.message_delivery_log;
 create policy message_delivery_log_select on public.message_delivery_log for select to authenticated
-  using (profile_id = any (array(select private.my_profile_ids())) or client_id = any (array(select private.my_client_ids())));
+  using (profile_id in (select private.my_profile_ids()) or client_id in (select private.my_client_ids()));
 drop policy if exists message_delivery_attempts_select on public.message_delivery_attempts;
 create policy message_delivery_attempts_select on public.message_delivery_attempts for select to authenticated
   using (exists (select from public.message_delivery_log l where l.id = message_delivery_attempts.delivery_id));

@@ -31,7 +31,7 @@ create index if not exists idx_alerts_last on public.alerts (last_at desc);
 comment on table public.alerts is 'Something a person must look at. The same again only counts up until somebody resolves it.';
 comment on column public.alerts.message is 'A whole sentence without phone numbers or message text.';
 comment on column public.alerts.client_id is 'Null: concerns the whole installation.';
-comment on column public.alerts.kind is 'What happened, as code: dead_letter, provider_open, provider_config, delivery_bug, delivery_config, deliveries_expired, deliveries_overdue, ...';
+comment on column public.alerts.kind is 'What happened, as code: dead_letter, provider_open, provider_config, delivery_bug, deliveries_expired, deliveries_overdue, ...';
 comment on column public.alerts.dedupe_key is 'One alert a key is open; the same again counts up occurrences.';
 comment on column public.alerts.details is 'Facts for the person who looks: ids, counts, codes; never a number or text of a message.';
 
@@ -93,8 +93,8 @@ $$;
 create index if not exists idx_dead_letters_client on public.dead_letters (client_id) where client_id is not null;
 create index if not exists idx_dead_letters_created on public.dead_letters (created_at desc);
 comment on table public.dead_letters is 'Work that was given up, with all that is needed to do it again.';
-comment on column public.dead_letters.message_id is 'The queue''s id of the message, the correlation id of a request, job:<id>, or call:<id> and turn:<id> for a claim; with #<md5 of the payload> where two have one id.';
-comment on column public.dead_letters.payload is 'The envelope, or the ids of the claim; as one string where it is no JSON that Postgres takes.';
+comment on column public.dead_letters.message_id is 'The queue''s id of the message, or call:<id> and turn:<id> for a claim that was given up.';
+comment on column public.dead_letters.payload is 'The envelope, or the ids of the claim.';
 comment on column public.dead_letters.reason is 'Why it was given up, as code.';
 comment on column public.dead_letters.replayed_at is 'When an operator put it back.';
 
@@ -122,7 +122,7 @@ alter table public.jobs enable row level security;
 alter table public.dead_letters enable row level security;
 drop policy if exists alerts_select on public.alerts;
 create policy alerts_select on public.alerts for select to authenticated
-  using (client_id = any (array(select private.my_client_ids())));
+  using (client_id in (select private.my_client_ids()));
 drop policy if exists jobs_select on public.jobs;
 create policy jobs_select on public.jobs for select to authenticated using (false);
 drop policy if exists dead_letters_select on public.dead_letters;

@@ -47,7 +47,6 @@ begin
 end
 $$;
 create index if not exists idx_provider_outcomes_provider on public.provider_outcomes (provider, created_at desc);
-create index if not exists idx_provider_outcomes_created on public.provider_outcomes (created_at);
 comment on table public.provider_outcomes is 'Outcomes of calls that are no delivery (models), for the circuit breaker; kept for an hour.';
 comment on column public.provider_outcomes.outcome is 'accepted, or the class of what went wrong.';
 
@@ -155,8 +154,7 @@ begin
     select * into v_health from public.provider_health where provider = p_provider;
   end if;
 
-  -- A configuration error of one recipient, template or model (it does not count) is an answer like a refusal.
-  if p_outcome = 'config' and p_counts then
+  if p_outcome = 'config' then
     update public.provider_health
        set state = 'open', reason = 'config', open_seconds = 900, open_until = p_now + interval '15 minutes',
            probe_token = null, probe_until = null, changed_at = p_now
@@ -208,7 +206,7 @@ begin
        set state = 'open', reason = 'failures', open_seconds = v_seconds, open_until = p_now + make_interval(secs => v_seconds),
            probe_token = null, probe_until = null, changed_at = p_now
      where provider = p_provider and probe_token = p_lease_token;
-  elsif p_outcome in ('accepted', 'permanent', 'config', 'bug', 'retryable', 'unknown') then
+  elsif p_outcome in ('accepted', 'permanent', 'bug', 'retryable', 'unknown') then
     update public.provider_health
        set state = 'closed', reason = null, open_seconds = 30, open_until = null, probe_token = null, probe_until = null, changed_at = p_now
      where provider = p_provider and probe_token = p_lease_token;
@@ -218,34 +216,19 @@ begin
 end
 $$;
 comment on function private.note_provider_outcome is
-  'Moves the circuit breaker after an outcome is stored. Open at 50 % of the last 20 counting outcomes in 60 s (5 at least), at once on a configuration error that counts: one of the whole account.';
-
-create or replace function private.alert_refused_config(p_provider text, p_code text, p_delivery_id uuid default null) returns void
-language plpgsql set search_path = '' as $$
-begin
-  perform private.raise_alert('delivery_config', 'warning', 'delivery_config:' || p_provider || ':' || coalesce(p_code, 'none'),
-    format('%s refuses a template, a recipient or a model as we have it configured (%s); other work goes on.', p_provider, coalesce(p_code, 'no code')),
-    jsonb_build_object('provider', p_provider, 'error_code', p_code, 'delivery_id', p_delivery_id));
-end
-$$;
-comment on function private.alert_refused_config is 'The alert of a configuration error that concerns one template, recipient or model, and not the account.';
+  'Moves the circuit breaker after an outcome is stored. Open at 50 % of the last 20 counting outcomes in 60 s (5 at least), at once on a configuration error.';
 
 create or replace function private.note_provider_calls(p_calls jsonb, p_lease_token uuid, p_now timestamptz) returns void
 language plpgsql set search_path = '' as $$
 declare
   v_call jsonb;
   v_outcome text;
-  v_counts boolean;
 begin
   for v_call in select c from jsonb_array_elements(coalesce(nullif(p_calls, 'null'), '[]')) c order by c ->> 'provider' loop
     v_outcome := coalesce(v_call ->> 'outcome', v_call ->> 'class');
-    v_counts := coalesce((v_call ->> 'breaker')::boolean, true);
-    if v_outcome = 'config' and not v_counts then
-      perform private.alert_refused_config(v_call ->> 'provider', v_call ->> 'reason');
-    end if;
     insert into public.provider_outcomes (provider, outcome, error_class, created_at)
     values (private.required(v_call, 'provider'), v_outcome, v_call ->> 'class', p_now);
-    perform private.note_provider_outcome(v_call ->> 'provider', v_outcome, v_counts, p_lease_token, p_now);
+    perform private.note_provider_outcome(v_call ->> 'provider', v_outcome, true, p_lease_token, p_now);
   end loop;
 end
 $$;
@@ -282,11 +265,9 @@ revoke execute on function public.take_rate_limit(jsonb) from public, anon, auth
 grant execute on function public.take_rate_limit(jsonb) to service_role;
 revoke execute on function private.take_rate_limit(text, integer, interval, timestamptz),
   private.provider_gate(text, boolean, uuid, timestamptz, integer), private.provider_gates(text[], uuid, timestamptz),
-  private.note_provider_outcome(text, text, boolean, uuid, timestamptz), private.alert_refused_config(text, text, uuid),
-  private.note_provider_calls(jsonb, uuid, timestamptz),
+  private.note_provider_outcome(text, text, boolean, uuid, timestamptz), private.note_provider_calls(jsonb, uuid, timestamptz),
   private.release_probes(uuid) from public, anon, authenticated;
 grant execute on function private.take_rate_limit(text, integer, interval, timestamptz),
   private.provider_gate(text, boolean, uuid, timestamptz, integer), private.provider_gates(text[], uuid, timestamptz),
-  private.note_provider_outcome(text, text, boolean, uuid, timestamptz), private.alert_refused_config(text, text, uuid),
-  private.note_provider_calls(jsonb, uuid, timestamptz),
+  private.note_provider_outcome(text, text, boolean, uuid, timestamptz), private.note_provider_calls(jsonb, uuid, timestamptz),
   private.release_probes(uuid) to service_role;

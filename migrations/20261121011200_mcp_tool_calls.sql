@@ -33,7 +33,7 @@ comment on column public.mcp_tool_calls.idempotency_key is 'Of the model''s call
 alter table public.mcp_tool_calls enable row level security;
 drop policy if exists mcp_tool_calls_select on public.mcp_tool_calls;
 create policy mcp_tool_calls_select on public.mcp_tool_calls for select to authenticated
-  using (client_id = any (array(select private.my_client_ids())));
+  using (client_id in (select private.my_client_ids()));
 revoke all on public.mcp_tool_calls from public, anon, authenticated;
 grant select on public.mcp_tool_calls to authenticated;
 grant select, insert, update, delete on public.mcp_tool_calls to service_role;

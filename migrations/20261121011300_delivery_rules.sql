@@ -1,9 +1,6 @@
 -- 20261121011300_delivery_rules.sql
 -- How attempts and status events become the state of a delivery: fold, orphans, fallback, evidence.
--- Order of locks everywhere: person (advisory) -> session -> claim -> delivery (first its advisory lock, then its row) -> profile ->
--- provider_health, alerts. Two places cannot keep to it: a claim of a call may write a number into a profile before it knows the
--- session, and a report about work that was given up takes the advisory lock of the work's other message after rows. Where two
--- then wait for each other, Postgres ends one of them (40P01), and the caller repeats it: every RPC may be repeated.
+-- Order of locks everywhere: session -> claim -> delivery (first its advisory lock, then its row) -> profile -> provider_health, alerts.
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function private.delivery_status_rank(p_status text) returns smallint
 language plpgsql immutable parallel safe set search_path = '' as $$
@@ -162,8 +159,6 @@ declare
   v_code text := p_attempt ->> 'error_code';
   v_reason text := p_attempt ->> 'error_reason';
   v_evidence text := p_attempt ->> 'evidence';
-  -- Whether it is about the provider or our account; else about this recipient, template or message.
-  v_counts boolean := coalesce((p_attempt ->> 'breaker')::boolean, true);
   v_class text;
   v_status text;
 begin
@@ -171,9 +166,6 @@ begin
     raise exception using errcode = 'PT400', message = format('outcome %s is not known', v_outcome);
   end if;
   select * into strict v_row from public.message_delivery_log where id = p_id for no key update;
-  if v_row.erased_at is not null then
-    return false;
-  end if;
   v_class := case when v_outcome in ('retryable', 'permanent', 'config', 'bug', 'unknown') then v_outcome end;
 
   if v_outcome in ('suppressed', 'deferred') then
@@ -189,7 +181,7 @@ begin
       (p_id, v_number, coalesce(v_row.provider, 'none'), v_outcome, v_class, v_code, v_reason, (p_attempt ->> 'http_status')::smallint,
        p_attempt ->> 'provider_message_id', p_attempt ->> 'provider_request_id', (p_attempt ->> 'retry_after_s')::numeric::integer, v_next,
        p_possible_duplicate or v_row.possible_duplicate,
-       v_outcome in ('accepted', 'retryable', 'config', 'unknown') and v_counts,
+       v_outcome in ('accepted', 'retryable', 'unknown') and coalesce((p_attempt ->> 'breaker')::boolean, true),
        v_started, v_at, (p_attempt ->> 'duration_ms')::numeric::integer, p_lease_token, p_correlation_id, p_now)
     on conflict (delivery_id, attempt) do nothing;
     if not found then
@@ -198,7 +190,7 @@ begin
     perform private.set_provider_ids(p_id, p_attempt ->> 'provider_message_id', p_attempt ->> 'provider_request_id');
   end if;
 
-  if v_outcome in ('accepted', 'retryable', 'permanent', 'bug', 'unknown') or (v_outcome = 'config' and not v_counts) then
+  if v_outcome in ('accepted', 'retryable', 'permanent', 'bug', 'unknown') then
     perform private.add_own_event(p_id, 'sending', v_started, p_correlation_id);
   end if;
   case v_outcome
@@ -215,15 +207,9 @@ begin
       -- One resend at most may arrive twice; after it there is nothing left to try.
       v_next := case when not v_row.possible_duplicate then coalesce(v_next, v_at + make_interval(secs => v_row.unknown_wait_seconds)) end;
     when 'config' then
-      -- Our account: the message waits for somebody to mend it. This template or recipient: waiting would help nobody.
-      if v_counts then
-        v_next := least(p_now + interval '15 minutes', coalesce(v_row.deadline_at, 'infinity'));
-      else
-        v_status := 'failed';
-        v_next := null;
-      end if;
+      v_next := least(p_now + interval '15 minutes', coalesce(v_row.deadline_at, 'infinity'));
     when 'permanent' then
-      v_status := case when v_evidence in ('not_on_whatsapp', 'opted_out') then 'undeliverable' else 'failed' end;
+      v_status := case when v_evidence in ('not_on_whatsapp', 'opted_out', 'invalid_number') then 'undeliverable' else 'failed' end;
       v_next := null;
     when 'bug' then
       v_status := 'failed';
@@ -270,8 +256,7 @@ begin
   select * into v_row from public.message_delivery_log where id = p_id;
   select id, status into v_id, v_status from public.message_delivery_log where fallback_of = p_id;
   if found then
-    return case when v_status = 'queued' then jsonb_build_object('id', v_id, 'channel', case v_row.channel when 'sms' then 'whatsapp' else 'sms' end,
-      'correlation_id', v_row.correlation_id) end;
+    return case when v_status = 'queued' then jsonb_build_object('id', v_id, 'channel', case v_row.channel when 'sms' then 'whatsapp' else 'sms' end) end;
   end if;
   v_other := case v_row.channel when 'whatsapp' then 'sms' when 'sms' then 'whatsapp' end;
   if v_other is null or v_row.direction <> 'outbound' or v_row.message_id is null or v_row.purpose = 'keyword'
@@ -316,11 +301,11 @@ begin
     return null;
   end if;
   perform private.add_own_event(v_id, 'queued', p_now, v_row.correlation_id);
-  return jsonb_build_object('id', v_id, 'channel', v_other, 'correlation_id', v_row.correlation_id);
+  return jsonb_build_object('id', v_id, 'channel', v_other);
 end
 $$;
 comment on function private.create_fallback is
-  'A delivery failed for good: queues the same message on the other channel, due now, if it was not tried and can be; {id, channel, correlation_id} or null.';
+  'A delivery failed for good: queues the same message on the other channel, due now, if it was not tried and can be; {id, channel} or null.';
 
 create or replace function private.apply_evidence(p_id uuid) returns void
 language plpgsql set search_path = '' as $$
@@ -368,9 +353,6 @@ begin
   for v_note in select n from jsonb_array_elements(p_noted) n order by n ->> 'provider' loop
     if v_note ->> 'outcome' in ('accepted', 'retryable', 'permanent', 'config', 'bug', 'unknown') then
       perform private.note_provider_outcome(v_note ->> 'provider', v_note ->> 'outcome', (v_note ->> 'counts')::boolean, p_lease_token, p_now);
-    end if;
-    if v_note ->> 'outcome' = 'config' and not (v_note ->> 'counts')::boolean then
-      perform private.alert_refused_config(v_note ->> 'provider', v_note ->> 'error_code', (v_note ->> 'id')::uuid);
     end if;
     if v_note ->> 'outcome' = 'bug' then
       perform private.raise_alert('delivery_bug', 'critical', 'delivery_bug:' || (v_note ->> 'provider') || ':' || coalesce(v_note ->> 'error_code', 'none'),
@@ -436,7 +418,7 @@ begin
     v_stored := v_stored || jsonb_build_object('id', v_id, 'channel', v_delivery ->> 'channel', 'status', v_status);
   end loop;
   -- When all are written: whether a channel must step in depends on what became of the others.
-  for v_delivery in select s from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable', 'expired') loop
+  for v_delivery in select s from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable') loop
     v_fallback := private.create_fallback((v_delivery ->> 'id')::uuid, p_now);
     if v_fallback is not null then
       v_fallbacks := v_fallbacks || v_fallback;

@@ -36,16 +36,9 @@ create or replace function private.give_up(
 declare
   v_id uuid;
 begin
-  -- Callers choose correlation ids, so two works may have one id: another payload is another letter.
-  if exists (select from public.dead_letters d where d.queue = p_queue and d.message_id = p_message_id and d.payload is distinct from p_payload) then
-    p_message_id := p_message_id || '#' || md5(coalesce(p_payload::text, ''));
-  end if;
   insert into public.dead_letters (queue, message_id, payload, attempts, reason, correlation_id, client_id)
   values (p_queue, p_message_id, p_payload, p_attempts, p_reason, p_correlation_id, p_client_id)
-  on conflict (queue, message_id) do update
-    -- An operator put it back, and it failed again: it is open again, and somebody must hear of it.
-    set replayed_at = null, attempts = excluded.attempts, reason = excluded.reason
-    where dead_letters.replayed_at is not null
+  on conflict (queue, message_id) do nothing
   returning id into v_id;
   if v_id is null then
     select id into v_id from public.dead_letters where queue = p_queue and message_id = p_message_id;
@@ -57,7 +50,7 @@ begin
   return v_id;
 end
 $$;
-comment on function private.give_up is 'A dead letter and its alert; the same message of a queue once, and again when it was replayed. The same id with another payload is another message.';
+comment on function private.give_up is 'A dead letter and its alert; the same message of a queue once.';
 
 revoke execute on function private.judge_claim(text, uuid, timestamptz, timestamptz, integer, uuid, interval, timestamptz),
   private.seconds_until(timestamptz, timestamptz), private.give_up(text, text, jsonb, integer, text, text, uuid, jsonb) from public, anon, authenticated;

@@ -14,25 +14,6 @@ end
 $$;
 comment on function private.find_call is 'The call that a request names: by summary, by id, by the trunk''s id, by MTN''s id.';
 
-create or replace function private.e164_of(p_number text) returns text
-language plpgsql immutable parallel safe set search_path = '' as $$
-declare
-  -- `sip:+250788123456@trunk;user=phone` and `tel:+250 788-123-456` name a number as well.
-  v_number text := regexp_replace(split_part(regexp_replace(p_number, '^\s*(sips?|tel):', '', 'i'), '@', 1), '[\s().-]', '', 'g');
-begin
-  v_number := case
-    when v_number ~ '^00[1-9]' then '+' || substr(v_number, 3)
-    when v_number ~ '^07[0-9]{8}$' then '+250' || substr(v_number, 2)
-    when v_number ~ '^7[0-9]{8}$' then '+250' || v_number
-    when v_number ~ '^[1-9][0-9]{9,14}$' then '+' || v_number
-    else v_number
-  end;
-  return case when private.is_e164(v_number) then v_number end;
-end
-$$;
-comment on function private.e164_of is
-  'A number as trunks and call handlers write it (250..., 07..., sip:, tel:) in E.164; null where it names no number.';
-
 create or replace function private.recipient_of_call(
   p_call public.voice_calls, p_profile_ref text, p_phone text, out profile_id uuid, out phone text
 ) language plpgsql set search_path = '' as $$
@@ -41,7 +22,7 @@ declare
   v_own text;
   v_caller text := case p_call.direction when 'outbound' then p_call.to_number else p_call.from_number end;
 begin
-  phone := private.e164_of(p_phone);
+  phone := case when private.is_e164(p_phone) then p_phone end;
   if v_ref is not null then
     select p.id, p.phone_number into profile_id, v_own from public.profiles p where p.id = v_ref
     union all
@@ -50,10 +31,10 @@ begin
   end if;
   if profile_id is null and phone is null then
     select p.id, p.phone_number into profile_id, v_own from public.profiles p where p.id = p_call.profile_id;
-    phone := private.e164_of(v_caller);
+    phone := case when private.is_e164(v_caller) then v_caller end;
   end if;
   if profile_id is not null and phone is null then
-    phone := coalesce(v_own, private.e164_of(v_caller));
+    phone := v_own;
   end if;
   if phone is null then
     -- Without any number somebody may still be reached on WhatsApp.
@@ -141,7 +122,7 @@ declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
   v_wait_seconds integer := coalesce((p ->> 'unknown_wait_seconds')::integer, 120);
   v_wait interval := make_interval(secs => v_wait_seconds);
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
@@ -150,8 +131,6 @@ declare
   v_to record;
   v_session_id uuid;
   v_created boolean := false;
-  v_known boolean;
-  v_claimed boolean := false;
   v_judged text;
 begin
   select * into v_call from public.voice_calls where id = private.find_call(private.required(p, 'call_ref'));
@@ -162,35 +141,23 @@ begin
   end if;
 
   select * into v_claim from public.call_notifications where call_id = v_call.id;
-  v_known := found;
-  -- Nobody could be told. A later request, or the call's row by now, may name somebody.
-  if not v_known or (v_claim.status = 'no_recipient' and v_claim.lease_token <> v_token) then
+  if not found then
     select * into v_to from private.recipient_of_call(v_call, p ->> 'profile_ref', p ->> 'phone_number');
     if v_to.profile_id is not null then
       select o.session_id, o.created into v_session_id, v_created
         from private.open_session(v_call.client_id, v_to.profile_id, 'voice', v_call.id, v_idle, v_now) o;
       v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
     end if;
-    if not v_known then
-      insert into public.call_notifications
-        (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, unknown_wait_seconds, session_created,
-         correlation_id, finished_at)
-      values
-        (v_call.client_id, v_call.id, v_to.profile_id, v_session_id, v_to.phone,
-         case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_wait_seconds, v_created, v_correlation,
-         case when v_to.profile_id is null then v_now end)
-      on conflict (call_id) do nothing
-      returning * into v_claim;
-      v_claimed := found;
-    elsif v_to.profile_id is not null then
-      update public.call_notifications
-         set status = 'open', profile_id = v_to.profile_id, session_id = v_session_id, phone_number = v_to.phone, session_created = v_created,
-             lease_token = v_token, lease_until = v_now + v_lease, unknown_wait_seconds = v_wait_seconds, correlation_id = v_correlation, finished_at = null
-       where id = v_claim.id and status = 'no_recipient'
-      returning * into v_claim;
-      v_claimed := found;
-    end if;
-    if v_claimed then
+    insert into public.call_notifications
+      (client_id, call_id, profile_id, session_id, phone_number, status, lease_token, lease_until, unknown_wait_seconds, session_created,
+       correlation_id, finished_at)
+    values
+      (v_call.client_id, v_call.id, v_to.profile_id, v_session_id, v_to.phone,
+       case when v_to.profile_id is null then 'no_recipient' else 'open' end, v_token, v_now + v_lease, v_wait_seconds, v_created, v_correlation,
+       case when v_to.profile_id is null then v_now end)
+    on conflict (call_id) do nothing
+    returning * into v_claim;
+    if found then
       perform private.note_request(p, v_call.id, v_claim.id, 'working', v_now);
       update public.voice_calls set notified_at = v_now, profile_id = coalesce(profile_id, v_claim.profile_id) where id = v_call.id;
       if v_claim.status = 'no_recipient' then
@@ -359,7 +326,7 @@ comment on function public.finish_call_notification is
 
 revoke execute on function public.begin_call_notification(jsonb), public.finish_call_notification(jsonb) from public, anon, authenticated;
 grant execute on function public.begin_call_notification(jsonb), public.finish_call_notification(jsonb) to service_role;
-revoke execute on function private.find_call(text), private.e164_of(text), private.recipient_of_call(public.voice_calls, text, text),
+revoke execute on function private.find_call(text), private.recipient_of_call(public.voice_calls, text, text),
   private.notification_answer(uuid, timestamptz), private.note_request(jsonb, uuid, uuid, text, timestamptz) from public, anon, authenticated;
-grant execute on function private.find_call(text), private.e164_of(text), private.recipient_of_call(public.voice_calls, text, text),
+grant execute on function private.find_call(text), private.recipient_of_call(public.voice_calls, text, text),
   private.notification_answer(uuid, timestamptz), private.note_request(jsonb, uuid, uuid, text, timestamptz) to service_role;

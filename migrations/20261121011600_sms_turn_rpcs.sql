@@ -11,16 +11,10 @@ declare
   v_messages jsonb;
   v_history jsonb;
   v_wanted text[] := array['mtn', 'openai'];
-  v_from text;
 begin
   select * into strict v_turn from public.conversation_turns where id = p_turn_id;
   select * into strict v_session from public.omnichannel_sessions where id = v_turn.session_id;
-  -- The answer goes to the number that wrote, which need not be the profile's own.
-  select d.sender into v_from
-    from public.conversation_messages m join public.message_delivery_log d on d.message_id = m.id and d.direction = 'inbound'
-   where m.turn_id = p_turn_id and m.direction = 'inbound'
-   order by m.seq desc limit 1;
-  v_profile := private.profile_json(v_turn.profile_id, v_from, p_now);
+  v_profile := private.profile_json(v_turn.profile_id, null, p_now);
   if v_profile ->> 'whatsapp' = 'yes' then
     v_wanted := v_wanted || 'whatsapp'::text;
   end if;
@@ -80,16 +74,7 @@ end
 $$;
 comment on function private.close_turn is 'Finishes a turn and its messages.';
 
-create or replace function private.lock_person(p_client_id uuid, p_profile_id uuid) returns void
-language plpgsql set search_path = '' as $$
-begin
-  perform pg_advisory_xact_lock(hashtextextended('person:' || p_client_id || ':' || p_profile_id, 20261121));
-end
-$$;
-comment on function private.lock_person is
-  'Serialises the turns of one person with one client, whichever session they are of: a session may be closed while one is being answered. Before the session''s row.';
-
--- The caller holds the person's lock and the session's row lock.
+-- The caller holds the session's row lock.
 create or replace function private.claim_turn(
   p_session_id uuid, p_mode text, p_turn_id uuid, p_created boolean, p_token uuid, p_correlation_id text,
   p_lease interval, p_wait interval, p_history_limit integer, p_now timestamptz
@@ -106,14 +91,14 @@ begin
 
   for v_turn in
     select * from public.conversation_turns t
-     where t.profile_id = v_session.profile_id and t.client_id = v_session.client_id and t.status in ('open', 'released')
+     where t.session_id = p_session_id and t.status in ('open', 'released')
        and (t.kind = 'conversation' or p_mode = 'session' or t.id = p_turn_id)
      order by (t.kind = 'keyword') desc, t.created_at
        for no key update
   loop
     v_judged := private.judge_claim(v_turn.status, v_turn.lease_token, v_turn.lease_until, v_turn.next_attempt_at, v_turn.attempt, p_token, p_wait, p_now);
     if v_judged in ('wait', 'again', 'dead') and cardinality(private.record_carried(v_turn.client_id, v_turn.session_id, v_turn.profile_id,
-         (select s.call_id from public.omnichannel_sessions s where s.id = v_turn.session_id), v_turn.id, v_turn.sms_delivery_id, v_turn.whatsapp_delivery_id,
+         v_session.call_id, v_turn.id, v_turn.sms_delivery_id, v_turn.whatsapp_delivery_id,
          case v_turn.kind when 'keyword' then 'keyword' else 'reply' end, v_turn.correlation_id, 'turn:' || v_turn.id, p_now)) > 0 then
       -- The holder is gone, but a provider reported on its message: that was the answer.
       update public.conversation_turns set previous_lease_token = lease_token where id = v_turn.id;
@@ -122,13 +107,13 @@ begin
     end if;
     if v_judged = 'dead' then
       perform private.close_turn(v_turn.id, 'unknown', p_now);
-      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', v_turn.session_id, 'turn_id', v_turn.id),
+      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', p_session_id, 'turn_id', v_turn.id),
         v_turn.attempt::integer, 'crashed_twice', v_turn.correlation_id, v_turn.client_id);
       continue;
     end if;
     if v_judged = 'free' and v_turn.claims >= 50 then
       perform private.close_turn(v_turn.id, 'abandoned', p_now);
-      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', v_turn.session_id, 'turn_id', v_turn.id),
+      perform private.give_up('sms-inbound', 'turn:' || v_turn.id, jsonb_build_object('session_id', p_session_id, 'turn_id', v_turn.id),
         v_turn.claims, 'given_back_too_often', v_turn.correlation_id, v_turn.client_id);
       continue;
     end if;
@@ -168,7 +153,7 @@ begin
     end case;
     if v_turn.kind = 'conversation' then
       update public.conversation_messages set turn_id = v_turn.id
-       where session_id = v_turn.session_id and direction = 'inbound' and handled_at is null and kind = 'conversation' and turn_id is null;
+       where session_id = p_session_id and direction = 'inbound' and handled_at is null and kind = 'conversation' and turn_id is null;
     end if;
     return private.turn_answer(v_turn.id, p_history_limit, p_now);
   end loop;
@@ -195,18 +180,7 @@ begin
 end
 $$;
 comment on function private.claim_turn is
-  'Claims what is unanswered in a session, or first what another session of the same person still owes. Mode new: a message just stored; known: one delivered again; session: somebody looks after the session.';
-
-create or replace function private.question_is_open(p_session_id uuid, p_now timestamptz) returns boolean
-language plpgsql stable set search_path = '' as $$
-begin
-  return coalesce((
-    select m.direction = 'outbound' and m.kind = 'conversation' and position('?' in m.content) > 0 and m.occurred_at > p_now - interval '24 hours'
-      from public.conversation_messages m where m.session_id = p_session_id order by m.seq desc limit 1), false);
-end
-$$;
-comment on function private.question_is_open is
-  'Whether the last that was said in a session is a question of the agent, of the last 24 hours: then CANCEL, END, REMOVE and YES are answers.';
+  'Claims what is unanswered in a session. Mode new: a message just stored; known: one delivered again; session: somebody looks after the session.';
 
 create or replace function public.begin_sms_turn(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -214,7 +188,7 @@ declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
   v_correlation text := private.required(p, 'correlation_id');
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
   v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::integer, 120));
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
   v_history integer := coalesce((p ->> 'history_limit')::integer, 20);
@@ -227,50 +201,38 @@ declare
   v_allows_sms boolean;
   v_turn_id uuid;
   v_known boolean := true;
-  v_limited boolean := false;
 begin
   if p ->> 'provider_message_id' is null and p ->> 'session_id' is not null then
-    select s.id, s.client_id, s.profile_id into v_session_id, v_client_id, v_profile_id
-      from public.omnichannel_sessions s where s.id = (p ->> 'session_id')::uuid;
+    v_session_id := (p ->> 'session_id')::uuid;
+    perform from public.omnichannel_sessions where id = v_session_id for no key update;
     if not found then
       return jsonb_build_object('decision', 'nothing');
     end if;
-    perform private.lock_person(v_client_id, v_profile_id);
-    perform from public.omnichannel_sessions where id = v_session_id for no key update;
     v_now := greatest(v_now, private.now_of(p));
     return private.claim_turn(v_session_id, 'session', null, false, v_token, v_correlation, v_lease, v_wait, v_history, v_now);
   end if;
 
-  -- The sender is part of the key: some gateways count for each of them, or start again from one.
-  v_profile_id := private.profile_of_phone(private.required(p, 'from'));
   select * into v_message from public.conversation_messages
-   where direction = 'inbound' and provider = private.required(p, 'provider') and provider_message_id = private.required(p, 'provider_message_id')
-     and profile_id = v_profile_id;
+   where direction = 'inbound' and provider = private.required(p, 'provider') and provider_message_id = private.required(p, 'provider_message_id');
   if not found then
     v_client_id := private.client_of_address('sms', p ->> 'to');
     v_profile_id := private.ensure_profile(private.required(p, 'from'));
-    perform private.lock_person(v_client_id, v_profile_id);
     select o.session_id, o.created into v_session_id, v_created
       from private.open_session(v_client_id, v_profile_id, 'sms', null, v_idle, v_now) o;
     v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
-    if coalesce((p ->> 'keyword_may_answer')::boolean, false)
-       and (private.question_is_open(v_session_id, v_now)
-         or v_keyword = 'start' and (select allows_sms from public.profiles where id = v_profile_id)) then
-      v_keyword := null;
-    end if;
     insert into public.conversation_messages
       (client_id, thread_id, session_id, profile_id, call_id, direction, role, channel, kind, content, language, provider, provider_message_id,
-       correlation_id, occurred_at, reported_at)
+       correlation_id, occurred_at)
     select v_client_id, t.id, v_session_id, v_profile_id, t.call_id, 'inbound', 'user', 'sms',
            case when v_keyword is null then 'conversation' else 'keyword' end, coalesce(p ->> 'text', ''), p ->> 'language_hint',
-           p ->> 'provider', p ->> 'provider_message_id', v_correlation, coalesce((p ->> 'received_at')::timestamptz, v_now), (p ->> 'reported_at')::timestamptz
+           p ->> 'provider', p ->> 'provider_message_id', v_correlation, coalesce((p ->> 'received_at')::timestamptz, v_now)
       from public.conversation_threads t where t.session_id = v_session_id
-    on conflict (provider, provider_message_id, profile_id) where direction = 'inbound' do nothing
+    on conflict (provider, provider_message_id) where direction = 'inbound' do nothing
     returning * into v_message;
     v_known := not found;
     if v_known then
       select * into strict v_message from public.conversation_messages
-       where direction = 'inbound' and provider = p ->> 'provider' and provider_message_id = p ->> 'provider_message_id' and profile_id = v_profile_id;
+       where direction = 'inbound' and provider = p ->> 'provider' and provider_message_id = p ->> 'provider_message_id';
     end if;
   end if;
 
@@ -281,7 +243,6 @@ begin
       return jsonb_build_object('decision', 'duplicate');
     end if;
     -- Delivered again and still owed: its holder crashed or gave it back, or asks again under the same token.
-    perform private.lock_person(v_message.client_id, v_message.profile_id);
     perform from public.omnichannel_sessions where id = v_message.session_id for no key update;
     v_now := greatest(v_now, private.now_of(p));
     select * into strict v_message from public.conversation_messages where id = v_message.id;
@@ -297,18 +258,8 @@ begin
   on conflict do nothing;
   perform private.touch_session(v_session_id, 'active', array['sms'], v_now);
 
-  -- Whoever proves nothing chooses the sender as well: one bucket for all of them.
-  if coalesce((p ->> 'unsigned')::boolean, false) then
-    v_limited := not (private.take_rate_limit('sms_inbound_unsigned:' || v_client_id || ':' || (p ->> 'provider'),
-      coalesce((p ->> 'unsigned_limit_per_hour')::integer, 60), interval '1 hour', v_now) ->> 'allowed')::boolean;
-    if v_limited and v_keyword = 'stop' then
-      -- Obeyed, as every STOP is, but without an answer that somebody pays for.
-      update public.profiles set allows_sms = false, allows_sms_source = 'keyword', allows_sms_at = v_now where id = v_profile_id and allows_sms;
-    end if;
-  end if;
   -- STOP is never limited: it must work most of all for those who get too much.
-  if v_limited
-     or v_keyword is distinct from 'stop'
+  if v_keyword is distinct from 'stop'
      and not (private.take_rate_limit('sms_inbound:' || v_profile_id, coalesce((p ->> 'rate_limit_per_hour')::integer, 120), interval '1 hour', v_now)
               ->> 'allowed')::boolean then
     update public.conversation_messages set handled_at = v_now, handled_as = 'rate_limited' where id = v_message.id;
@@ -357,7 +308,6 @@ declare
   v_call_id uuid;
   v_message_id uuid;
   v_stored jsonb;
-  v_waiting uuid;
   v_result jsonb;
 begin
   if v_outcome not in ('answered', 'released', 'suppressed') then
@@ -367,7 +317,6 @@ begin
   if not found then
     raise exception using errcode = 'PT404', message = 'turn not found';
   end if;
-  perform private.lock_person(v_turn.client_id, v_turn.profile_id);
   select call_id into v_call_id from public.omnichannel_sessions where id = v_turn.session_id for no key update;
   select * into strict v_turn from public.conversation_turns where id = v_id for no key update;
   if v_token <> v_turn.lease_token and v_token is distinct from v_turn.previous_lease_token then
@@ -417,15 +366,12 @@ begin
   perform private.touch_session(v_turn.session_id, 'active',
     array(select distinct d ->> 'channel' from jsonb_array_elements(v_deliveries) d where d -> 'attempt' ->> 'outcome' <> 'suppressed'),
     v_now, v_reply ->> 'intent', v_agent_id);
-  -- Of this session first; then of the one that a message opened because this one was closed meanwhile.
-  select m.session_id into v_waiting from public.conversation_messages m
-   where m.profile_id = v_turn.profile_id and m.client_id = v_turn.client_id
-     and m.direction = 'inbound' and m.handled_at is null and m.kind = 'conversation' and m.turn_id is null
-   order by (m.session_id = v_turn.session_id) desc, m.seq limit 1;
   v_result := jsonb_build_object(
     'status', case v_outcome when 'suppressed' then 'suppressed' else 'answered' end,
-    'more', v_waiting is not null,
-    'session_id', coalesce(v_waiting, v_turn.session_id), 'deliveries', v_stored -> 'deliveries', 'fallbacks', v_stored -> 'fallbacks');
+    'more', exists (
+      select from public.conversation_messages m
+       where m.session_id = v_turn.session_id and m.direction = 'inbound' and m.handled_at is null and m.kind = 'conversation' and m.turn_id is null),
+    'session_id', v_turn.session_id, 'deliveries', v_stored -> 'deliveries', 'fallbacks', v_stored -> 'fallbacks');
   update public.conversation_turns set result = v_result where id = v_id and lease_token = v_token;
   perform private.note_provider_calls(p -> 'providers', v_token, v_now);
   perform private.after_attempts(v_stored -> 'noted', v_token, v_now);
@@ -433,11 +379,11 @@ begin
 end
 $$;
 comment on function public.finish_sms_turn is
-  'RPC: records the results of a claimed turn: reply, deliveries, session; says whether more messages of the person wait, and in which session. The same token again gets the same answer.';
+  'RPC: records the results of a claimed turn: reply, deliveries, session; says whether more messages wait. The same token again gets the same answer.';
 
 revoke execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) from public, anon, authenticated;
 grant execute on function public.begin_sms_turn(jsonb), public.finish_sms_turn(jsonb) to service_role;
-revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid), private.question_is_open(uuid, timestamptz),
+revoke execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) from public, anon, authenticated;
-grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz), private.lock_person(uuid, uuid), private.question_is_open(uuid, timestamptz),
+grant execute on function private.turn_answer(uuid, integer, timestamptz), private.close_turn(uuid, text, timestamptz),
   private.claim_turn(uuid, text, uuid, boolean, uuid, text, interval, interval, integer, timestamptz) to service_role;

@@ -60,14 +60,6 @@ begin
     end if;
     return false;
   end if;
-  -- STOP came after the message was decided: only the answer to a keyword may still go out.
-  if v_row.channel = 'sms' and v_row.purpose is distinct from 'keyword'
-     and exists (select from public.profiles p where p.id = v_row.profile_id and not p.allows_sms) then
-    perform private.add_own_event(p_id, 'suppressed', p_now, v_row.correlation_id);
-    update public.message_delivery_log set next_attempt_at = null, suppress_reason = 'opted_out' where id = p_id;
-    perform private.refold_delivery(p_id);
-    return false;
-  end if;
   if v_row.status = 'unknown' and coalesce(v_row.last_outcome, 'unknown') = 'unknown' then
     if v_row.possible_duplicate
        or private.is_carried(p_id, v_row.message_id)
@@ -76,10 +68,6 @@ begin
       return false;
     end if;
     v_resend := true;
-  elsif v_row.status = 'unknown' and private.is_carried(p_id, v_row.message_id) then
-    -- The resend was refused. An earlier sending may have arrived, and the other channel has the message as well.
-    update public.message_delivery_log set next_attempt_at = null where id = p_id;
-    return false;
   end if;
   if p_gate = 'open' then
     update public.message_delivery_log
@@ -105,7 +93,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
   v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
   v_limit integer := least(coalesce((p ->> 'limit')::integer, 20), 500);
   v_only uuid := (p ->> 'delivery_id')::uuid;
@@ -116,43 +104,28 @@ declare
   v_wanted text[];
   v_gates jsonb;
   v_gate text;
-  v_paused text[];
   v_probed text[] := '{}';
-  v_seen uuid[] := '{}';
   v_row record;
 begin
   select array_agg(l.id order by l.id) into v_ids
-    from public.message_delivery_log l
-   where l.lease_token = v_token and l.lease_until > v_now and (v_only is null or v_only in (l.id, l.fallback_of));
+    from public.message_delivery_log l where l.lease_token = v_token and l.lease_until > v_now;
   if v_ids is not null then
     -- The same token again: its answer was lost.
     return jsonb_build_object(
       'deliveries', (select jsonb_agg(private.due_delivery_json(i)) from unnest(v_ids) i),
-      'looked_at', cardinality(v_ids), 'fallbacks', '[]'::jsonb,
       'providers', private.provider_gates('{}', v_token, v_now));
   end if;
 
   if v_only is null then
     select array_agg(distinct d.provider) into v_wanted
-      from (select l.provider from public.message_delivery_log l where l.next_attempt_at <= v_due order by l.next_attempt_at limit 500) d;
+      from (select l.provider from public.message_delivery_log l where l.next_attempt_at <= v_due order by l.next_attempt_at limit v_limit) d;
   else
     select array[l.provider] into v_wanted
       from public.message_delivery_log l where l.id = v_only and l.next_attempt_at <= v_due and (l.lease_until is null or l.lease_until <= v_now);
   end if;
   v_gates := private.provider_gates(coalesce(v_wanted, '{}'), v_token, v_now);
   if v_wanted is null then
-    return jsonb_build_object('deliveries', '[]'::jsonb, 'looked_at', 0, 'fallbacks', '[]'::jsonb, 'providers', v_gates);
-  end if;
-  v_paused := array(select g.key from jsonb_each(v_gates) g where g.value ->> 'gate' = 'open');
-  if v_only is null and v_paused <> '{}' then
-    -- What would only be put off is put off all at once, and takes nobody's place among the candidates.
-    update public.message_delivery_log l
-       set next_attempt_at = greatest((v_gates -> l.provider ->> 'open_until')::timestamptz, v_now) + random() * interval '15 seconds'
-     where l.id in (select c.id from public.message_delivery_log c
-                     where c.next_attempt_at <= v_due and c.provider = any (v_paused) and c.status <> 'unknown' and c.lease_token is null
-                       and (c.deadline_at is null or c.deadline_at > v_now)
-                     order by c.next_attempt_at limit 1000
-                       for no key update skip locked);
+    return jsonb_build_object('deliveries', '[]'::jsonb, 'providers', v_gates);
   end if;
 
   -- Twice: what the first round hands to the other channel is due at once.
@@ -161,14 +134,10 @@ begin
       select l.id, l.provider from public.message_delivery_log l
        where l.next_attempt_at <= v_due and (l.lease_until is null or l.lease_until <= v_now)
          and (v_only is null or l.id = v_only or (v_round = 2 and l.fallback_of = v_only))
-         -- A provider that has a pause keeps no other waiting. What is unknown, past its deadline or left by its holder is settled all the same.
-         and (v_only is not null or l.provider is null or l.provider <> all (v_paused)
-           or l.status = 'unknown' or l.lease_token is not null or l.deadline_at <= v_now)
        order by l.next_attempt_at
        limit v_limit - cardinality(v_claimed)
          for no key update skip locked
     loop
-      v_seen := v_seen || v_row.id;
       v_gate := coalesce(v_gates -> v_row.provider ->> 'gate', 'closed');
       if v_gate = 'probe' and v_row.provider = any (v_probed) then
         v_gate := 'open';  -- one probe is one message
@@ -188,17 +157,10 @@ begin
    where probe_token = v_token and provider <> all (v_probed);
   return jsonb_build_object(
     'deliveries', coalesce((select jsonb_agg(private.due_delivery_json(i)) from unnest(v_claimed) i), '[]'),
-    'looked_at', cardinality(v_seen),
-    -- Messages that another channel is to carry now and that this claim had no room for.
-    'fallbacks', coalesce((
-      select jsonb_agg(jsonb_build_object('id', l.id, 'channel', l.channel, 'correlation_id', l.correlation_id) order by l.id)
-        from public.message_delivery_log l
-       where l.fallback_of = any (v_seen) and l.status = 'queued' and l.next_attempt_at <= v_due and l.lease_token is null), '[]'),
     'providers', v_gates);
 end
 $$;
-comment on function public.claim_due_deliveries is
-  'RPC: leases deliveries that are due, the oldest first; settles those past their deadline or without a word. Nothing more is due when looked_at is 0.';
+comment on function public.claim_due_deliveries is 'RPC: leases deliveries that are due, the oldest first; settles those past their deadline or without a word.';
 
 create or replace function public.record_delivery_results(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -226,7 +188,7 @@ begin
     if not found then
       continue;
     end if;
-    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(v_row.correlation_id, p ->> 'correlation_id'), v_now, false) then
+    if private.apply_attempt(v_row.id, v_result.attempt, v_token, coalesce(p ->> 'correlation_id', v_row.correlation_id), v_now, false) then
       v_noted := v_noted || jsonb_build_object('id', v_row.id, 'provider', v_row.provider, 'outcome', v_result.attempt ->> 'outcome',
         'counts', coalesce((v_result.attempt ->> 'breaker')::boolean, true), 'error_code', v_result.attempt ->> 'error_code');
     end if;
@@ -234,7 +196,7 @@ begin
     v_status := private.refold_delivery(v_row.id);
     v_stored := v_stored || jsonb_build_object('id', v_row.id, 'channel', v_row.channel, 'status', v_status);
   end loop;
-  for v_result in select (s ->> 'id')::uuid as id from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable', 'expired') loop
+  for v_result in select (s ->> 'id')::uuid as id from jsonb_array_elements(v_stored) s where s ->> 'status' in ('failed', 'undeliverable') loop
     v_fallback := private.create_fallback(v_result.id, v_now);
     if v_fallback is not null then
       v_fallbacks := v_fallbacks || v_fallback;
@@ -332,8 +294,7 @@ begin
   for v_event in
     select nullif(lower(e ->> 'delivery_ref'), '') as delivery_ref, private.required(e, 'provider') as provider,
            nullif(e ->> 'provider_message_id', '') as provider_message_id, e ->> 'status' as status, e ->> 'raw_status' as raw_status,
-           (e ->> 'occurred_at')::timestamptz as occurred_at,
-           (e ->> 'reported_at')::timestamptz as reported_at, e ->> 'error_code' as error_code, e ->> 'error_class' as error_class,
+           (e ->> 'occurred_at')::timestamptz as occurred_at, e ->> 'error_code' as error_code, e ->> 'error_class' as error_class,
            e ->> 'evidence' as evidence, nullif(e -> 'pricing', 'null') as pricing
       from jsonb_array_elements(v_events) e
   loop
@@ -342,18 +303,14 @@ begin
       continue;
     end if;
     v_id := private.delivery_of_report(v_event.delivery_ref, v_event.provider, v_event.provider_message_id);
-    if exists (select from public.message_delivery_log l where l.id = v_id and l.erased_at is not null) then
-      v_ignored := v_ignored + 1;
-      continue;
-    end if;
     insert into public.message_status_events
-      (delivery_id, delivery_ref, source, provider, provider_message_id, status, raw_status, occurred_at, reported_at, error_code, error_class,
-       evidence, pricing, correlation_id, dedupe_key)
+      (delivery_id, delivery_ref, source, provider, provider_message_id, status, raw_status, occurred_at, error_code, error_class, evidence,
+       pricing, correlation_id, dedupe_key)
     values
       (v_id, v_event.delivery_ref, 'provider', v_event.provider, v_event.provider_message_id, v_event.status, v_event.raw_status,
-       coalesce(v_event.occurred_at, v_now), v_event.reported_at, v_event.error_code, v_event.error_class, v_event.evidence, v_event.pricing, p ->> 'correlation_id',
+       coalesce(v_event.occurred_at, v_now), v_event.error_code, v_event.error_class, v_event.evidence, v_event.pricing, p ->> 'correlation_id',
        concat_ws('|', v_event.provider, coalesce(v_event.delivery_ref, ''), coalesce(private.provider_message_key(v_event.provider_message_id), ''),
-         v_event.status, coalesce(v_event.raw_status, ''), coalesce(v_event.error_code, ''), coalesce(extract(epoch from coalesce(v_event.reported_at, v_event.occurred_at))::text, '')))
+         v_event.status, coalesce(v_event.raw_status, ''), coalesce(v_event.error_code, ''), coalesce(extract(epoch from v_event.occurred_at)::text, '')))
     on conflict (dedupe_key) do nothing;
     if not found then
       v_duplicate := v_duplicate + 1;

@@ -76,7 +76,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := private.now_of(p);
   v_limit integer := least(coalesce((p ->> 'limit')::integer, 50), 1000);
-  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 120)::double precision);
+  v_lease interval := make_interval(secs => coalesce((p ->> 'lease_seconds')::numeric, 60)::double precision);
   v_wait interval := make_interval(secs => coalesce((p ->> 'unknown_wait_seconds')::numeric, 120)::double precision);
   v_idle interval := make_interval(hours => coalesce((p ->> 'session_idle_hours')::integer, 72));
   v_grace interval := make_interval(secs => coalesce((p ->> 'call_grace_seconds')::numeric, 60)::double precision);
@@ -92,10 +92,10 @@ declare
   v_alerts integer := 0;
   v_id uuid;
 begin
-  -- One sweep at a time. The other may be our own first try, whose answer did not come in time: it is not to look like a sweep
-  -- that found nothing.
+  -- One sweep at a time; the other has nothing left to do.
   if not pg_try_advisory_xact_lock(hashtextextended('ihuza:sweep', 20261121)) then
-    return '{"busy": true}';
+    return jsonb_build_object('jobs', '[]'::jsonb, 'notify', '[]'::jsonb, 'turns', '[]'::jsonb, 'due_deliveries', 0, 'expired_deliveries', 0,
+      'closed_sessions', 0, 'alerts', 0);
   end if;
 
   with idle as (
@@ -145,22 +145,17 @@ begin
   )
   select jsonb_agg(jsonb_build_object('session_id', a.session_id, 'correlation_id', a.correlation_id)) into v_turns from asked a;
 
-  -- Messages stored for a holder that is gone, those that wait longest first; asked for again after five minutes, so that none
-  -- keeps others from being seen.
-  with owed as (
-    select m.id from public.conversation_messages m
-     where m.direction = 'inbound' and m.handled_at is null and m.created_at < v_now - v_lease and m.kind = 'conversation' and m.turn_id is null
-       and (m.swept_at is null or m.swept_at < v_now - interval '5 minutes')
-       and not exists (select from public.conversation_turns t
-                        where t.profile_id = m.profile_id and t.client_id = m.client_id and t.kind = 'conversation' and t.status in ('open', 'released'))
-     order by m.created_at limit v_limit
-       for no key update of m skip locked
-  ), asked as (
-    update public.conversation_messages m set swept_at = v_now from owed where m.id = owed.id returning m.session_id, m.correlation_id, m.seq
-  ), first as (
-    select distinct on (a.session_id) a.session_id, a.correlation_id, a.seq from asked a order by a.session_id, a.seq
-  )
-  select jsonb_agg(jsonb_build_object('session_id', f.session_id, 'correlation_id', f.correlation_id) order by f.seq) into v_waiting from first f;
+  -- Messages stored for a holder that is gone.
+  select jsonb_agg(jsonb_build_object('session_id', w.session_id, 'correlation_id', w.correlation_id)) into v_waiting
+    from (
+      select distinct on (m.session_id) m.session_id, m.correlation_id
+        from public.conversation_messages m
+       where m.direction = 'inbound' and m.handled_at is null and m.created_at < v_now - v_lease and m.kind = 'conversation' and m.turn_id is null
+         and not exists (select from public.conversation_turns t
+                          where t.session_id = m.session_id and t.kind = 'conversation' and t.status in ('open', 'released'))
+       order by m.session_id, m.seq
+       limit v_limit
+    ) w;
 
   with due as (
     select j.id from public.jobs j
@@ -219,7 +214,7 @@ begin
     'due_deliveries', v_due, 'expired_deliveries', v_expired, 'closed_sessions', v_closed, 'alerts', v_alerts);
 end
 $$;
-comment on function public.sweep is 'RPC of every minute: finds what was left behind and says what to put into which queue; {busy: true} while another sweep is at it.';
+comment on function public.sweep is 'RPC of every minute: finds what was left behind and says what to put into which queue.';
 
 revoke execute on function public.enqueue_job(jsonb), public.complete_jobs(jsonb), public.record_dead_letter(jsonb), public.notification_status(jsonb),
   public.sweep(jsonb) from public, anon, authenticated;

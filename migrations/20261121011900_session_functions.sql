@@ -3,25 +3,24 @@
 -- Safe to run again. Locks no table. Undo: drop the functions.
 create or replace function public.get_or_create_omnichannel_session(
   p_profile_id uuid, p_primary_channel text default 'sms', p_call_id uuid default null, p_intent text default null,
-  p_agent_id uuid default null, p_client_id uuid default null, p_idle_hours integer default 72
+  p_agent_id uuid default null, p_client_id uuid default null
 ) returns uuid language plpgsql set search_path = '' as $$
 declare
   v_id uuid;
 begin
   select o.session_id into v_id
-    from private.open_session(coalesce(p_client_id, private.default_client_id()), p_profile_id, p_primary_channel, p_call_id, make_interval(hours => p_idle_hours),
-      clock_timestamp()) o;
+    from private.open_session(coalesce(p_client_id, private.default_client_id()), p_profile_id, p_primary_channel, p_call_id, interval '72 hours', clock_timestamp()) o;
   perform private.touch_session(v_id, 'active', array[p_primary_channel], clock_timestamp(), p_intent, p_agent_id, p_call_id);
   return v_id;
 end
 $$;
-comment on function public.get_or_create_omnichannel_session is 'The open session of a person with a client, made active; created if there is none or it is idle longer than p_idle_hours (SESSION_IDLE_HOURS).';
+comment on function public.get_or_create_omnichannel_session is 'The open session of a person with a client, made active; created if there is none.';
 
 create or replace function public.get_or_create_session(
   p_profile_id uuid, p_primary_channel text default 'sms', p_call_id uuid default null, p_intent text default null,
-  p_agent_id uuid default null, p_client_id uuid default null, p_idle_hours integer default 72
+  p_agent_id uuid default null, p_client_id uuid default null
 ) returns uuid language sql set search_path = '' as $$
-  select public.get_or_create_omnichannel_session(p_profile_id, p_primary_channel, p_call_id, p_intent, p_agent_id, p_client_id, p_idle_hours)
+  select public.get_or_create_omnichannel_session(p_profile_id, p_primary_channel, p_call_id, p_intent, p_agent_id, p_client_id)
 $$;
 comment on function public.get_or_create_session is 'Alias of get_or_create_omnichannel_session.';
 
@@ -85,8 +84,7 @@ begin
   if v_id is null then
     select l.id into v_id from public.message_delivery_log l
      where l.idempotency_key = p_idempotency_key
-        or (l.provider = p_provider and l.direction = p_direction and l.provider_message_id = p_provider_message_id
-          and (p_direction = 'outbound' or coalesce(l.sender, '') = coalesce(p_sender, '')))
+        or (l.provider = p_provider and l.direction = p_direction and l.provider_message_id = p_provider_message_id)
      limit 1;
   end if;
   perform private.add_own_event(v_id, p_status, v_now, p_correlation_id, p_error_code, p_error_class);
@@ -127,23 +125,6 @@ language sql stable set search_path = '' as $$
 $$;
 comment on function public.get_session_context is 'Everything an agent needs to carry on: session, person, summary of the call, last messages (oldest first). Null: no such session.';
 
-create or replace function private.agent_context(p_session_id uuid, p_limit integer) returns jsonb
-language plpgsql stable set search_path = '' as $$
-declare
-  v_all jsonb := public.get_session_context(p_session_id, p_limit);
-begin
-  return jsonb_build_object(
-    'session', jsonb_build_object('status', v_all #> '{session,status}', 'channels', v_all #> '{session,active_channels}',
-      'intent', v_all #> '{session,last_intent}', 'note', v_all #> '{session,context,note}'),
-    'person', jsonb_build_object('language', v_all #> '{profile,locale}', 'whatsapp', v_all #> '{profile,whatsapp}', 'allows_sms', v_all #> '{profile,allows_sms}'),
-    'brand', v_all #> '{client,brand}',
-    'call_summary', v_all -> 'call_summary',
-    'messages', v_all -> 'messages');
-end
-$$;
-comment on function private.agent_context is
-  'What a model is told of a session when it asks: what was said and agreed. No number, name or id: a model may repeat whatever it sees.';
-
 create or replace function public.run_agent_tool(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
 declare
@@ -166,13 +147,13 @@ begin
   case v_name
     when 'session_get_context' then
       v_result := jsonb_build_object('ok', true, 'result',
-        private.agent_context(v_session.id, least(case when v_arguments ->> 'limit' ~ '^[0-9]{1,3}$' then (v_arguments ->> 'limit')::integer else 20 end, 100)));
+        public.get_session_context(v_session.id, least(case when v_arguments ->> 'limit' ~ '^[0-9]{1,3}$' then (v_arguments ->> 'limit')::integer else 20 end, 100)));
     when 'session_update_status' then
       v_status := v_arguments ->> 'status';
       if v_status is null or v_status not in ('active', 'follow_up', 'closed') then
         v_result := jsonb_build_object('ok', false, 'error', 'status must be active, follow_up or closed');
       else
-        v_result := jsonb_build_object('ok', true, 'result', jsonb_build_object('status',
+        v_result := jsonb_build_object('ok', true, 'result', jsonb_build_object('session_id', v_session.id, 'status',
           public.update_omnichannel_session_status(v_session.id, v_status, nullif(v_arguments ->> 'intent', ''))));
         if nullif(v_arguments ->> 'note', '') is not null then
           update public.omnichannel_sessions set context = context || jsonb_build_object('note', left(v_arguments ->> 'note', 500)) where id = v_session.id;
@@ -203,5 +184,3 @@ begin
   end loop;
 end
 $$;
-revoke execute on function private.agent_context(uuid, integer) from public, anon, authenticated;
-grant execute on function private.agent_context(uuid, integer) to service_role;

@@ -1,4 +1,4 @@
--- 20261121011560_resend_call_notification.sql
+-- 20261121012020_resend_call_notification.sql
 -- An operator has a call's summary sent once more: new messages, the old ones stay, and who wanted it, and why, is kept.
 -- Safe to run again. Locks only a new table. Undo: drop the function and the table.
 create table if not exists public.call_notification_resends (

@@ -1,4 +1,4 @@
--- 20261121011950_erase_person.sql
+-- 20261121012180_erase_person.sql
 -- Forgets a person: nothing that they said, nothing that was said to them, no number or name of theirs is left. What accounts
 -- need (that a message or a call was, its status, segments and cost) stays without them.
 -- Safe to run again. Locks only a new table. Undo: drop the function and the table (what was erased stays so).
@@ -90,7 +90,10 @@ begin
   -- What is on its way would be recorded after we have forgotten it.
   if exists (select from public.conversation_turns t where t.id = any (v_turns) and t.status = 'open' and t.lease_until > v_now)
      or exists (select from public.call_notifications n where n.id = any (v_notes) and n.status = 'open' and n.lease_until > v_now)
-     or exists (select from public.message_delivery_log l where l.id = any (v_deliveries) and l.lease_until > v_now) then
+     or exists (select from public.message_delivery_log l where l.id = any (v_deliveries) and l.lease_until > v_now)
+     -- A call that runs still tells; one whose end nobody told of is over after three hours.
+     or exists (select from public.voice_calls c
+                 where c.id = any (v_calls) and c.ended_at is null and c.correlation_id is not null and c.started_at > v_now - interval '3 hours') then
     raise exception using errcode = 'PT409', message = 'person_is_being_answered', hint = 'Try again in two minutes.';
   end if;
   v_digits := array(select distinct ltrim(n, '+') from unnest(v_numbers) n where n ~ '^[+]?[0-9]+$');
@@ -101,7 +104,9 @@ begin
     union
     select l.correlation_id from public.message_delivery_log l where l.id = any (v_deliveries) and l.correlation_id is not null
     union
-    select r.correlation_id from public.notification_requests r where r.call_id = any (v_calls));
+    select r.correlation_id from public.notification_requests r where r.call_id = any (v_calls)
+    union
+    select c.correlation_id from public.voice_calls c where c.id = any (v_calls) and c.correlation_id is not null);
   v_words := array(select n from unnest(v_numbers) n where n !~ '^[+]?[0-9]+$')
     || array(select to_jsonb(n)::text from unnest(v_names) n)
     || array(select i::text from unnest(v_sessions || v_calls || v_turns || v_notes || v_deliveries || p_profile_id) i)
@@ -136,6 +141,19 @@ begin
   delete from public.transcripts t where t.call_id = any (v_calls);
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('transcripts', v_count);
+  delete from public.voice_events e where e.call_id = any (v_calls);
+  get diagnostics v_count = row_count;
+  v_counts := v_counts || jsonb_build_object('voice_events', v_count);
+  delete from public.call_consents s where s.call_id = any (v_calls) or s.profile_id = p_profile_id;
+  get diagnostics v_count = row_count;
+  v_counts := v_counts || jsonb_build_object('call_consents', v_count);
+  delete from public.wa_threads w where w.profile_id = p_profile_id or w.call_id = any (v_calls);
+  get diagnostics v_count = row_count;
+  v_counts := v_counts || jsonb_build_object('wa_threads', v_count);
+  delete from public.voice_memories m where m.profile_id = p_profile_id or m.call_id = any (v_calls);
+  get diagnostics v_count = row_count;
+  v_counts := v_counts || jsonb_build_object('voice_memories', v_count);
+  update public.openai_sessions o set provider_session_id = null, locale = null where o.call_id = any (v_calls);
   delete from public.call_summaries s where s.call_id = any (v_calls);
   get diagnostics v_count = row_count;
   v_counts := v_counts || jsonb_build_object('call_summaries', v_count);
@@ -149,7 +167,7 @@ begin
   delete from public.call_notifications n where n.id = any (v_notes);
   update public.voice_calls c
      set profile_id = null, from_number = null, to_number = null, provider_call_id = null, mtn_call_sid = null, metadata = '{}', end_reason = null,
-         locale = null, notified_at = coalesce(c.notified_at, v_now)
+         locale = null, correlation_id = null, session_id = null, erased_at = v_now, notified_at = coalesce(c.notified_at, v_now)
    where c.id = any (v_calls);
   v_counts := v_counts || jsonb_build_object('voice_calls', cardinality(v_calls));
 
@@ -188,3 +206,12 @@ revoke all on public.erasures from public, anon, authenticated;
 grant select, insert on public.erasures to service_role;
 revoke execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[], text[]) from public, anon, authenticated;
 grant execute on function public.erase_person(uuid, text), private.erase_person(uuid, text), private.mentions(text, text[], text[]) to service_role;
+
+create or replace function private.schema_version() returns text
+language sql immutable parallel safe set search_path = '' as $$ select '20261121012180'::text $$;
+comment on function private.schema_version is 'Version of the newest migration in place.';
+revoke execute on function private.schema_version() from public, anon, authenticated;
+grant execute on function private.schema_version() to service_role;
+
+-- PostgREST reads the new functions now rather than at its next restart.
+notify pgrst, 'reload schema';
