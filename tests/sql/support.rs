@@ -257,7 +257,8 @@ where
     F: AsyncFn(&Db, S::Value) -> Result<(), TestCaseError>,
 {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let seed = number("IHUZA_SEED").unwrap_or_else(|| Uuid::new_v4().as_u64_pair().0 >> 12);
+    // The same cases each time; `cargo xtask soak` brings other seeds.
+    let seed = number("IHUZA_SEED").unwrap_or(1);
     let config = Config {
         cases: number("PROPTEST_CASES").map_or(cases, |n| u32::try_from(n).unwrap_or(cases)),
         rng_seed: RngSeed::Fixed(seed),
