@@ -5,7 +5,7 @@ use ihuza_sim::verbs::CallSeed;
 use ihuza_sim::world::WorldConfig;
 use std::time::Duration;
 
-use crate::stage::Stage;
+use crate::stage::{SOON, Stage};
 
 async fn stage() -> Stage {
     Stage::shared("conversations", WorldConfig::default).await
@@ -120,10 +120,14 @@ async fn after_stop_there_is_silence_until_start() {
 async fn stop_is_confirmed_while_an_earlier_message_is_still_being_answered() {
     let stage = Stage::alone("conversations", WorldConfig::default).await;
     let phone = stage.stranger();
-    stage.openai().fail_with(Fault::Slow).on("text").delay(Duration::from_millis(4000)).always();
-    // Both in one batch of the queue, as two consumers would have them: the first takes the queue, the rest pile up.
+    stage.openai().fail_with(Fault::Slow).on("text").delay(Duration::from_millis(6000)).always();
+    let asked = stage.openai().questions().len();
+    // Both in one batch of the queue, as two consumers would have them: once the model is asked for somebody else the
+    // queue is taken, and the rest pile up.
     let other = stage.stranger();
     stage.sms_from(&other, "Hello, I look for a house").await.unwrap();
+    let look = async || Ok((stage.openai().questions().len() > asked).then_some(()));
+    stage.wait_for("a question to the model", SOON, look).await.unwrap();
     stage.sms_from(&phone, "I look for a house in Remera").await.unwrap();
     stage.sms_from(&phone, "STOP").await.unwrap();
     let first = stage.sms_to(&phone, 1).await;
