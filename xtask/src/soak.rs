@@ -49,9 +49,9 @@ pub fn run(options: &Options) -> Result<()> {
         all_cases += cases;
         progress::headline(&format!("Soak: round {rounds}, seed {seed}, {cases} cases a property"));
         let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60).max(1);
-        for part in [Part::Unit, Part::Sql, Part::E2e] {
+        for part in [Part::Unit, Part::Sql, Part::Relay, Part::E2e] {
             let part_cases = if part == Part::Unit { cases } else { (cases / DATABASE_CASE).max(1) };
-            tests(&mut tally, &format!("{} #{rounds}", part.name()), part, &tools, |call| {
+            tests(&mut tally, &format!("{} #{rounds}", part.name()), part, &tools, 1, |call| {
                 call.args(OPTIMISED.iter().flat_map(|setting| ["--config", setting]))
                     .env("PROPTEST_CASES", part_cases.to_string())
                     .env("PROPTEST_RNG_SEED", seed.to_string())

@@ -10,6 +10,7 @@ pub struct Tally {
 }
 
 /// One part of a test run.
+#[derive(Default)]
 pub struct Part {
     name: String,
     passed: u64,
@@ -17,6 +18,8 @@ pub struct Part {
     ignored: u64,
     /// Names of what failed.
     failures: Vec<String>,
+    /// Names of what failed at first and passed when it was tried again.
+    second_attempts: Vec<String>,
     /// What tests said they counted, such as cases or kills.
     counts: Vec<(String, u64)>,
     took: Duration,
@@ -58,6 +61,8 @@ impl Tally {
             let took = progress::seconds(part.took);
             lines.push(format!("{:>8}  {} passed, {} failed{ignored} ({took})", part.name, part.passed, part.failed));
             lines.extend(part.failures.iter().map(|failure| format!("{:>8}  failed: {failure}", "")));
+            lines
+                .extend(part.second_attempts.iter().map(|name| format!("{:>8}  only at a second attempt: {name}", "")));
         }
         lines
     }
@@ -65,15 +70,7 @@ impl Tally {
 
 impl Part {
     fn new(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            passed: 0,
-            failed: 0,
-            ignored: 0,
-            failures: Vec::new(),
-            counts: Vec::new(),
-            took: Duration::ZERO,
-        }
+        Self { name: name.to_owned(), ..Self::default() }
     }
 
     pub fn pass(&mut self, count: u64) {
@@ -84,6 +81,27 @@ impl Part {
         self.failed += 1;
         let error = error.to_string();
         self.failures.push(format!("{what}: {}", error.lines().next().unwrap_or_default()));
+    }
+
+    /// What has failed so far, by the names of the test runner.
+    pub fn failures(&self) -> &[String] {
+        &self.failures
+    }
+
+    /// What failed here was run again; what passed there counts as passed, and is named.
+    pub fn second_attempt(&mut self, second: &Part) {
+        // A run that did not run them all says nothing.
+        if second.passed + second.failed < self.failures.len() as u64 {
+            return;
+        }
+        let (failed, passed) =
+            std::mem::take(&mut self.failures).into_iter().partition(|name| second.failures.contains(name));
+        self.failures = failed;
+        let passed: Vec<String> = passed;
+        let count = passed.len() as u64;
+        self.failed = self.failed.saturating_sub(count);
+        self.passed += count;
+        self.second_attempts.extend(passed);
     }
 
     /// One line of a test runner's output: `test <name> ... FAILED`, `test result: ok. 3 passed; …`, or our own
@@ -137,6 +155,35 @@ mod tests {
         assert_eq!((part.passed, part.failed, part.ignored), (10, 1, 2));
         assert_eq!(part.failures, ["phone::long"]);
         assert_eq!(part.counts, [("kills of the runtime".to_owned(), 1000)]);
+    }
+
+    #[test]
+    fn what_passes_at_a_second_attempt_is_passed_and_named() {
+        let read = |lines: &[&str]| {
+            let mut part = Part::new("e2e");
+            lines.iter().for_each(|line| part.read(line));
+            part
+        };
+        let first = || {
+            read(&[
+                "test calls::hold ... FAILED",
+                "test calls::rain ... FAILED",
+                "test result: FAILED. 7 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            ])
+        };
+        let second = read(&[
+            "test calls::hold ... FAILED",
+            "test calls::rain ... ok",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0.00s",
+        ]);
+        let mut part = first();
+        part.second_attempt(&second);
+        assert_eq!((part.passed, part.failed), (8, 1));
+        assert_eq!((part.failures, part.second_attempts), (vec!["calls::hold".into()], vec!["calls::rain".into()]));
+
+        let mut part = first();
+        part.second_attempt(&Part::new("did not run"));
+        assert_eq!((part.passed, part.failed, part.second_attempts.len()), (7, 2, 0));
     }
 
     #[test]
