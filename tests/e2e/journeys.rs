@@ -97,6 +97,7 @@ async fn somebody_on_whatsapp_within_the_window_gets_the_summary_as_text_and_by_
         • Budget: 300k RWF/month
         • 2 bedrooms
         ➡️ Next: We will send you matching houses today
+        Reply to continue!
     "#]]
     .assert_eq(&stage.outbox(&phone));
     stage.delivered(&phone, "sms delivered 1, whatsapp delivered 1").await;

@@ -30,6 +30,7 @@ mod stage;
 mod texts;
 mod turns;
 mod voice;
+mod whatsapp;
 
 /// Are the world's parts as strict, and as faulty on order, as what they stand for?
 mod world {

@@ -120,6 +120,29 @@ impl Stage {
         }
     }
 
+    /// The text of the `count`th WhatsApp message to `address`, a number or a user id.
+    #[track_caller]
+    pub fn whatsapp_to(&self, address: &str, count: usize) -> impl Future<Output = String> {
+        let from = std::panic::Location::caller();
+        let address = address.to_owned();
+        async move {
+            let what = format!("WhatsApp message number {count} to {address}");
+            let look = async || Ok(self.whatsapp().messages_to(&address).get(count - 1).map(|sent| sent.shown.clone()));
+            match self.wait_for(what, SOON, look).await {
+                Ok(text) => text,
+                Err(trouble) => panic!("{from}: {trouble:?}"),
+            }
+        }
+    }
+
+    /// Writes on WhatsApp, and waits for the next message that comes back there.
+    pub async fn writes(&self, address: &str, text: &str) -> String {
+        let before = self.whatsapp().messages_to(address).len();
+        let posted = self.whatsapp().deliver(address, text).await.unwrap();
+        assert_eq!(posted.status, Some(200), "{}", posted.answer);
+        self.whatsapp_to(address, before + 1).await
+    }
+
     /// Writes an SMS, and waits for the next one that comes back.
     pub async fn says(&self, phone: &str, text: &str) -> String {
         let before = self.mtn().messages_to(phone).len();

@@ -228,14 +228,64 @@ impl WhatsApp {
         self.meta.webhook.posted()
     }
 
-    /// Posts an inbound text message, which opens the window, and tells what our webhook answered.
+    /// Posts an inbound text message, which opens the window, and tells what our webhook answered. `from` is a number, or the
+    /// business-scoped user id of somebody who shares none.
     pub async fn deliver(&self, from: &str, text: &str) -> Result<Posted> {
+        self.deliver_all(vec![self.inbound(from, "text", json!({"body": text}))]).await
+    }
+
+    /// A message of any kind with its content, as `deliver_all` takes it; it opens the window.
+    pub fn inbound(&self, from: &str, kind: &str, content: Value) -> Value {
         self.open_window(from);
-        let wa_id = from.trim_start_matches('+');
-        let message = json!({"from": wa_id, "id": wamid(), "timestamp": Utc::now().timestamp().to_string(),
-                             "type": "text", "text": {"body": text}});
-        let contact = json!({"profile": {"name": "Uwase Aline"}, "wa_id": wa_id});
-        self.post(json!([self.meta.change(json!({"contacts": [contact], "messages": [message]}))])).await
+        let mut message =
+            json!({"id": wamid(), "timestamp": Utc::now().timestamp().to_string(), "type": kind, kind: content});
+        if let Some(message) = message.as_object_mut() {
+            match from.strip_prefix('+') {
+                Some(wa_id) => message.insert("from".to_owned(), wa_id.into()),
+                None => message.insert("from_user_id".to_owned(), from.into()),
+            };
+        }
+        message
+    }
+
+    /// Posts messages in one webhook.
+    pub async fn deliver_all(&self, messages: Vec<Value>) -> Result<Posted> {
+        let contact = |message: &Value| {
+            let of = |name: &str| message.get(name).cloned().unwrap_or_default();
+            json!({"profile": {"name": "Uwase Aline"}, "wa_id": of("from"), "user_id": of("from_user_id")})
+        };
+        let contacts: Vec<Value> = messages.iter().map(contact).collect();
+        self.post(json!([self.meta.change(json!({"contacts": contacts, "messages": messages}))])).await
+    }
+
+    /// Posts what happened to a call of this person: `connect`, or `terminate` with the seconds it lasted, none if nobody took it.
+    pub async fn call(&self, from: &str, call_id: &str, event: &str, seconds: Option<i64>) -> Result<Posted> {
+        let now = Utc::now().timestamp();
+        let mut call = self.inbound(from, "call", Value::Null);
+        if let Some(call) = call.as_object_mut() {
+            call.retain(|name, _| name.starts_with("from"));
+            let known = [
+                ("id", json!(call_id)),
+                ("event", json!(event)),
+                ("direction", json!("USER_INITIATED")),
+                ("to", json!(self.meta.account.display_phone_number)),
+                ("timestamp", json!(now.to_string())),
+            ];
+            call.extend(known.map(|(name, value)| (name.to_owned(), value)));
+            if event == "terminate" {
+                call.insert("status".to_owned(), json!(if seconds.is_some() { "COMPLETED" } else { "FAILED" }));
+            }
+            if let Some(seconds) = seconds {
+                let times = [
+                    ("start_time", json!((now - seconds).to_string())),
+                    ("end_time", json!(now.to_string())),
+                    ("duration", json!(seconds)),
+                ];
+                call.extend(times.map(|(name, value)| (name.to_owned(), value)));
+            }
+        }
+        let value = self.meta.change(json!({ "calls": [call] })).get("value").cloned();
+        self.post(json!([{"field": "calls", "value": value}])).await
     }
 
     /// Posts statuses of any content in one signed webhook, in the order given.
@@ -273,11 +323,12 @@ impl Meta {
         if let (Some(entry), Some(_)) = (entry.as_object_mut(), &accepted.template) {
             entry.insert("message_status".to_owned(), "accepted".into());
         }
-        Answer::json(
-            200,
-            &json!({"messaging_product": "whatsapp", "contacts": [{"input": message.recipient, "wa_id": wa_id}],
-                    "messages": [entry]}),
-        )
+        let contact = if message.recipient.starts_with('+') {
+            json!({"input": message.recipient, "wa_id": wa_id})
+        } else {
+            json!({"input": message.recipient, "user_id": message.recipient})
+        };
+        Answer::json(200, &json!({"messaging_product": "whatsapp", "contacts": [contact], "messages": [entry]}))
     }
 
     /// Everything that depends on more than the request.
@@ -383,7 +434,7 @@ impl Service for Meta {
     fn subjects(&self, request: &Request) -> Vec<String> {
         let body: Value = serde_json::from_slice(&request.body).unwrap_or_default();
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        [text("/to"), text("/type"), text("/template/name")].into_iter().flatten().collect()
+        [text("/to"), text("/recipient"), text("/type"), text("/template/name")].into_iter().flatten().collect()
     }
 
     async fn handle(self: Arc<Self>, request: Request, met: Met) -> Answer {
@@ -440,8 +491,12 @@ impl Rate {
 }
 
 fn status(sent: &Sent, name: &str, code: Option<i64>) -> Value {
+    let (named, recipient) = match sent.recipient.strip_prefix('+') {
+        Some(wa_id) => ("recipient_id", wa_id),
+        None => ("recipient_user_id", sent.recipient.as_str()),
+    };
     let mut status = json!({"id": sent.wamid, "status": name, "timestamp": Utc::now().timestamp().to_string(),
-                            "recipient_id": sent.recipient.trim_start_matches('+')});
+                            named: recipient});
     let Some(fields) = status.as_object_mut() else {
         return status;
     };

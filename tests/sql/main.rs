@@ -33,3 +33,4 @@ mod schema;
 mod seeds;
 mod smoke;
 mod voice;
+mod whatsapp_turns;

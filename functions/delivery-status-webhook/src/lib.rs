@@ -79,6 +79,6 @@ fn reports(call: Call) -> Result<Outcome, Problem> {
             ("unreadable", reports.unreadable.into()),
         ]),
     );
-    let work = status::work(&call.cx, &reports.events);
-    Ok(Outcome::accepted(call.cx, ENDPOINT.queue, work, reply, vec![line]))
+    let work = status::work(&call.cx, ENDPOINT.queue, &reports.events);
+    Ok(Outcome::accepted(call.cx, work, reply, vec![line]))
 }

@@ -69,9 +69,9 @@ pub fn notification(call: Call) -> Result<Outcome, Problem> {
         ("correlation_id", (&cx.correlation_id).into()),
         ("status_url", ["/", ENDPOINT.name, "/", &cx.correlation_id].concat().into()),
     ]);
-    let work = vec![Envelope::new(&cx.correlation_id, work)];
+    let work = vec![(ENDPOINT.queue, Envelope::new(&cx.correlation_id, work))];
     let reply = Reply::json(202, &answer).with_header(endpoint::CORRELATION_HEADER, &cx.correlation_id);
-    Ok(Outcome::accepted(cx, ENDPOINT.queue, work, reply, vec![line]))
+    Ok(Outcome::accepted(cx, work, reply, vec![line]))
 }
 
 /// What became of the notification with this correlation id.

@@ -5,7 +5,7 @@ use ihuza_core::{
     locale::Locale,
     log::{Event, Level},
     openai::{self, SummaryRequest},
-    summary::{self, CallFacts, CallSummary},
+    summary::{self, CallFacts, CallSummary, Heard},
     timestamp,
 };
 use ihuza_edge::{context::Cx, model};
@@ -111,6 +111,15 @@ async fn from_model(cx: &Cx, work: &Notification, locale: Locale) -> Found {
     }
 }
 
+/// Over WhatsApp nobody of ours takes part yet: a person may have picked the call up on a telephone of the business.
+fn heard(work: &Notification) -> Heard {
+    match (str_at(&work.call, "origin"), str_at(&work.call, "status")) {
+        (_, Some("no_answer" | "busy" | "canceled" | "failed")) => Heard::Missed,
+        (Some("whatsapp"), _) if work.transcript.is_empty() => Heard::NotNoted,
+        _ => Heard::ByAgent,
+    }
+}
+
 fn facts(work: &Notification, locale: Locale) -> CallSummary {
     summary::from_facts(&CallFacts {
         language: locale,
@@ -118,5 +127,6 @@ fn facts(work: &Notification, locale: Locale) -> CallSummary {
         started_at: str_at(&work.call, "started_at").and_then(timestamp::parse_rfc3339),
         duration_seconds: u32_at(&work.call, "duration_seconds"),
         intent: None,
+        heard: heard(work),
     })
 }

@@ -134,7 +134,7 @@ async fn send_and_record(cx: &Cx, work: &Notification, lease_token: &str) {
     let found = summarise::summarise(cx, work, locale_of(work)).await;
     let brand = claim.client.brand.as_str();
     let by_sms = outbox::reply_path(&claim.client, &cx.config);
-    let on_whatsapp = ReplyPath::on_whatsapp();
+    let on_whatsapp = ReplyPath::Direct;
     let content = Content {
         sms: summary::sms_text(&found.summary, brand, &by_sms, summary::SMS_MAX_SEGMENTS),
         whatsapp: summary::whatsapp_text(&found.summary, brand, &on_whatsapp),

@@ -40,7 +40,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if inbound.messages.len() == 1 { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
         lines.push(accepted(&cx, message));
-        work.push(Envelope::new(&cx.correlation_id, work_of(message, proof)));
+        work.push((ENDPOINT.queue, Envelope::new(&cx.correlation_id, work_of(message, proof))));
     }
     // What is sound in a body is kept; only a body with nothing sound in it is refused.
     match inbound.refused.into_iter().next() {
@@ -53,7 +53,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
         )),
         None => {}
     }
-    let ids: Vec<&str> = work.iter().map(|envelope| envelope.correlation_id.as_str()).collect();
+    let ids: Vec<&str> = work.iter().map(|(_, envelope)| envelope.correlation_id.as_str()).collect();
     let reply = Reply::json(
         200,
         &obj(&mut [
@@ -63,7 +63,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
             ("correlation_ids", ids.into()),
         ]),
     );
-    Ok(Outcome::accepted(call.cx, ENDPOINT.queue, work, reply, lines))
+    Ok(Outcome::accepted(call.cx, work, reply, lines))
 }
 
 fn accepted(cx: &Cx, message: &InboundSms) -> Line {

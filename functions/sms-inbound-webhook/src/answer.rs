@@ -3,7 +3,6 @@
 use chrono::TimeDelta;
 use ihuza_core::{
     agent,
-    channel::Channel,
     error_class::Classified,
     json::{items_at, obj, str_at},
     keyword,
@@ -57,7 +56,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
             &[("keyword", keyword.as_str().into())],
         );
         let contact = turn.claim.client.contact_number.as_deref();
-        let text = keyword::reply(keyword, locale, &turn.claim.client.brand, contact);
+        let text = keyword::reply(keyword, turn.channel, locale, &turn.claim.client.brand, contact);
         let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
         let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
         return deliver(cx, turn, locale, reply, content, Vec::new()).await;
@@ -120,7 +119,7 @@ async fn deliver(
     providers: Vec<Value>,
 ) -> Answered {
     let purpose = if reply.source == "keyword" { Purpose::Keyword } else { Purpose::Reply };
-    let outbox = Outbox { cx, claim: &turn.claim, purpose, inbound: Channel::Sms, locale };
+    let outbox = Outbox { cx, claim: &turn.claim, purpose, inbound: turn.channel, locale };
     let sent = outbox.send(&content, host::now()).await;
     Answered {
         outcome: "answered",
@@ -190,7 +189,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
         brand: &turn.claim.client.brand,
         instructions: claim::instructions_in(&turn.agent, locale.as_str()),
         locale,
-        channel: Channel::Sms,
+        channel: turn.channel,
         call_summary: call_summary.as_ref(),
         call_ended_at: str_at(&turn.call_summary, "call_ended_at").and_then(timestamp::parse_rfc3339),
         history: &turn.history,
@@ -202,7 +201,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
     let allowed: Vec<&str> = items_at(&turn.agent, "tools").iter().filter_map(Value::as_str).collect();
     let tools = agent::tools(&allowed);
     let name = turn.claim.agent_model.as_deref().unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
-    let cache_key = ["ihuza-", &turn.claim.agent_slug, "-", locale.as_str(), "-sms"].concat();
+    let cache_key = ["ihuza-", &turn.claim.agent_slug, "-", locale.as_str(), "-", turn.channel.as_str()].concat();
     let safety_identifier = model::safety_identifier(&turn.claim.profile.id);
     let request = AgentRequest {
         model: name,

@@ -1,5 +1,7 @@
 //! `sms-inbound-webhook`: somebody wrote an SMS; the conversation goes on.
 //!
+//! Its queue holds what is to be answered, also what `whatsapp-webhook` took in: one conversation, one place that answers.
+//!
 //! | request | answer |
 //! |---|---|
 //! | `POST /` or `/mtn/<token>`: MTN's inbound forms (JSON or form fields), or `{from, to, message}` | 200 once every message is durable |

@@ -23,6 +23,8 @@ pub struct Turn {
     pub id: String,
     pub claim: Claim,
     pub keyword: Option<Keyword>,
+    /// Where the newest of the messages came in: there it is answered.
+    pub channel: Channel,
     /// How often this turn was claimed, this time included.
     pub claims: u32,
     pub agent: Value,
@@ -40,6 +42,7 @@ impl Turn {
             id: string_at(claimed, "turn_id")?,
             claim: Claim::read(claimed)?,
             keyword: str_at(claimed, "keyword").and_then(Keyword::parse),
+            channel: channel_of(claimed),
             claims: u32_at(claimed, "claims").unwrap_or(1),
             agent: claimed.get("agent")?.clone(),
             call_summary: claimed.get("call_summary").cloned().unwrap_or_default(),
@@ -109,7 +112,7 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
     let burst_ms = cx.config.number("BURST_WAIT_MS").min(10_000);
     let is_turn =
         |claimed: &Value| str_at(claimed, "decision") == Some("go") && str_at(claimed, "kind") == Some("conversation");
-    if burst_ms > 0 && body.get("from").is_some() && is_turn(&claimed) {
+    if burst_ms > 0 && body.get("provider_message_id").is_some() && is_turn(&claimed) {
         // We hold the session, so what else comes now is only stored; asked again, the same claim takes it up.
         pause::for_ms(burst_ms).await;
         if let Some(whole) = database::rpc(cx, "begin_sms_turn", &p).await.ok().filter(is_turn) {

@@ -1,27 +1,39 @@
-//! `whatsapp-webhook`, in its first form: Meta's verification, the signature, and the statuses of messages we sent.
+//! `whatsapp-webhook`: Meta's verification, the signature, the statuses of messages we sent, what people write, and
+//! what becomes of calls.
+//!
+//! Messages go to the queue of turns, whose consumer answers SMS as well: one conversation, one place that answers.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /?hub.mode=subscribe&hub.verify_token=…&hub.challenge=…` | 200 and the challenge |
-//! | `POST /` with `X-Hub-Signature-256`, up to 3 MB | 200 once all statuses are durable |
+//! | `POST /` with `X-Hub-Signature-256`, up to 3 MB | 200 once all statuses, messages and calls are durable |
 //! | `GET /health` | each dependency, each missing setting |
+
+mod calls;
+mod inbound;
 
 use ihuza_core::json::obj;
 use ihuza_core::{
     log::{Event, Level},
+    phone::E164,
     problem::Problem,
     signature, whatsapp,
 };
 use ihuza_edge::{
-    consume,
+    consume::{self, Verdict},
+    context::Cx,
     endpoint::{self, Call, Endpoint, Outcome},
     host,
+    queue::Envelope,
     reply::Reply,
     status,
 };
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
 use worker::{Env, web_sys, worker_sys::MessageBatch};
+
+/// The queue whose consumer answers people, whichever channel they write on.
+const TURNS: &str = "sms-inbound";
 
 const ENDPOINT: Endpoint = Endpoint {
     name: "whatsapp-webhook",
@@ -46,7 +58,16 @@ fn route(call: Call) -> Outcome {
 
 #[wasm_bindgen]
 pub async fn queue(batch: MessageBatch, env: Env) {
-    consume::consume(batch, env, ENDPOINT.name, status::record).await;
+    consume::consume(batch, env, ENDPOINT.name, record).await;
+}
+
+/// The queue holds statuses and call events, never both in one message.
+async fn record(cx: Cx, envelope: Envelope) -> Verdict {
+    if envelope.body.get("calls").is_some() {
+        calls::record(cx, envelope).await
+    } else {
+        status::record(cx, envelope).await
+    }
 }
 
 /// Meta asks whether this address is ours.
@@ -68,20 +89,40 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
     let mut lines = vec![call.cx.line(
         Level::Info,
         Event::WhatsappUpdatesReceived,
-        &format!("{} status(es) from Meta", updates.statuses.len()),
+        &format!("{} status(es) and {} message(s) from Meta", updates.statuses.len(), updates.messages.len()),
         &[
             ("statuses", updates.statuses.len().into()),
-            ("inbound_messages", updates.inbound_messages.into()),
+            ("messages", updates.messages.len().into()),
+            ("ignored", updates.ignored.clone().into()),
+            ("calls", updates.calls.len().into()),
+            ("others", updates.others.into()),
             ("foreign", updates.foreign.into()),
             ("unreadable", updates.unreadable.into()),
         ],
     )];
-    if updates.inbound_messages > 0 {
-        let text = "people wrote on WhatsApp; this function does not answer them yet";
-        let count = [("count", updates.inbound_messages.into())];
-        lines.push(call.cx.line(Level::Warn, Event::WhatsappInboundReceived, text, &count));
+    let mut work = status::work(&call.cx, ENDPOINT.queue, &updates.statuses);
+    let alone = updates.messages.len() == 1 && work.is_empty();
+    for message in &updates.messages {
+        // Several messages in one body are several pieces of work, each with its own thread through the logs.
+        let cx = if alone { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
+        lines.push(cx.line(
+            Level::Info,
+            Event::WhatsappInboundReceived,
+            "a WhatsApp message was accepted",
+            &[
+                ("sender", message.from.number.as_ref().map(E164::masked).into()),
+                ("kind", (&message.kind).into()),
+                ("characters", message.text.chars().count().into()),
+            ],
+        ));
+        work.push((TURNS, Envelope::new(&cx.correlation_id, inbound::work_of(message))));
     }
-    let answer = obj(&mut [("status", "accepted".into()), ("statuses", updates.statuses.len().into())]);
-    let work = status::work(&call.cx, &updates.statuses);
-    Ok(Outcome::accepted(call.cx, ENDPOINT.queue, work, Reply::json(200, &answer), lines))
+    work.extend(calls::work(&call.cx, ENDPOINT.queue, &updates.calls));
+    let answer = obj(&mut [
+        ("status", "accepted".into()),
+        ("statuses", updates.statuses.len().into()),
+        ("messages", updates.messages.len().into()),
+        ("calls", updates.calls.len().into()),
+    ]);
+    Ok(Outcome::accepted(call.cx, work, Reply::json(200, &answer), lines))
 }

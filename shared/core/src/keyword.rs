@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::channel::Channel;
 use crate::locale::Locale;
 use crate::sms::{self, SmsText, base_letters};
 
@@ -156,29 +157,42 @@ const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("msaada", Keyword::Help, Some(Locale::Sw)),
 ];
 
-/// The fixed answer, one GSM-7 segment.
+/// The fixed answer, one GSM-7 segment; STOP and START are for the channel they came on.
 ///
 /// `contact` is a phone number people can call, named in the answer to HELP.
-pub fn reply(keyword: Keyword, locale: Locale, brand: &str, contact: Option<&str>) -> SmsText {
+pub fn reply(keyword: Keyword, channel: Channel, locale: Locale, brand: &str, contact: Option<&str>) -> SmsText {
+    let whatsapp = channel == Channel::Whatsapp;
     let mut text = String::with_capacity(160);
     text.push_str(crate::json::clip(brand, 20));
     text.push_str(": ");
     text.push_str(match (keyword, locale) {
+        (Keyword::Stop, Locale::En) if whatsapp => "You will get no more WhatsApp messages from us. Send START to resume.",
         (Keyword::Stop, Locale::En) => "You will get no more SMS from us. Send START to resume.",
+        (Keyword::Stop, Locale::Fr) if whatsapp => "Vous ne recevrez plus nos messages WhatsApp. Envoyez START pour reprendre.",
         (Keyword::Stop, Locale::Fr) => "Vous ne recevrez plus nos SMS. Envoyez START pour reprendre.",
+        (Keyword::Stop, Locale::Rw) if whatsapp => "Ntabwo uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza START kugira ngo wongere.",
         (Keyword::Stop, Locale::Rw) => "Ntabwo uzongera kwakira SMS zacu. Ohereza START kugira ngo wongere.",
+        (Keyword::Stop, Locale::Sw) if whatsapp => "Hutapokea ujumbe wetu wa WhatsApp tena. Tuma START kuanza tena.",
         (Keyword::Stop, Locale::Sw) => "Hutapokea SMS zetu tena. Tuma START kuanza tena.",
+        (Keyword::Start, Locale::En) if whatsapp => "You will get our WhatsApp messages again. Send STOP at any time to end them.",
         (Keyword::Start, Locale::En) => "You will get our SMS again. Send STOP at any time to end them.",
+        (Keyword::Start, Locale::Fr) if whatsapp => "Vous recevrez de nouveau nos messages WhatsApp. Envoyez STOP pour ne plus en recevoir.",
         (Keyword::Start, Locale::Fr) => "Vous recevrez de nouveau nos SMS. Envoyez STOP pour ne plus en recevoir.",
+        (Keyword::Start, Locale::Rw) if whatsapp => "Uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza STOP igihe ushaka ko buhagarara.",
         (Keyword::Start, Locale::Rw) => "Uzongera kwakira SMS zacu. Ohereza STOP igihe ushaka ko zihagarara.",
+        (Keyword::Start, Locale::Sw) if whatsapp => "Utapokea ujumbe wetu wa WhatsApp tena. Tuma STOP wakati wowote kuuacha.",
         (Keyword::Start, Locale::Sw) => "Utapokea SMS zetu tena. Tuma STOP wakati wowote kuziacha.",
+        (Keyword::Help, Locale::En) if whatsapp => "We text you after your calls and answer your questions. Send STOP to end our WhatsApp messages.",
         (Keyword::Help, Locale::En) => "We text you after your calls and answer your questions. Send STOP to end our SMS.",
+        (Keyword::Help, Locale::Fr) if whatsapp => "Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de messages.",
         (Keyword::Help, Locale::Fr) => {
             "Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de SMS."
         }
+        (Keyword::Help, Locale::Rw) if whatsapp => "Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka ubutumwa bwacu.",
         (Keyword::Help, Locale::Rw) => {
             "Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka SMS zacu."
         }
+        (Keyword::Help, Locale::Sw) if whatsapp => "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee ujumbe wetu tena.",
         (Keyword::Help, Locale::Sw) => {
             "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena."
         }
@@ -225,15 +239,17 @@ mod tests {
     #[test]
     fn answers_are_one_cheap_segment_each() {
         let mut all = String::new();
-        for keyword in [Keyword::Stop, Keyword::Start, Keyword::Help] {
-            for locale in crate::locale::ALL {
-                let answer = reply(keyword, locale, "EasyMO", Some("+250788000000"));
-                assert_eq!(
-                    (answer.encoding, answer.segments, answer.shortened),
-                    (Encoding::Gsm7, 1, false),
-                    "{answer:?}"
-                );
-                all.extend([answer.text.as_str(), "\n"]);
+        for channel in [Channel::Sms, Channel::Whatsapp] {
+            for keyword in [Keyword::Stop, Keyword::Start, Keyword::Help] {
+                for locale in crate::locale::ALL {
+                    let answer = reply(keyword, channel, locale, "EasyMO", Some("+250788000000"));
+                    assert_eq!(
+                        (answer.encoding, answer.segments, answer.shortened),
+                        (Encoding::Gsm7, 1, false),
+                        "{answer:?}"
+                    );
+                    all.extend([answer.text.as_str(), "\n"]);
+                }
             }
         }
         expect![[r#"
@@ -249,6 +265,18 @@ mod tests {
             EasyMO: Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de SMS. Tél. : +250788000000
             EasyMO: Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka SMS zacu. Hamagara: +250788000000
             EasyMO: Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena. Piga: +250788000000
+            EasyMO: You will get no more WhatsApp messages from us. Send START to resume.
+            EasyMO: Vous ne recevrez plus nos messages WhatsApp. Envoyez START pour reprendre.
+            EasyMO: Ntabwo uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza START kugira ngo wongere.
+            EasyMO: Hutapokea ujumbe wetu wa WhatsApp tena. Tuma START kuanza tena.
+            EasyMO: You will get our WhatsApp messages again. Send STOP at any time to end them.
+            EasyMO: Vous recevrez de nouveau nos messages WhatsApp. Envoyez STOP pour ne plus en recevoir.
+            EasyMO: Uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza STOP igihe ushaka ko buhagarara.
+            EasyMO: Utapokea ujumbe wetu wa WhatsApp tena. Tuma STOP wakati wowote kuuacha.
+            EasyMO: We text you after your calls and answer your questions. Send STOP to end our WhatsApp messages. Call: +250788000000
+            EasyMO: Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de messages. Tél. : +250788000000
+            EasyMO: Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka ubutumwa bwacu. Hamagara: +250788000000
+            EasyMO: Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee ujumbe wetu tena. Piga: +250788000000
         "#]].assert_eq(&all);
     }
 
@@ -266,7 +294,7 @@ mod tests {
         #[test]
         fn answers_stay_one_segment_for_any_brand(brand in "\\PC{0,40}", contact in "\\PC{0,30}") {
             for locale in crate::locale::ALL {
-                let answer = reply(Keyword::Help, locale, &brand, Some(&contact));
+                let answer = reply(Keyword::Help, Channel::Sms, locale, &brand, Some(&contact));
                 prop_assert!(answer.segments == 1 && answer.encoding == Encoding::Gsm7);
             }
         }

@@ -32,3 +32,5 @@ pub mod status;
 pub mod summary;
 pub mod timestamp;
 pub mod whatsapp;
+pub mod whatsapp_call;
+pub mod whatsapp_message;

@@ -114,8 +114,10 @@ events! {
     DeliveryStatusUnreadable = "DELIVERY_STATUS_UNREADABLE",
     /// A WhatsApp webhook arrived.
     WhatsappUpdatesReceived = "WHATSAPP_UPDATES_RECEIVED",
-    /// WhatsApp messages arrived that nobody answers yet.
+    /// A WhatsApp message was accepted.
     WhatsappInboundReceived = "WHATSAPP_INBOUND_RECEIVED",
+    /// A WhatsApp call began or ended, and is recorded.
+    WhatsappCallRecorded = "WHATSAPP_CALL_RECORDED",
     /// A webhook's address was verified.
     WebhookVerified = "WEBHOOK_VERIFIED",
     /// The other channel takes over a message.

@@ -187,7 +187,7 @@ pub fn decide(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mut routing = match facts.purpose {
         Purpose::CallSummary => summary(facts, now),
         Purpose::Reply => reply(facts, now),
-        Purpose::Keyword => keyword(facts),
+        Purpose::Keyword => keyword(facts, now),
     };
     pass_gates(facts, now, &mut routing);
     routing
@@ -232,9 +232,16 @@ fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
     routing
 }
 
-/// The one message that is sent in spite of STOP: its confirmation.
-fn keyword(facts: &Facts) -> Routing {
+/// The one message that is sent in spite of STOP: its confirmation, where STOP was said.
+fn keyword(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mut routing = Routing::default();
+    if facts.inbound == Channel::Whatsapp {
+        let whatsapp = whatsapp_form(&Facts { allows_whatsapp: true, ..facts.clone() }, now, false);
+        let whatsapp = whatsapp.map(|(form, _)| (form, "keyword_answer"));
+        note_whatsapp(&mut routing, whatsapp);
+        routing.suppressed.push((Channel::Sms, "keyword_answered_where_sent"));
+        return routing;
+    }
     routing.suppressed.push((Channel::Whatsapp, "keyword_answered_where_sent"));
     let sms = match (facts.sms_configured, facts.has_sms_number) {
         (false, _) => Err("sms_not_configured"),
@@ -539,6 +546,10 @@ mod tests {
             Facts { purpose: Purpose::Keyword, allows_sms: false, policy: Policy::None, ..answer() },
             expect!["sms, not whatsapp: keyword_answered_where_sent"],
         );
+        check(
+            Facts { purpose: Purpose::Keyword, inbound: Channel::Whatsapp, allows_whatsapp: false, ..answer() },
+            expect!["whatsapp text, not sms: keyword_answered_where_sent"],
+        );
     }
 
     fn any_facts() -> impl Strategy<Value = Facts<'static>> {
@@ -590,8 +601,8 @@ mod tests {
             let used = |channel| routing.sends(channel) || routing.deferred.contains(&channel);
             if facts.purpose != Purpose::Keyword {
                 prop_assert!(facts.allows_sms || !used(Channel::Sms));
+                prop_assert!(facts.allows_whatsapp || !used(Channel::Whatsapp));
             }
-            prop_assert!(facts.allows_whatsapp || !used(Channel::Whatsapp));
             prop_assert!(facts.has_sms_number || !used(Channel::Sms));
             prop_assert!(facts.sms_configured || !used(Channel::Sms));
             prop_assert!(facts.whatsapp_configured || !used(Channel::Whatsapp));

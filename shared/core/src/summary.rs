@@ -45,11 +45,6 @@ pub enum ReplyPath {
 }
 
 impl ReplyPath {
-    /// A reply on WhatsApp arrives as soon as somebody takes it in.
-    pub fn on_whatsapp() -> ReplyPath {
-        if whatsapp::HANDLES_MESSAGES { ReplyPath::Direct } else { ReplyPath::None }
-    }
-
     /// A name such as `EasyMO` is one-way: a reply needs the service code, if there is one. A number receives.
     pub fn of(sender_id: &str, service_code: Option<&str>) -> ReplyPath {
         let receives = |address: &str| {
@@ -253,17 +248,34 @@ pub struct CallFacts<'a> {
     pub duration_seconds: Option<u32>,
     /// A short name of what the person wanted, if a tool recorded one.
     pub intent: Option<&'a str>,
+    /// What happened to it.
+    pub heard: Heard,
+}
+
+/// Whether anybody of us was on the call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    /// Our agent spoke with the person.
+    ByAgent,
+    /// It was picked up, but what was said was not noted.
+    NotNoted,
+    /// Nobody picked it up.
+    Missed,
 }
 
 /// The plain summary for when there is no transcript or no model: true, short, and without a claim about the content.
 pub fn from_facts(facts: &CallFacts) -> CallSummary {
     let brand = clip(facts.brand, 20);
     let mut headline = String::new();
-    match facts.language {
-        Locale::En => headline.extend(["Thank you for calling ", brand]),
-        Locale::Fr => headline.extend(["Merci d'avoir appelé ", brand]),
-        Locale::Rw => headline.extend(["Murakoze guhamagara ", brand]),
-        Locale::Sw => headline.extend(["Asante kwa kupiga simu ", brand]),
+    match (facts.heard, facts.language) {
+        (Heard::Missed, Locale::En) => headline.push_str("Sorry, we missed your call"),
+        (Heard::Missed, Locale::Fr) => headline.push_str("Désolé, nous avons manqué votre appel"),
+        (Heard::Missed, Locale::Rw) => headline.push_str("Mwihangane, ntitwabashije kwitaba"),
+        (Heard::Missed, Locale::Sw) => headline.push_str("Samahani, hatukuweza kupokea simu yako"),
+        (_, Locale::En) => headline.extend(["Thank you for calling ", brand]),
+        (_, Locale::Fr) => headline.extend(["Merci d'avoir appelé ", brand]),
+        (_, Locale::Rw) => headline.extend(["Murakoze guhamagara ", brand]),
+        (_, Locale::Sw) => headline.extend(["Asante kwa kupiga simu ", brand]),
     }
     let mut points = Vec::new();
     if let Some(at) = facts.started_at {
@@ -280,7 +292,23 @@ pub fn from_facts(facts: &CallFacts) -> CallSummary {
         }
         points.push(point);
     }
-    CallSummary { language: facts.language, headline, points, next_step: None, intent: facts.intent.and_then(slug) }
+    if facts.heard == Heard::NotNoted {
+        points.push(String::from(match facts.language {
+            Locale::En => "We could not note what was said",
+            Locale::Fr => "Nous n'avons pas pu noter ce qui a été dit",
+            Locale::Rw => "Ntitwabashije kwandika ibyavuzwe",
+            Locale::Sw => "Hatukuweza kuandika yaliyosemwa",
+        }));
+    }
+    let next_step = (facts.heard != Heard::ByAgent).then(|| {
+        String::from(match facts.language {
+            Locale::En => "Tell us here what you need",
+            Locale::Fr => "Écrivez-nous ici ce qu'il vous faut",
+            Locale::Rw => "Mutwandikire hano icyo mukeneye",
+            Locale::Sw => "Tuandikie hapa unachohitaji",
+        })
+    });
+    CallSummary { language: facts.language, headline, points, next_step, intent: facts.intent.and_then(slug) }
 }
 
 /// Most points kept from a model.
@@ -708,6 +736,7 @@ mod tests {
                 started_at,
                 duration_seconds: Some(185),
                 intent: Some("House search"),
+                heard: Heard::ByAgent,
             };
             let summary = from_facts(&facts);
             assert_eq!(summary.intent.as_deref(), Some("house_search"));
@@ -737,9 +766,85 @@ mod tests {
 
         "#]]
         .assert_eq(&all);
-        let bare =
-            CallFacts { language: Locale::En, brand: "EasyMO", started_at: None, duration_seconds: None, intent: None };
+        let bare = CallFacts {
+            language: Locale::En,
+            brand: "EasyMO",
+            started_at: None,
+            duration_seconds: None,
+            intent: None,
+            heard: Heard::ByAgent,
+        };
         assert_eq!(from_facts(&bare).points, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_call_that_nobody_took_or_noted_is_said_to_be_so_and_goes_on_by_text() {
+        let started_at = DateTime::from_timestamp(1_795_226_400, 0);
+        let mut all = String::new();
+        for heard in [Heard::Missed, Heard::NotNoted] {
+            for language in crate::locale::ALL {
+                let facts =
+                    CallFacts { language, brand: "EasyMO", started_at, duration_seconds: None, intent: None, heard };
+                let sms = sms_text(&from_facts(&facts), "EasyMO", &ReplyPath::Direct, 2);
+                assert!(sms.segments <= 2 && !sms.shortened, "{sms:?}");
+                all.extend([&sms.text, "\n\n"]);
+            }
+        }
+        expect![[r#"
+            EasyMO summary:
+            1) Sorry, we missed your call
+            2) Your call of 21/11/2026 at 04:00
+            3) Tell us here what you need
+            Reply to continue
+
+            Résumé EasyMO :
+            1) Désolé, nous avons manqué votre appel
+            2) Votre appel du 21/11/2026 à 04:00
+            3) Écrivez-nous ici ce qu'il vous faut
+            Répondez pour continuer
+
+            Incamake ya EasyMO:
+            1) Mwihangane, ntitwabashije kwitaba
+            2) Wahamagaye ku wa 21/11/2026, 04:00
+            3) Mutwandikire hano icyo mukeneye
+            Subiza kugira ngo dukomeze
+
+            Muhtasari wa EasyMO:
+            1) Samahani, hatukuweza kupokea simu yako
+            2) Simu yako ya 21/11/2026, 04:00
+            3) Tuandikie hapa unachohitaji
+            Jibu ili tuendelee
+
+            EasyMO summary:
+            1) Thank you for calling EasyMO
+            2) Your call of 21/11/2026 at 04:00
+            3) We could not note what was said
+            4) Tell us here what you need
+            Reply to continue
+
+            Résumé EasyMO :
+            1) Merci d'avoir appelé EasyMO
+            2) Votre appel du 21/11/2026 à 04:00
+            3) Nous n'avons pas pu noter ce qui a été dit
+            4) Écrivez-nous ici ce qu'il vous faut
+            Répondez pour continuer
+
+            Incamake ya EasyMO:
+            1) Murakoze guhamagara EasyMO
+            2) Wahamagaye ku wa 21/11/2026, 04:00
+            3) Ntitwabashije kwandika ibyavuzwe
+            4) Mutwandikire hano icyo mukeneye
+            Subiza kugira ngo dukomeze
+
+            Muhtasari wa EasyMO:
+            1) Asante kwa kupiga simu EasyMO
+            2) Simu yako ya 21/11/2026, 04:00
+            3) Hatukuweza kuandika yaliyosemwa
+            4) Tuandikie hapa unachohitaji
+            Jibu ili tuendelee
+
+        "#]]
+        .assert_eq(&all);
     }
 
     #[test]
@@ -784,12 +889,6 @@ mod tests {
         assert_eq!(required, properties);
         assert_eq!(schema["additionalProperties"], false);
         assert_eq!(schema["properties"]["points"]["maxItems"], MAX_POINTS);
-    }
-
-    #[test]
-    fn on_whatsapp_a_reply_is_promised_as_soon_as_messages_are_handled() {
-        let promised = whatsapp_text(&house(Locale::En), "EasyMO", &ReplyPath::on_whatsapp()).contains("Reply");
-        assert_eq!(promised, whatsapp::HANDLES_MESSAGES);
     }
 
     fn any_item() -> impl Strategy<Value = String> {

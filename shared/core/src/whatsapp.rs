@@ -17,6 +17,8 @@ use crate::send::{Accepted, Outcome, Refused};
 use crate::signature;
 use crate::status::{self, DeliveryEvent, DeliveryStatus};
 use crate::timestamp;
+use crate::whatsapp_call::{self, CallEvent};
+use crate::whatsapp_message::{self, InboundWhatsapp, Item};
 
 pub use crate::routing::{SERVICE_WINDOW, service_window_open};
 
@@ -26,25 +28,39 @@ pub const TEXT_MAX_UNITS: usize = 4096;
 /// Largest webhook body: Meta batches up to 1,000 updates into 3 MB.
 pub const WEBHOOK_MAX_BYTES: usize = 3 * 1024 * 1024;
 
-/// Whether `whatsapp-webhook` takes what people write on WhatsApp into the conversation. It only counts it so far: whoever
-/// builds that sets this to true, and the texts promise that a reply on WhatsApp arrives
-/// ([`ReplyPath::on_whatsapp`](crate::summary::ReplyPath::on_whatsapp)).
-pub const HANDLES_MESSAGES: bool = false;
-
 /// Most updates read from one webhook.
 const MAX_UPDATES: usize = 5_000;
+
+/// Whom a message goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recipient {
+    /// A number.
+    Phone(E164),
+    /// A business-scoped user id, of somebody who shares no number. Some templates cannot be sent there (131062).
+    UserId(String),
+}
+
+impl Recipient {
+    /// Reads what `message_delivery_log.recipient` holds.
+    pub fn parse(text: &str) -> Option<Recipient> {
+        if whatsapp_message::is_user_id(text) {
+            return Some(Recipient::UserId(text.to_owned()));
+        }
+        E164::parse(text).ok().map(Recipient::Phone)
+    }
+}
 
 /// The body of a free text message; only inside the 24-hour window.
 ///
 /// `delivery_ref` comes back as `biz_opaque_callback_data` in every status.
-pub fn text_message(to: &E164, body: &str, delivery_ref: &str) -> Value {
+pub fn text_message(to: &Recipient, body: &str, delivery_ref: &str) -> Value {
     let text = record(vec![("preview_url", Value::Bool(false)), ("body", Value::from(fit_text(body)))]);
     message(to, "text", text, delivery_ref)
 }
 
 /// The body of a template message with named parameters.
 pub fn template_message<N: AsRef<str>>(
-    to: &E164,
+    to: &Recipient,
     name: &str,
     language: &str,
     parameters: &[(N, String)],
@@ -67,11 +83,15 @@ pub fn template_message<N: AsRef<str>>(
     message(to, "template", template, delivery_ref)
 }
 
-fn message(to: &E164, kind: &str, content: Value, delivery_ref: &str) -> Value {
+fn message(to: &Recipient, kind: &str, content: Value, delivery_ref: &str) -> Value {
+    let (name, address) = match to {
+        Recipient::Phone(number) => ("to", number.as_str()),
+        Recipient::UserId(id) => ("recipient", id.as_str()),
+    };
     record(vec![
         ("messaging_product", Value::from("whatsapp")),
         ("recipient_type", Value::from("individual")),
-        ("to", Value::from(to.as_str())),
+        (name, Value::from(address)),
         ("type", Value::from(kind)),
         ("biz_opaque_callback_data", Value::from(clip(delivery_ref, 512))),
         (kind, content),
@@ -120,10 +140,12 @@ pub fn verify_subscription<S: AsRef<str>>(query: &str, verify_tokens: &[S]) -> O
 pub struct Updates {
     /// Reports on messages we sent.
     pub statuses: Vec<DeliveryEvent>,
-    /// Messages of people, counted only.
-    pub inbound_messages: usize,
-    /// Call events, counted only.
-    pub calls: usize,
+    /// What people wrote.
+    pub messages: Vec<InboundWhatsapp>,
+    /// Why items among the messages are left alone: nobody said anything.
+    pub ignored: Vec<&'static str>,
+    /// What happened to calls.
+    pub calls: Vec<CallEvent>,
     /// Other fields: templates, account, quality.
     pub others: usize,
     /// Items of another phone number of the same app.
@@ -148,8 +170,8 @@ pub fn parse_webhook(
             continue;
         };
         let number = field(value, "metadata").and_then(|metadata| text(metadata, "phone_number_id"));
-        let foreign = match (phone_number_id, number) {
-            (Some(ours), Some(theirs)) => ours != theirs,
+        let foreign = match (phone_number_id, &number) {
+            (Some(ours), Some(theirs)) => ours != *theirs,
             (Some(_), None) | (None, _) => false,
         };
         let (statuses, messages, calls) = (array(value, "statuses"), array(value, "messages"), array(value, "calls"));
@@ -161,8 +183,21 @@ pub fn parse_webhook(
             "messages" | "calls" => {}
             _ => updates.others += 1,
         }
-        updates.inbound_messages += messages.len();
-        updates.calls += calls.len();
+        let contacts = array(value, "contacts");
+        let our_number = number.as_deref().unwrap_or_default();
+        for call in calls {
+            match whatsapp_call::read(call, contacts, our_number, received_at) {
+                Some(call) if updates.calls.len() < MAX_UPDATES => updates.calls.push(call),
+                Some(_) | None => updates.unreadable += 1,
+            }
+        }
+        for message in messages {
+            match whatsapp_message::read(message, contacts, our_number, received_at) {
+                Item::Message(message) if updates.messages.len() < MAX_UPDATES => updates.messages.push(*message),
+                Item::Ignored(reason) => updates.ignored.push(reason),
+                Item::Message(_) | Item::Unreadable => updates.unreadable += 1,
+            }
+        }
         for status in statuses {
             match parse_status(status, received_at) {
                 Some(event) if updates.statuses.len() < MAX_UPDATES => updates.statuses.push(event),
@@ -436,8 +471,8 @@ mod tests {
 
     const REF: &str = "7c1e0b1e-6a0e-4d0b-9a55-1a2f0c9b7d11";
 
-    fn number() -> E164 {
-        E164::parse("+250788123456").unwrap()
+    fn number() -> Recipient {
+        Recipient::parse("+250788123456").unwrap()
     }
 
     fn now() -> DateTime<Utc> {
@@ -459,6 +494,14 @@ mod tests {
                 "biz_opaque_callback_data": REF, "text": {"preview_url": false, "body": "Muraho"},
             })
         );
+    }
+
+    #[test]
+    fn somebody_without_a_number_is_written_to_by_user_id() {
+        let to = Recipient::parse("RW.70415296338120457711").unwrap();
+        let body = text_message(&to, "Muraho", REF);
+        assert_eq!((&body["recipient"], &body["to"]), (&json!("RW.70415296338120457711"), &Value::Null));
+        assert_eq!(Recipient::parse("somebody"), None);
     }
 
     #[test]
@@ -587,9 +630,9 @@ mod tests {
             "contacts": [{"profile": {"name": "Aline"}, "user_id": "RW.1"}],
             "messages": [{"from_user_id": "RW.1", "id": "wamid.x", "type": "text", "text": {"body": "Muraho"}}],
         }));
-        assert_eq!(parse_webhook(&body, Some("118"), now()).unwrap().inbound_messages, 1);
+        assert_eq!(parse_webhook(&body, Some("118"), now()).unwrap().messages.len(), 1);
         assert_eq!(parse_webhook(&body, Some("999"), now()).unwrap().foreign, 1);
-        assert_eq!(parse_webhook(&body, None, now()).unwrap().inbound_messages, 1);
+        assert_eq!(parse_webhook(&body, None, now()).unwrap().messages.len(), 1);
         let other = json!({"entry": [{"changes": [
             {"field": "message_template_status_update", "value": {"event": "APPROVED"}}, {"value": 1}, 3]}]});
         let updates = parse_webhook(other.to_string().as_bytes(), Some("118"), now()).unwrap();

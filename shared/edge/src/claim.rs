@@ -35,6 +35,8 @@ pub fn unheard(work: &str, token: String) {
 pub struct Profile {
     pub id: String,
     pub phone_number: Option<String>,
+    /// WhatsApp's own name for somebody who shares no number.
+    pub whatsapp_user_id: Option<String>,
     /// `yes`, `no` or `unknown`.
     pub whatsapp: String,
     pub allows_sms: bool,
@@ -86,6 +88,7 @@ impl Claim {
             profile: Profile {
                 id: string_at(profile, "id")?,
                 phone_number: string_at(profile, "phone_number"),
+                whatsapp_user_id: string_at(profile, "whatsapp_user_id"),
                 whatsapp: string_at(profile, "whatsapp")?,
                 allows_sms: flag_at(profile, "allows_sms"),
                 locale: string_at(profile, "locale"),

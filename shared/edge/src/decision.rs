@@ -25,30 +25,27 @@ pub fn console_method(level: Level) -> &'static str {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
     pub reply: Reply,
-    /// Texts for `queue`, each a whole message.
-    pub work: Vec<String>,
-    /// Name of the binding.
-    pub queue: String,
+    /// Texts for queues, each a whole message behind the name of its binding.
+    pub work: Vec<(String, String)>,
     pub lines: Vec<Line>,
 }
 
 impl From<Reply> for Decision {
     fn from(reply: Reply) -> Decision {
-        Decision { reply, work: Vec::new(), queue: String::new(), lines: Vec::new() }
+        Decision { reply, work: Vec::new(), lines: Vec::new() }
     }
 }
 
 impl Decision {
     /// The form that `Door` in `shell.js` reads.
     pub fn to_text(&self) -> String {
-        let Decision { reply, work, queue, lines } = self;
+        let Decision { reply, work, lines } = self;
         let (header_count, line_count, text_count) = (reply.headers.len() + 1, lines.len(), work.len());
         let mut parts = vec![
             reply.status.to_string(),
             header_count.to_string(),
             line_count.to_string(),
             text_count.to_string(),
-            queue.clone(),
             "content-type".to_owned(),
             reply.content_type.to_owned(),
         ];
@@ -60,7 +57,10 @@ impl Decision {
             parts.push(console_method(line.level).to_owned());
             parts.push(line.text.clone());
         }
-        parts.extend(work.iter().cloned());
+        for (queue, text) in work {
+            parts.push(queue.clone());
+            parts.push(text.clone());
+        }
         // A line break in a part would shift all that follow; only the body, which is last, may have one.
         debug_assert!(parts.iter().all(|part| !part.contains(PART)), "{parts:?}");
         let mut text = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum::<usize>() + reply.body.len());
@@ -82,14 +82,13 @@ mod tests {
         let reply = Reply::text(202, "a\nb").with_header("x-correlation-id", "id-7");
         let line = Line { level: Level::Warn, text: "{}".to_owned() };
         let decision = Decision {
-            work: vec!["{1}".to_owned(), "{2}".to_owned()],
-            queue: "Q".to_owned(),
+            work: [("Q", "{1}"), ("R", "{2}")].map(|(queue, text)| (queue.to_owned(), text.to_owned())).to_vec(),
             lines: vec![line],
             ..reply.into()
         };
         assert_eq!(
             decision.to_text(),
-            "202\n2\n1\n2\nQ\ncontent-type\ntext/plain; charset=utf-8\nx-correlation-id\nid-7\nwarn\n{}\n{1}\n{2}\na\nb"
+            "202\n2\n1\n2\ncontent-type\ntext/plain; charset=utf-8\nx-correlation-id\nid-7\nwarn\n{}\nQ\n{1}\nR\n{2}\na\nb"
         );
     }
 }

@@ -76,15 +76,15 @@ impl Outcome {
         Outcome::Later(Box::pin(async { reply.await.map(Decision::from) }))
     }
 
-    /// The answer to accepted work: given, and the lines written, once all of `work` is durable.
-    pub fn accepted(cx: Cx, queue: &'static str, work: Vec<Envelope>, reply: Reply, lines: Vec<Line>) -> Outcome {
-        let texts: Vec<String> = work.iter().map(|envelope| envelope.to_value().to_string()).collect();
-        let decision = Decision { work: texts, queue: queue::binding(queue), lines, reply };
-        if decision.work.iter().all(|text| text.len() <= queue::MESSAGE_LIMIT_BYTES) {
+    /// The answer to accepted work: given, and the lines written, once all of `work` is durable on the queue named with it.
+    pub fn accepted(cx: Cx, work: Vec<(&'static str, Envelope)>, reply: Reply, lines: Vec<Line>) -> Outcome {
+        let text = |(queue, envelope): &(&str, Envelope)| (queue::binding(queue), envelope.to_value().to_string());
+        let decision = Decision { work: work.iter().map(text).collect(), lines, reply };
+        if decision.work.iter().all(|(_, text)| text.len() <= queue::MESSAGE_LIMIT_BYTES) {
             return Outcome::Now(Ok(decision));
         }
         Outcome::Later(Box::pin(async move {
-            for envelope in &work {
+            for (queue, envelope) in &work {
                 queue::place(&cx, queue, envelope, 0).await?;
             }
             Ok(Decision { work: Vec::new(), ..decision })
@@ -109,8 +109,9 @@ pub fn serve(endpoint: Endpoint, route: Route, request: web_sys::Request, env: E
         let door = door.get_or_init(|| {
             let decide: shell::Decide =
                 Closure::new(move |env, head: String, body| decide(endpoint, route, env, &head, body));
-            let refused: shell::Refused =
-                Closure::new(move |env, text: String, why: String| refused(endpoint, env, text, why));
+            let refused: shell::Refused = Closure::new(move |env, queue: String, text: String, why: String| {
+                refused(endpoint, env, &queue, text, why)
+            });
             let headers = [&[CORRELATION_HEADER], endpoint.headers].concat().join("\n");
             let limit = u32::try_from(endpoint.body_limit_bytes).unwrap_or(u32::MAX);
             // The door stays as long as the isolate.
@@ -139,14 +140,15 @@ fn decide(endpoint: Endpoint, route: Route, env: Env, head: &str, body: Vec<u8>)
     }
 }
 
-/// The queue did not take this work: a job row, else the sender keeps it.
-fn refused(endpoint: Endpoint, env: Env, text: String, why: String) -> Promise {
+/// The queue of this binding did not take this work: a job row, else the sender keeps it.
+fn refused(endpoint: Endpoint, env: Env, binding: &str, text: String, why: String) -> Promise {
+    let queue = queue::of_binding(binding);
     future_to_promise(async move {
         let payload = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
         let correlation_id = payload.get("correlation_id").and_then(serde_json::Value::as_str).unwrap_or("none");
         let cx = Cx::new(env, endpoint.name, correlation_id.to_owned());
         let why = ihuza_core::redact::scrub(&why);
-        match queue::store(&cx, endpoint.queue, payload, &why).await {
+        match queue::store(&cx, &queue, payload, &why).await {
             Ok(()) => Ok(JsValue::from_str("")),
             Err(problem) => Ok(JsValue::from_str(&said(&cx, Err(problem)).to_text())),
         }

@@ -150,8 +150,9 @@ impl Outbox<'_> {
     }
 
     fn message(&self, channel: Channel, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Option<Planned> {
-        let recipient = self.claim.profile.phone_number.clone()?;
         let sms = channel == Channel::Sms;
+        let profile = &self.claim.profile;
+        let recipient = profile.phone_number.as_ref().or(profile.whatsapp_user_id.as_ref().filter(|_| !sms))?.clone();
         let message = Message {
             id: if sms { self.claim.sms_delivery_id.clone() } else { self.claim.whatsapp_delivery_id.clone() },
             channel,

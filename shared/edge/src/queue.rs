@@ -67,7 +67,7 @@ pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u
 }
 
 /// Keeps the payload of a message that `queue` has not taken as a job row; the next sweep brings it.
-pub async fn store(cx: &Cx, queue: &'static str, payload: Value, refused: &str) -> Result<(), Problem> {
+pub async fn store(cx: &Cx, queue: &str, payload: Value, refused: &str) -> Result<(), Problem> {
     let row = obj(&mut [
         ("queue", queue.into()),
         ("payload", payload.into()),
@@ -99,6 +99,11 @@ pub async fn store(cx: &Cx, queue: &'static str, payload: Value, refused: &str) 
 /// Name of the binding of a queue: `sms-inbound` is `SMS_INBOUND`.
 pub fn binding(queue: &str) -> String {
     queue.replace('-', "_").to_ascii_uppercase()
+}
+
+/// The queue of a binding.
+pub fn of_binding(binding: &str) -> String {
+    binding.replace('_', "-").to_ascii_lowercase()
 }
 
 /// Sends `text` to `queue`; the error is a text that is safe to log.

@@ -26,7 +26,7 @@ export function tell(level, line) {
 /**
  * The door of an endpoint: brings in the named headers and at most `limit` bytes of body.
  *
- * `decide(env, head, body)` gives the decision, at once or as a promise; `refused(env, text, why)` is asked when the queue
+ * `decide(env, head, body)` gives the decision, at once or as a promise; `refused(env, queue, text, why)` is asked when a queue
  * does not take a text, and gives an empty text when the work is safe elsewhere, or the decision that replaces the first one.
  */
 export class Door {
@@ -63,18 +63,17 @@ export class Door {
     return answer(parts);
   }
 
-  /** Puts the texts of a decision on its queue; gives an empty text, or the decision that replaces it. */
+  /** Puts the texts of a decision on their queues; gives an empty text, or the decision that replaces it. */
   async put(env, parts) {
-    const queue = env[parts[4]];
-    const first = FIXED + 2 * parts[1] + 2 * parts[2];
-    const texts = parts.slice(first, first + Number(parts[3]));
+    const texts = [];
+    for (let at = FIXED + 2 * parts[1] + 2 * parts[2], left = parts[3]; left > 0; left--, at += 2) texts.push([parts[at], parts[at + 1]]);
     let instead = "";
-    for (const some of slices(texts)) {
+    for (const [queue, some] of slices(texts)) {
       try {
-        if (some.length === 1) await queue.send(some[0], TEXT);
-        else await queue.sendBatch(some.map((body) => ({ body, ...TEXT })));
+        if (some.length === 1) await env[queue].send(some[0], TEXT);
+        else await env[queue].sendBatch(some.map((body) => ({ body, ...TEXT })));
       } catch (error) {
-        for (const text of some) instead ||= await this.refused(env, text, reason(error));
+        for (const text of some) instead ||= await this.refused(env, queue, text, reason(error));
       }
     }
     return instead;
@@ -88,28 +87,30 @@ const BATCH_CHARACTERS = 80_000;
 
 function slices(texts) {
   const all = [];
-  let length = Infinity;
-  for (const text of texts) {
+  let length = 0;
+  for (const [queue, text] of texts) {
     length += text.length;
-    if (length > BATCH_CHARACTERS || all.at(-1).length === BATCH_MESSAGES) {
-      all.push([]);
+    const last = all.at(-1);
+    if (last?.[0] === queue && last[1].length < BATCH_MESSAGES && length <= BATCH_CHARACTERS) {
+      last[1].push(text);
+    } else {
+      all.push([queue, [text]]);
       length = text.length;
     }
-    all.at(-1).push(text);
   }
   return all;
 }
 
-// A decision: status, number of headers, of log lines, of texts for the queue, name of the queue; then all of these; then
-// the body.
-const FIXED = 5;
+// A decision: status, number of headers, of log lines, of texts for queues; then all of these, each in two parts; then the
+// body.
+const FIXED = 4;
 
 function answer(parts) {
   let at = FIXED;
   const headers = {};
   for (const end = at + 2 * parts[1]; at < end; at += 2) headers[parts[at]] = parts[at + 1];
   for (const end = at + 2 * parts[2]; at < end; at += 2) console[parts[at]](parts[at + 1]);
-  at += Number(parts[3]);
+  at += 2 * parts[3];
   const body = at === parts.length - 1 ? parts[at] : parts.slice(at).join(PART);
   return new Response(body, { status: Number(parts[0]), headers });
 }

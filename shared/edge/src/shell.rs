@@ -10,8 +10,8 @@ pub const PART: char = '\n';
 
 /// `decide(env, head, body)`: a decision as text, or a promise of one.
 pub type Decide = Closure<dyn Fn(Env, String, Vec<u8>) -> JsValue>;
-/// `refused(env, text, why)`: a promise of an empty text, or of the decision that replaces the first one.
-pub type Refused = Closure<dyn Fn(Env, String, String) -> Promise>;
+/// `refused(env, queue, text, why)`: a promise of an empty text, or of the decision that replaces the first one.
+pub type Refused = Closure<dyn Fn(Env, String, String, String) -> Promise>;
 
 #[wasm_bindgen(module = "/src/shell.js")]
 extern "C" {

@@ -12,10 +12,10 @@ use ihuza_core::json::{Part, items_at, obj, str_at, u32_at};
 /// Events a queue message carries: well under its 100 KB, and one transaction stays short.
 const SLICE: usize = 100;
 
-/// The events as pieces of work for the queue.
-pub fn work(cx: &Cx, events: &[DeliveryEvent]) -> Vec<Envelope> {
+/// The events as pieces of work for `queue`.
+pub fn work(cx: &Cx, queue: &'static str, events: &[DeliveryEvent]) -> Vec<(&'static str, Envelope)> {
     let slices = events.chunks(SLICE);
-    slices.map(|slice| Envelope::new(&cx.correlation_id, obj(&mut [("events", events_of(slice))]))).collect()
+    slices.map(|slice| (queue, Envelope::new(&cx.correlation_id, obj(&mut [("events", events_of(slice))])))).collect()
 }
 
 fn events_of(slice: &[DeliveryEvent]) -> Part<'static> {

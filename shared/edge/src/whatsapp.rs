@@ -1,6 +1,10 @@
 //! The WhatsApp Cloud API at the wire. Bodies and answers are in `ihuza_core::whatsapp`.
 
-use ihuza_core::{channel::Provider, phone::E164, send::Refused, whatsapp};
+use ihuza_core::{
+    channel::Provider,
+    send::Refused,
+    whatsapp::{self, Recipient},
+};
 use serde_json::Value;
 
 use crate::{
@@ -13,7 +17,7 @@ use crate::{
 pub async fn send(cx: &Cx, message: &Message) -> Handed {
     // Code 131009 is Meta's own for a parameter that cannot be: a bug of ours, never sent again.
     let unusable = || Refusal::of(Refused::answered(Provider::Whatsapp, 400, Some("131009".to_owned())));
-    let recipient = E164::parse(&message.recipient).map_err(|_| unusable())?;
+    let recipient = Recipient::parse(&message.recipient).ok_or_else(unusable)?;
     let body = body(&recipient, &message.payload, &message.id).ok_or_else(unusable)?.to_string();
     let url = format!(
         "{}{}",
@@ -36,7 +40,7 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
 }
 
 /// The request of a stored payload: `{kind: "text", text}` or `{kind: "template", name, language, params: [{name, text}]}`.
-fn body(recipient: &E164, payload: &Value, delivery_ref: &str) -> Option<Value> {
+fn body(recipient: &Recipient, payload: &Value, delivery_ref: &str) -> Option<Value> {
     let text = |value: &Value, name: &str| value.get(name).and_then(Value::as_str).map(str::to_owned);
     match payload.get("kind").and_then(Value::as_str)? {
         "text" => Some(whatsapp::text_message(recipient, &text(payload, "text")?, delivery_ref)),
@@ -64,7 +68,7 @@ mod tests {
 
     #[test]
     fn a_stored_payload_becomes_the_request_again() {
-        let number = E164::parse("+250788123456").unwrap();
+        let number = Recipient::parse("+250788123456").unwrap();
         let template = json!({ "kind": "template", "name": "call_summary_v1", "language": "rw_RW", "params": [{ "name": "topic", "text": "Inzu" }] });
         let request = body(&number, &template, "d-1").unwrap();
         assert_eq!(request["template"]["language"]["code"], "rw_RW");

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { Door, Slots, enqueue, send, variables } from "../../../shared/edge/src/shell.js";
 
 const decision = ({ status = 202, lines = [], texts = [], queue = "Q", body = "{}" } = {}) =>
-  [status, 1, lines.length, texts.length, queue, "content-type", "application/json", ...lines.flat(), ...texts, body].join("\n");
+  [status, 1, lines.length, texts.length, "content-type", "application/json", ...lines.flat(), ...texts.flatMap((text) => [queue, text].flat().slice(-2)), body].join("\n");
 
 const post = (body, headers = {}) => new Request("http://e.rw/x?y=1", { method: "POST", body, headers, duplex: "half" });
 
@@ -79,14 +79,21 @@ test("of many texts each that the queue refuses is asked for, until one has no p
   const texts = Array.from({ length: 250 }, (_, i) => `{"n":${i}}`);
   const Q = queue((text) => text === '{"n":120}');
   const asked = [];
-  const keep = async (_, text, why) => (assert.equal(why, "away"), asked.push(text), "");
+  const keep = async (_, queue, text, why) => (assert.equal(queue, "Q"), assert.equal(why, "away"), asked.push(text), "");
   let door = new Door("x", 10, () => decision({ texts }), keep);
   assert.equal((await door.serve(post("{}"), { Q })).status, 202);
   assert.deepEqual(Q.taken.map((some) => some.length), [100, 50]);
   assert.deepEqual(asked, texts.slice(100, 200));
   const full = decision({ status: 503 });
-  door = new Door("x", 10, () => decision({ texts }), async (_, text) => (text === '{"n":130}' ? full : ""));
+  door = new Door("x", 10, () => decision({ texts }), async (_, __, text) => (text === '{"n":130}' ? full : ""));
   assert.equal((await door.serve(post("{}"), { Q })).status, 503);
+});
+
+test("each text goes to its queue, in order", async () => {
+  const [Q, R] = [queue(), queue()];
+  const texts = [["Q", "1"], ["Q", "2"], ["R", "3"], ["Q", "4"]];
+  await new Door("x", 10, () => decision({ texts }), never).serve(post("{}"), { Q, R });
+  assert.deepEqual([Q.taken, R.taken], [[["1", "2"], ["4"]], [["3"]]]);
 });
 
 test("long texts do not travel in one batch", async () => {
@@ -97,7 +104,7 @@ test("long texts do not travel in one batch", async () => {
 });
 
 test("a queue that is not bound refuses", async () => {
-  const door = new Door("x", 10, () => decision({ texts: ["{}"] }), async (_, text, why) => (assert.match(why, /undefined/), ""));
+  const door = new Door("x", 10, () => decision({ texts: ["{}"] }), async (_, __, text, why) => (assert.match(why, /undefined/), ""));
   assert.equal((await door.serve(post("{}"), {})).status, 202);
   assert.notEqual(await enqueue({}, "Q", "{}", 0), "");
   assert.equal(await enqueue({ Q: queue() }, "Q", "{}", 5), "");

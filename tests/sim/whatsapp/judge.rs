@@ -16,7 +16,7 @@ pub type Verdict<T> = Result<T, (i64, String)>;
 /// A send request that is well formed.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// With its `+`.
+    /// A number with its `+`, or a user id.
     pub recipient: String,
     pub text: Option<String>,
     pub(super) template: Option<Call>,
@@ -60,9 +60,22 @@ impl Message {
     }
 }
 
+/// A number in `to`, which wins, or a business-scoped user id in `recipient`.
 fn recipient(fields: &Map<String, Value>) -> Verdict<String> {
-    let to = fields.get("to").and_then(Value::as_str);
-    let to = to.ok_or((131_008, "The parameter to is required.".to_owned()))?;
+    let text = |name: &str| fields.get(name).and_then(Value::as_str);
+    let Some(to) = text("to") else {
+        let id = text("recipient").ok_or((131_008, "The parameter to is required.".to_owned()))?;
+        let (country, rest) = id.split_once('.').unwrap_or_default();
+        let proper = country.len() == 2
+            && country.bytes().all(|byte| byte.is_ascii_uppercase())
+            && (1..=128).contains(&rest.len())
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric());
+        return if proper {
+            Ok(id.to_owned())
+        } else {
+            Err((131_009, "recipient must be a business-scoped user id".to_owned()))
+        };
+    };
     let digits = to.strip_prefix('+').unwrap_or_default();
     let proper = (8..=15).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
     if !proper {
