@@ -1,13 +1,18 @@
 -- 20261121012200_whatsapp_turns.sql
 -- What people write on WhatsApp is answered in the same conversation: who they are there, whether they may be answered there, and
 -- turns whose answer goes out where the newest message came in.
--- Safe to run again. Locks conversation_messages for the change of one check, which is validated without that lock.
+-- Safe to run again. Locks conversation_messages and conversation_turns for the change of one check each, which is validated
+-- without that lock.
 -- Undo: apply the functions of 20261121012014 again and drop the new ones.
 
 alter table public.conversation_messages drop constraint if exists conversation_messages_handled_as_is_known;
 alter table public.conversation_messages add constraint conversation_messages_handled_as_is_known check (handled_as in
   ('answered', 'suppressed', 'opted_out', 'rate_limited', 'unknown', 'abandoned', 'no_answer_wanted')) not valid;
 alter table public.conversation_messages validate constraint conversation_messages_handled_as_is_known;
+alter table public.conversation_turns drop constraint if exists conversation_turns_keyword_is_known;
+alter table public.conversation_turns add constraint conversation_turns_keyword_is_known
+  check (keyword in ('stop', 'start', 'help', 'sms_only', 'whatsapp_only', 'both')) not valid;
+alter table public.conversation_turns validate constraint conversation_turns_keyword_is_known;
 
 create or replace function private.may_answer(p_profile_id uuid, p_channel text) returns boolean
 language plpgsql stable set search_path = '' as $$
@@ -422,7 +427,19 @@ begin
     v_correlation)
   returning id into v_turn_id;
   update public.conversation_messages set turn_id = v_turn_id where id = v_message.id;
-  if v_channel = 'sms' then
+  if v_keyword in ('sms_only', 'whatsapp_only', 'both') then
+    -- Whoever asks for a channel wants to be written to there.
+    update public.profiles
+       set allows_sms = allows_sms or v_keyword <> 'whatsapp_only',
+           allows_sms_source = case when not allows_sms and v_keyword <> 'whatsapp_only' then 'keyword' else allows_sms_source end,
+           allows_sms_at = case when not allows_sms and v_keyword <> 'whatsapp_only' then v_now else allows_sms_at end,
+           notification_preferences = notification_preferences
+             || jsonb_build_object('policy', v_keyword, 'policy_source', 'keyword', 'policy_at', v_now)
+             || case when v_keyword <> 'sms_only' and not private.may_answer(id, 'whatsapp')
+                  then jsonb_build_object('allows_whatsapp', true, 'allows_whatsapp_source', 'keyword', 'allows_whatsapp_at', v_now) else '{}' end,
+           last_active_channel = v_channel
+     where id = v_profile_id;
+  elsif v_channel = 'sms' then
     update public.profiles
        set allows_sms = case v_keyword when 'stop' then false when 'start' then true else allows_sms end,
            allows_sms_source = case when v_keyword in ('stop', 'start') then 'keyword' else allows_sms_source end,
@@ -445,7 +462,29 @@ $$;
 comment on function public.begin_sms_turn is
   'RPC: stores an inbound message (SMS, or WhatsApp where channel says so) once, claims what is unanswered in its session and returns all context, or says why not. Without a message: claims a session again.';
 comment on column public.profiles.notification_preferences is
-  '{policy: both | sms_only | whatsapp_only | none, mirror_replies, allows_whatsapp with its source and date}; a missing key: the client''s default.';
+  '{policy: both | sms_only | whatsapp_only | none, mirror_replies, allows_whatsapp}, policy and allows_whatsapp with their _source and _at; a missing key: the client''s default.';
+
+create or replace view public.v_channel_choices with (security_invoker = true) as
+  select s.client_id, coalesce(p.notification_preferences ->> 'policy', c.default_policy) as policy,
+         p.notification_preferences ? 'policy' as chosen, p.notification_preferences ->> 'policy_source' as source,
+         count(distinct p.id) as people,
+         count(m.id) filter (where m.channel = 'sms') as replies_by_sms,
+         count(m.id) filter (where m.channel = 'whatsapp') as replies_on_whatsapp
+    from public.omnichannel_sessions s
+    join public.profiles p on p.id = s.profile_id
+    join public.clients c on c.id = s.client_id
+    left join public.conversation_messages m on m.session_id = s.id and m.direction = 'inbound'
+   group by 1, 2, 3, 4;
+comment on view public.v_channel_choices is
+  'How many people of a client are written to by which policy, whether they chose it and where, and on which channels they reply.';
+comment on column public.v_channel_choices.policy is 'both, sms_only, whatsapp_only or none: the person''s, else the client''s.';
+comment on column public.v_channel_choices.chosen is 'The person chose it.';
+comment on column public.v_channel_choices.source is 'Where: keyword, ...; null where nobody chose.';
+comment on column public.v_channel_choices.people is 'How many have a conversation with the client.';
+comment on column public.v_channel_choices.replies_by_sms is 'Messages that they wrote by SMS.';
+comment on column public.v_channel_choices.replies_on_whatsapp is 'Messages that they wrote on WhatsApp.';
+revoke all on public.v_channel_choices from public, anon, authenticated;
+grant select on public.v_channel_choices to authenticated, service_role;
 
 revoke execute on function private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
   private.note_whatsapp_inbound(uuid, uuid, uuid, text, timestamptz) from public, anon, authenticated;

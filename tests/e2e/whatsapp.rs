@@ -199,3 +199,19 @@ async fn a_whatsapp_call_is_recorded_and_goes_on_by_text_told_once() {
     let told = stage.whatsapp_to(&missed, 1).await;
     assert!(told.contains("Sorry, we missed your call"), "{told}");
 }
+
+#[tokio::test]
+async fn whoever_asks_for_one_channel_gets_the_next_summary_there() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    let chosen = stage.writes(&phone, "Whatsapp gusa, murakoze").await;
+    assert!(chosen.contains("kuri WhatsApp") && chosen.contains("BYOMBI"), "{chosen}");
+    stage.told_and_done(&CallSeed::new(&phone)).await;
+    stage.whatsapp_to(&phone, 2).await;
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 0, "{}", stage.outbox(&phone));
+    let chosen = stage.says(&phone, "SMS only").await;
+    assert!(chosen.contains("by SMS only") && chosen.contains("BOTH"), "{chosen}");
+    stage.told_and_done(&CallSeed::new(&phone)).await;
+    stage.sms_to(&phone, 2).await;
+    assert_eq!(stage.whatsapp().messages_to(&phone).len(), 2, "{}", stage.outbox(&phone));
+}

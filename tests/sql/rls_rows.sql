@@ -19,7 +19,9 @@ create function rls_rows.person(p_n integer, p_client uuid, p_user uuid) returns
 declare
   v_profile uuid; v_call uuid; v_session uuid; v_thread uuid; v_turn uuid; v_message uuid; v_delivery uuid; v_notification uuid;
 begin
-  insert into public.profiles (user_id, phone_number) values (p_user, '+25078811111' || p_n) returning id into v_profile;
+  -- Somebody with an account has chosen something: in a view of sums that is a row of its own.
+  insert into public.profiles (user_id, phone_number, notification_preferences)
+  values (p_user, '+25078811111' || p_n, case when p_user is null then '{}' else '{"policy": "sms_only"}' end::jsonb) returning id into v_profile;
   insert into public.profile_identities (profile_id, kind, value) values (v_profile, 'phone', '+25078811111' || p_n);
   insert into public.voice_calls (client_id, profile_id, origin, provider_call_id) values (p_client, v_profile, 'mtn_sip', 'call-' || p_n)
   returning id into v_call;

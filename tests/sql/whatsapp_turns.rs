@@ -253,3 +253,37 @@ async fn a_missed_call_is_told_of_and_one_of_ours_that_nobody_took_is_not() {
         "who was called opened no window"
     );
 }
+
+#[tokio::test]
+async fn whoever_chooses_a_channel_is_written_to_there_and_is_counted() {
+    let db = Db::new().await;
+    let phone = phone();
+    let asks = |p: Value, keyword: &str| with(p, json!({"keyword": keyword}));
+    let stopped = db.rpc("begin_sms_turn", asks(texted(&phone, "STOP", 1, 0), "stop")).await;
+    answer(&db, &stopped, 1, 10).await;
+    for (n, keyword, policy, sms) in
+        [(2, "whatsapp_only", "whatsapp_only", false), (3, "sms_only", "sms_only", true), (4, "both", "both", true)]
+    {
+        let chosen = db.rpc("begin_sms_turn", asks(wrote(Some(&phone), keyword, n, 100 * i64::from(n)), keyword)).await;
+        assert_eq!(
+            (text(&chosen, "/keyword"), text(&chosen, "/profile/preferences/policy")),
+            (keyword.into(), policy.into())
+        );
+        assert_eq!(chosen["profile"]["allows_sms"], sms, "{keyword}");
+        answer(&db, &chosen, n, 100 * i64::from(n) + 10).await;
+    }
+    let p = db.value("select notification_preferences from public.profiles").await;
+    assert_eq!((text(&p, "/policy_source"), p["policy_at"].is_string()), ("keyword".into(), true));
+    // While a question is open, "both" is its answer.
+    let asked = db.rpc("begin_sms_turn", texted(&phone, "I look for a house", 5, 600)).await;
+    let p = json!({"turn_id": asked["turn_id"], "lease_token": token(5), "outcome": "answered", "now": at_text(610),
+                   "reply": {"content": "To rent or to buy?", "source": "model"}, "deliveries": []});
+    db.rpc("finish_sms_turn", p).await;
+    let both = with(texted(&phone, "both", 6, 620), json!({"keyword": "both", "keyword_may_answer": true}));
+    assert_eq!(db.rpc("begin_sms_turn", both).await["kind"], "conversation");
+    let counted = db.value("select jsonb_agg(to_jsonb(v) - 'client_id') from public.v_channel_choices v").await;
+    assert_eq!(
+        counted,
+        json!([{"policy": "both", "chosen": true, "source": "keyword", "people": 1, "replies_by_sms": 3, "replies_on_whatsapp": 3}])
+    );
+}

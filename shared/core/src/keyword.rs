@@ -1,4 +1,4 @@
-//! STOP, START and HELP: recognised before any model sees the text, and answered with fixed words.
+//! STOP, START, HELP and the choice of a channel: recognised before any model sees the text, and answered with fixed words.
 //!
 //! The English words are Twilio's default list and the words AWS requires; the Kinyarwanda and Swahili ones are our
 //! choice and wait for a native speaker's and the operator's review. Only a whole message counts: "please stop by
@@ -20,7 +20,17 @@ pub enum Keyword {
     Start,
     /// Who are you, and how do I stop this?
     Help,
+    /// Write to me by SMS alone.
+    SmsOnly,
+    /// Write to me on WhatsApp alone, where that is possible.
+    WhatsappOnly,
+    /// Write to me on both.
+    Both,
 }
+
+/// Every keyword.
+pub const ALL: [Keyword; 6] =
+    [Keyword::Stop, Keyword::Start, Keyword::Help, Keyword::SmsOnly, Keyword::WhatsappOnly, Keyword::Both];
 
 impl Keyword {
     /// The word in rows, JSON and logs.
@@ -29,12 +39,15 @@ impl Keyword {
             Keyword::Stop => "stop",
             Keyword::Start => "start",
             Keyword::Help => "help",
+            Keyword::SmsOnly => "sms_only",
+            Keyword::WhatsappOnly => "whatsapp_only",
+            Keyword::Both => "both",
         }
     }
 
     /// Reads the word.
     pub fn parse(word: &str) -> Option<Keyword> {
-        [Keyword::Stop, Keyword::Start, Keyword::Help].into_iter().find(|keyword| keyword.as_str() == word)
+        ALL.into_iter().find(|keyword| keyword.as_str() == word)
     }
 }
 
@@ -111,7 +124,7 @@ const POLITE: &[&str] = &[
 ];
 
 /// Those of [`WORDS`] that people also answer questions with.
-const MAY_ANSWER: &[&str] = &["cancel", "end", "remove", "yes"];
+const MAY_ANSWER: &[&str] = &["cancel", "end", "remove", "yes", "both", "les deux", "byombi", "zote mbili"];
 
 const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("stop", Keyword::Stop, None),
@@ -155,6 +168,37 @@ const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("ubufasha", Keyword::Help, Some(Locale::Rw)),
     ("fasha", Keyword::Help, Some(Locale::Rw)),
     ("msaada", Keyword::Help, Some(Locale::Sw)),
+    ("sms only", Keyword::SmsOnly, Some(Locale::En)),
+    ("only sms", Keyword::SmsOnly, Some(Locale::En)),
+    ("just sms", Keyword::SmsOnly, Some(Locale::En)),
+    ("sms seulement", Keyword::SmsOnly, Some(Locale::Fr)),
+    ("seulement sms", Keyword::SmsOnly, Some(Locale::Fr)),
+    ("uniquement sms", Keyword::SmsOnly, Some(Locale::Fr)),
+    ("sms uniquement", Keyword::SmsOnly, Some(Locale::Fr)),
+    ("sms gusa", Keyword::SmsOnly, Some(Locale::Rw)),
+    ("sms tu", Keyword::SmsOnly, Some(Locale::Sw)),
+    ("sms pekee", Keyword::SmsOnly, Some(Locale::Sw)),
+    ("whatsapp only", Keyword::WhatsappOnly, Some(Locale::En)),
+    ("only whatsapp", Keyword::WhatsappOnly, Some(Locale::En)),
+    ("just whatsapp", Keyword::WhatsappOnly, Some(Locale::En)),
+    ("whatsapp seulement", Keyword::WhatsappOnly, Some(Locale::Fr)),
+    ("seulement whatsapp", Keyword::WhatsappOnly, Some(Locale::Fr)),
+    ("uniquement whatsapp", Keyword::WhatsappOnly, Some(Locale::Fr)),
+    ("whatsapp uniquement", Keyword::WhatsappOnly, Some(Locale::Fr)),
+    ("whatsapp gusa", Keyword::WhatsappOnly, Some(Locale::Rw)),
+    ("whatsapp tu", Keyword::WhatsappOnly, Some(Locale::Sw)),
+    ("whatsapp pekee", Keyword::WhatsappOnly, Some(Locale::Sw)),
+    ("both", Keyword::Both, Some(Locale::En)),
+    ("sms and whatsapp", Keyword::Both, Some(Locale::En)),
+    ("whatsapp and sms", Keyword::Both, Some(Locale::En)),
+    ("les deux", Keyword::Both, Some(Locale::Fr)),
+    ("sms et whatsapp", Keyword::Both, Some(Locale::Fr)),
+    ("whatsapp et sms", Keyword::Both, Some(Locale::Fr)),
+    ("byombi", Keyword::Both, Some(Locale::Rw)),
+    // Kinyarwanda and Swahili both say `na`.
+    ("sms na whatsapp", Keyword::Both, None),
+    ("whatsapp na sms", Keyword::Both, None),
+    ("zote mbili", Keyword::Both, Some(Locale::Sw)),
 ];
 
 /// The fixed answer, one GSM-7 segment; STOP and START are for the channel they came on.
@@ -195,6 +239,40 @@ pub fn reply(keyword: Keyword, channel: Channel, locale: Locale, brand: &str, co
         (Keyword::Help, Locale::Sw) if whatsapp => "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee ujumbe wetu tena.",
         (Keyword::Help, Locale::Sw) => {
             "Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena."
+        }
+        (Keyword::SmsOnly, Locale::En) => "From now on we write to you by SMS only. Send BOTH for WhatsApp as well.",
+        (Keyword::SmsOnly, Locale::Fr) => {
+            "Désormais nous vous écrivons seulement par SMS. Envoyez LES DEUX pour WhatsApp aussi."
+        }
+        (Keyword::SmsOnly, Locale::Rw) => {
+            "Guhera ubu tuzajya tukwandikira kuri SMS gusa. Ohereza BYOMBI niba ushaka na WhatsApp."
+        }
+        (Keyword::SmsOnly, Locale::Sw) => {
+            "Kuanzia sasa tutakuandikia kwa SMS tu. Tuma ZOTE MBILI ukitaka WhatsApp pia."
+        }
+        (Keyword::WhatsappOnly, Locale::En) => {
+            "From now on we write to you on WhatsApp, by SMS only where it cannot. Send BOTH for SMS as well."
+        }
+        (Keyword::WhatsappOnly, Locale::Fr) => {
+            "Désormais nous vous écrivons sur WhatsApp, par SMS seulement à défaut. Envoyez LES DEUX pour les SMS aussi."
+        }
+        (Keyword::WhatsappOnly, Locale::Rw) => {
+            "Guhera ubu tuzajya tukwandikira kuri WhatsApp, kuri SMS niba bidashobotse. Ohereza BYOMBI niba ushaka na SMS."
+        }
+        (Keyword::WhatsappOnly, Locale::Sw) => {
+            "Kuanzia sasa tutakuandikia WhatsApp, kwa SMS tu ikishindikana. Tuma ZOTE MBILI ukitaka SMS pia."
+        }
+        (Keyword::Both, Locale::En) => {
+            "From now on we write to you by SMS and on WhatsApp. Send SMS ONLY or WHATSAPP ONLY to choose one."
+        }
+        (Keyword::Both, Locale::Fr) => {
+            "Désormais nous vous écrivons par SMS et sur WhatsApp. Envoyez SMS SEULEMENT ou WHATSAPP SEULEMENT pour choisir."
+        }
+        (Keyword::Both, Locale::Rw) => {
+            "Guhera ubu tuzajya tukwandikira kuri SMS no kuri WhatsApp. Ohereza SMS GUSA cyangwa WHATSAPP GUSA uhitemo."
+        }
+        (Keyword::Both, Locale::Sw) => {
+            "Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja."
         }
     });
     if let (Keyword::Help, Some(contact)) = (keyword, contact.filter(|contact| contact.len() <= 20)) {
@@ -240,7 +318,7 @@ mod tests {
     fn answers_are_one_cheap_segment_each() {
         let mut all = String::new();
         for channel in [Channel::Sms, Channel::Whatsapp] {
-            for keyword in [Keyword::Stop, Keyword::Start, Keyword::Help] {
+            for keyword in ALL {
                 for locale in crate::locale::ALL {
                     let answer = reply(keyword, channel, locale, "EasyMO", Some("+250788000000"));
                     assert_eq!(
@@ -265,6 +343,18 @@ mod tests {
             EasyMO: Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de SMS. Tél. : +250788000000
             EasyMO: Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka SMS zacu. Hamagara: +250788000000
             EasyMO: Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee SMS zetu tena. Piga: +250788000000
+            EasyMO: From now on we write to you by SMS only. Send BOTH for WhatsApp as well.
+            EasyMO: Désormais nous vous écrivons seulement par SMS. Envoyez LES DEUX pour WhatsApp aussi.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS gusa. Ohereza BYOMBI niba ushaka na WhatsApp.
+            EasyMO: Kuanzia sasa tutakuandikia kwa SMS tu. Tuma ZOTE MBILI ukitaka WhatsApp pia.
+            EasyMO: From now on we write to you on WhatsApp, by SMS only where it cannot. Send BOTH for SMS as well.
+            EasyMO: Désormais nous vous écrivons sur WhatsApp, par SMS seulement à défaut. Envoyez LES DEUX pour les SMS aussi.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri WhatsApp, kuri SMS niba bidashobotse. Ohereza BYOMBI niba ushaka na SMS.
+            EasyMO: Kuanzia sasa tutakuandikia WhatsApp, kwa SMS tu ikishindikana. Tuma ZOTE MBILI ukitaka SMS pia.
+            EasyMO: From now on we write to you by SMS and on WhatsApp. Send SMS ONLY or WHATSAPP ONLY to choose one.
+            EasyMO: Désormais nous vous écrivons par SMS et sur WhatsApp. Envoyez SMS SEULEMENT ou WHATSAPP SEULEMENT pour choisir.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS no kuri WhatsApp. Ohereza SMS GUSA cyangwa WHATSAPP GUSA uhitemo.
+            EasyMO: Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja.
             EasyMO: You will get no more WhatsApp messages from us. Send START to resume.
             EasyMO: Vous ne recevrez plus nos messages WhatsApp. Envoyez START pour reprendre.
             EasyMO: Ntabwo uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza START kugira ngo wongere.
@@ -277,6 +367,18 @@ mod tests {
             EasyMO: Nous vous écrivons après vos appels et répondons à vos questions. Envoyez STOP pour ne plus recevoir de messages. Tél. : +250788000000
             EasyMO: Tukwandikira nyuma yo guhamagara kandi dusubiza ibibazo byawe. Ohereza STOP niba utagishaka ubutumwa bwacu. Hamagara: +250788000000
             EasyMO: Tunakuandikia baada ya simu yako na kujibu maswali yako. Tuma STOP ili usipokee ujumbe wetu tena. Piga: +250788000000
+            EasyMO: From now on we write to you by SMS only. Send BOTH for WhatsApp as well.
+            EasyMO: Désormais nous vous écrivons seulement par SMS. Envoyez LES DEUX pour WhatsApp aussi.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS gusa. Ohereza BYOMBI niba ushaka na WhatsApp.
+            EasyMO: Kuanzia sasa tutakuandikia kwa SMS tu. Tuma ZOTE MBILI ukitaka WhatsApp pia.
+            EasyMO: From now on we write to you on WhatsApp, by SMS only where it cannot. Send BOTH for SMS as well.
+            EasyMO: Désormais nous vous écrivons sur WhatsApp, par SMS seulement à défaut. Envoyez LES DEUX pour les SMS aussi.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri WhatsApp, kuri SMS niba bidashobotse. Ohereza BYOMBI niba ushaka na SMS.
+            EasyMO: Kuanzia sasa tutakuandikia WhatsApp, kwa SMS tu ikishindikana. Tuma ZOTE MBILI ukitaka SMS pia.
+            EasyMO: From now on we write to you by SMS and on WhatsApp. Send SMS ONLY or WHATSAPP ONLY to choose one.
+            EasyMO: Désormais nous vous écrivons par SMS et sur WhatsApp. Envoyez SMS SEULEMENT ou WHATSAPP SEULEMENT pour choisir.
+            EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS no kuri WhatsApp. Ohereza SMS GUSA cyangwa WHATSAPP GUSA uhitemo.
+            EasyMO: Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja.
         "#]].assert_eq(&all);
     }
 
