@@ -27,6 +27,7 @@ pub mod postgres;
 pub mod postgrest;
 pub mod process;
 pub mod runtime;
+pub mod speech;
 pub mod verbs;
 pub mod whatsapp;
 pub mod world;
