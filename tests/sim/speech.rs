@@ -41,7 +41,7 @@ macro_rules! recordings {
 recordings! {
     CALLER_QUESTION "caller_question.en"
         "Hello, I want to rent a house in Kimironko, two bedrooms, 300k RWF a month."
-    CALLER_INTERRUPTS "caller_interrupts.en" "Wait, sorry! Is there room for a car?"
+    CALLER_INTERRUPTS "caller_interrupts.en" "Wait, sorry! Is there any parking?"
     CALLER_THANKS "caller_thanks.en" "Thank you, send me a message. Goodbye."
     CALLER_QUESTION_FR "caller_question.fr" "Bonjour, je cherche une maison à louer à Kimironko, deux chambres."
     CALLER_QUESTION_SW "caller_question.sw" "Habari, natafuta nyumba ya kupanga Kimironko, vyumba viwili."
@@ -49,7 +49,7 @@ recordings! {
     AGENT_LOOKING "agent_looking.en" "One moment, I am looking."
     AGENT_OFFER "agent_offer.en"
         "I found a house in Kimironko. It has two bedrooms and costs 300k RWF a month. It is close to the market, to the school and to the bus, and it has a garden with a wall. You can see it on Saturday in the morning, or on Monday after work."
-    AGENT_CAR "agent_car.en" "Yes, there is room for one car. We will send you the details by message."
+    AGENT_PARKING "agent_parking.en" "Yes, there is parking behind the house. We will send you the details by message."
     AGENT_NOTHING "agent_nothing.en" "I am sorry, I found nothing."
     AGENT_GREETING_FR "agent_greeting.fr" "Bonjour, ici EasyMO. Comment puis-je vous aider ?"
     AGENT_GREETING_SW "agent_greeting.sw" "Habari, hapa ni EasyMO. Nikusaidie nini?"

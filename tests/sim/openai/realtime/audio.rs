@@ -116,10 +116,10 @@ mod tests {
 
     #[test]
     fn a_recording_is_as_long_and_as_loud_in_every_format() {
-        let loud = Format::Alaw.power(speech::AGENT_CAR.alaw);
+        let loud = Format::Alaw.power(speech::AGENT_PARKING.alaw);
         for format in [Format::Alaw, Format::Mulaw, Format::Pcm] {
-            let bytes = format.write(&speech::AGENT_CAR);
-            assert_eq!(bytes.len() as u64 / format.bytes_a_ms() as u64, speech::AGENT_CAR.ms());
+            let bytes = format.write(&speech::AGENT_PARKING);
+            assert_eq!(bytes.len() as u64 / format.bytes_a_ms() as u64, speech::AGENT_PARKING.ms());
             assert!((format.power(&bytes) / loud - 1.0).abs() < 0.15, "{format:?}");
         }
     }

@@ -127,7 +127,7 @@ mod tests {
 
     fn pieces(format: Format, wanted: &Value) -> VecDeque<(Duration, Piece)> {
         let mut running = Running::new(wanted, &json!(["audio"]));
-        running.plan(Some(speech::AGENT_CAR), Vec::new(), format, Rules::default(), Duration::from_secs(1));
+        running.plan(Some(speech::AGENT_PARKING), Vec::new(), format, Rules::default(), Duration::from_secs(1));
         running.pieces
     }
 
@@ -149,10 +149,10 @@ mod tests {
                     _ => {}
                 }
             }
-            assert_eq!((words.as_str(), sound), (speech::AGENT_CAR.text, format.write(&speech::AGENT_CAR)));
+            assert_eq!((words.as_str(), sound), (speech::AGENT_PARKING.text, format.write(&speech::AGENT_PARKING)));
             assert!(odd > 10, "{format:?}: sizes that fit too well");
             let took = pieces.back().unwrap().0 - pieces[0].0;
-            let played = Duration::from_millis(speech::AGENT_CAR.ms());
+            let played = Duration::from_millis(speech::AGENT_PARKING.ms());
             assert!(took < played / 7 && took > played / 9, "{took:?} for {played:?}");
         }
     }
@@ -161,6 +161,6 @@ mod tests {
     fn a_written_response_has_no_sound() {
         let pieces = pieces(Format::Pcm, &json!({"output_modalities": ["text"]}));
         assert!(pieces.iter().all(|(_, piece)| !matches!(piece, Piece::Sound(_))));
-        assert!(pieces.contains(&(Duration::from_secs(1), Piece::Words(speech::AGENT_CAR.text.to_owned()))));
+        assert!(pieces.contains(&(Duration::from_secs(1), Piece::Words(speech::AGENT_PARKING.text.to_owned()))));
     }
 }

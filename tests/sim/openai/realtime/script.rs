@@ -68,8 +68,8 @@ impl Default for Script {
             greeting: speech::AGENT_GREETING,
             turns: vec![
                 Turn::new(speech::CALLER_QUESTION.text, vec![search, answer]),
-                Turn::new(speech::CALLER_INTERRUPTS.text, vec![Act::Say(speech::AGENT_CAR)]),
-                Turn::new(speech::CALLER_THANKS.text, vec![Act::Say(speech::AGENT_CAR)]),
+                Turn::new(speech::CALLER_INTERRUPTS.text, vec![Act::Say(speech::AGENT_PARKING)]),
+                Turn::new(speech::CALLER_THANKS.text, vec![Act::Say(speech::AGENT_PARKING)]),
             ],
         }
     }

@@ -230,7 +230,7 @@ async fn a_caller_who_interrupts_cancels_the_response_and_what_was_not_heard_is_
     openai.realtime().set_rules(Rules { speed: 2, ..Rules::default() });
     openai.realtime().script(Script {
         greeting: speech::AGENT_OFFER,
-        turns: vec![Turn::new("Wait", vec![Act::Say(speech::AGENT_CAR)])],
+        turns: vec![Turn::new("Wait", vec![Act::Say(speech::AGENT_PARKING)])],
     });
     let mut client = Client::start(&openai).await;
     client.send(json!({"type": "response.create"})).await;
@@ -478,8 +478,8 @@ async fn scripts_and_rules_are_ordered_over_http() {
         (answer.status().as_u16(), answer.text().await.unwrap())
     };
     let (status, why) = post("scripts", json!({"turns": [{"text": "x", "acts": [{"say": "nobody.en"}]}]})).await;
-    assert!(status == 400 && why.contains("agent_car.en"), "{why}");
-    let turns = json!([{"text": "Bonjour", "language": "fr", "acts": [{"call": {"name": "search_services", "arguments": {}}}, {"say": "agent_car.en"}]}]);
+    assert!(status == 400 && why.contains("agent_parking.en"), "{why}");
+    let turns = json!([{"text": "Bonjour", "language": "fr", "acts": [{"call": {"name": "search_services", "arguments": {}}}, {"say": "agent_parking.en"}]}]);
     assert_eq!(post("scripts", json!({"greeting": "agent_greeting.fr", "turns": turns})).await.0, 201);
     assert_eq!(post("rules", json!({"think_ms": 5, "speed": 100, "session_limit_ms": 60_000})).await.0, 201);
     let mut client = Client::start(&openai).await;
