@@ -347,6 +347,9 @@ async fn without_the_session_function_the_caller_hears_an_apology_and_the_end_is
     let end = until("the end is told", || world.told.to("/end").pop()).await;
     assert_eq!(end["cause"], "model_unavailable");
     assert_eq!(world.told.kinds(), ["opened", "answered", "ended"], "each once, in order");
+    let first = world.told.to("/events").remove(0);
+    let times = [&first["started_at"], &end["answered_at"], &end["ended_at"]].map(|at| at.as_str().unwrap());
+    assert!(times.is_sorted() && times[0] < times[2], "{times:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ihuza_core::log::EVENTS;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Pieces of text shorter than this are words that anybody may use.
 const TELLING: usize = 14;
@@ -81,6 +81,11 @@ impl Private {
         if !EVENTS.iter().any(|known| known.as_str() == event) {
             return Some(format!("no event is called {event}"));
         }
+        self.leak(line, &fields)
+    }
+
+    /// What stands in a line that must not, if anything does.
+    pub fn leak(&self, line: &str, fields: &Map<String, Value>) -> Option<String> {
         if let Some((name, _)) = self.keys.iter().find(|(_, value)| line.contains(value.as_str())) {
             return Some(format!("holds {name}"));
         }

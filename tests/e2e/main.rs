@@ -23,6 +23,7 @@ mod many;
 mod notify;
 mod openapi;
 mod outage;
+mod phone;
 mod reports;
 mod shell;
 mod sms_alone;

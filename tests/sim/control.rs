@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::error::Result;
-use crate::http::{Answer, Reply, Request, Server};
+use crate::http::{Answer, Reply, Request, Server, Stream, Talk};
 use crate::runtime;
 
 mod fault;
@@ -123,7 +123,7 @@ impl Control {
     /// Records the request and takes the first fault that fits it.
     fn meet(&self, request: &Request, subjects: &[String], only_by_name: bool) -> (u64, Met) {
         let mut state = self.state();
-        let met = state.take(request, subjects, only_by_name);
+        let met = state.take(&request.path, subjects, only_by_name);
         let id = state.next_id;
         state.next_id += 1;
         if state.record.len() >= RECORD_LIMIT {
@@ -143,6 +143,11 @@ impl Control {
         (id, met)
     }
 
+    /// The fault that something after a 101 meets; only one that names it strikes it.
+    pub fn meet_event(&self, name: &str) -> Met {
+        self.state().take("", &[name.to_owned()], true)
+    }
+
     fn answered(&self, id: u64, status: Option<u16>) {
         let mut state = self.state();
         if let Some(entry) = state.record.iter_mut().rev().find(|entry| entry.id == id) {
@@ -152,12 +157,12 @@ impl Control {
 }
 
 impl State {
-    fn take(&mut self, request: &Request, subjects: &[String], only_by_name: bool) -> Met {
+    fn take(&mut self, path: &str, subjects: &[String], only_by_name: bool) -> Met {
         let fits = |rule: &Rule| {
             if rule.matching.is_empty() {
                 return !only_by_name;
             }
-            request.path.contains(&rule.matching) || subjects.iter().any(|subject| same(subject, &rule.matching))
+            path.contains(&rule.matching) || subjects.iter().any(|subject| same(subject, &rule.matching))
         };
         let Some(position) = self.rules.iter().position(fits) else {
             return Met::default();
@@ -235,6 +240,16 @@ pub trait Service: Send + Sync + 'static {
     /// The service as it should be; `met` tells what to spoil afterwards (reports twice, late, never).
     fn handle(self: Arc<Self>, request: Request, met: Met) -> impl Future<Output = Answer> + Send;
 
+    /// What is spoken over the connection of a request that was answered with 101.
+    fn talk(self: Arc<Self>, _: Request, _: Stream) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
+    /// Orders of this service's own, below `/control/`.
+    fn operate(&self, _: &Request) -> Option<Answer> {
+        None
+    }
+
     /// A failure in the vendor's own form.
     fn refuse(&self, status: u16, code: Option<i64>) -> Answer;
 }
@@ -245,7 +260,8 @@ pub async fn start<S: Service>(port: u16, service: Arc<S>, control: Arc<Control>
         let (service, control) = (service.clone(), control.clone());
         async move {
             if request.path == "/control" || request.path.starts_with("/control/") {
-                return Reply::Whole(operate(&control, &request));
+                let own = service.operate(&request);
+                return Reply::Whole(own.unwrap_or_else(|| operate(&control, &request)));
             }
             // Work that was begun is finished even when the caller hangs up, as it is at the real service.
             let work = runtime::spawn(attend(service, control, latency, request));
@@ -263,7 +279,7 @@ async fn attend<S: Service>(service: Arc<S>, control: Arc<Control>, latency: Dur
     }
     let reply = spoiled(service, request, met).await;
     let status = match &reply {
-        Reply::Whole(answer) | Reply::Truncated(answer) => Some(answer.status),
+        Reply::Whole(answer) | Reply::Upgrade(answer, _) | Reply::Truncated(answer) => Some(answer.status),
         Reply::Hang(_) | Reply::Cut => None,
     };
     control.answered(id, status);
@@ -272,7 +288,7 @@ async fn attend<S: Service>(service: Arc<S>, control: Arc<Control>, latency: Dur
 
 async fn spoiled<S: Service>(service: Arc<S>, request: Request, met: Met) -> Reply {
     let Some(fault) = met.fault else {
-        return Reply::Whole(service.handle(request, met).await);
+        return whole(service, request, met).await;
     };
     let hang = met.delay.unwrap_or(HANG);
     if !fault.accepted() {
@@ -296,6 +312,9 @@ async fn spoiled<S: Service>(service: Arc<S>, request: Request, met: Met) -> Rep
     if fault == Fault::Slow {
         tokio::time::sleep(met.delay.unwrap_or(SLOW)).await;
     }
+    if fault == Fault::Slow {
+        return whole(service, request, met).await;
+    }
     let answer = service.clone().handle(request, met).await;
     match fault {
         Fault::Status500After => Reply::Whole(service.refuse(500, None)),
@@ -307,6 +326,14 @@ async fn spoiled<S: Service>(service: Arc<S>, request: Request, met: Met) -> Rep
             "text/html",
             "<!doctype html><title>Please wait</title><p>One moment, please.</p>",
         )),
+        _ => Reply::Whole(answer),
+    }
+}
+
+async fn whole<S: Service>(service: Arc<S>, request: Request, met: Met) -> Reply {
+    let answer = service.clone().handle(request.clone(), met).await;
+    match answer.status {
+        101 => Reply::Upgrade(answer, Talk::new(move |stream| service.talk(request, stream))),
         _ => Reply::Whole(answer),
     }
 }

@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 server that can also misbehave: cut a connection, hang, or stop in the middle of an answer.
+//! A small HTTP/1.1 server that can also misbehave: cut a connection, hang, or stop in the middle of an answer; and hand a
+//! connection over to another protocol.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,6 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
@@ -80,10 +82,32 @@ impl Answer {
     }
 }
 
+/// The bytes of a connection after a 101.
+pub type Stream = TokioIo<Upgraded>;
+
+type Talking = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What goes on over a connection after a 101.
+pub struct Talk(Box<dyn FnOnce(Stream) -> Talking + Send>);
+
+impl Talk {
+    pub fn new<F: Future<Output = ()> + Send + 'static>(talk: impl FnOnce(Stream) -> F + Send + 'static) -> Self {
+        Self(Box::new(move |stream| Box::pin(talk(stream))))
+    }
+}
+
+impl std::fmt::Debug for Talk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Talk")
+    }
+}
+
 /// What becomes of a request.
 #[derive(Debug)]
 pub enum Reply {
     Whole(Answer),
+    /// A 101, and what is then spoken.
+    Upgrade(Answer, Talk),
     /// The headers promise the whole body; half of it comes, then the connection ends.
     Truncated(Answer),
     /// Nothing comes for this long, then the connection ends.
@@ -169,14 +193,30 @@ async fn accept(listener: TcpListener, handler: Handler) {
         let _ = stream.set_nodelay(true);
         let handler = handler.clone();
         connections.spawn(async move {
-            let service = service_fn(move |request| serve(request, handler.clone()));
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+            let upgraded = Handover::default();
+            let service = service_fn(|request| serve(request, handler.clone(), upgraded.clone()));
+            let serving = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            let _ = serving.with_upgrades().await;
+            let handover = upgraded.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some((upgrade, Talk(talk))) = handover
+                && let Ok(stream) = upgrade.await
+            {
+                talk(TokioIo::new(stream)).await;
+            }
         });
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn serve(request: hyper::Request<Incoming>, handler: Handler) -> Result<hyper::Response<Outgoing>, CutHere> {
+/// Where a request leaves what is to be spoken when the connection is no longer HTTP.
+type Handover = Arc<Mutex<Option<(OnUpgrade, Talk)>>>;
+
+async fn serve(
+    mut request: hyper::Request<Incoming>,
+    handler: Handler,
+    upgraded: Handover,
+) -> Result<hyper::Response<Outgoing>, CutHere> {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let body = match Limited::new(body, BODY_LIMIT).collect().await {
         Ok(collected) => collected.to_bytes(),
@@ -194,6 +234,10 @@ async fn serve(request: hyper::Request<Incoming>, handler: Handler) -> Result<hy
     };
     match handler(request).await {
         Reply::Whole(answer) => write(answer, false),
+        Reply::Upgrade(answer, talk) => {
+            *upgraded.lock().unwrap_or_else(PoisonError::into_inner) = Some((upgrade, talk));
+            write(answer, false)
+        }
         Reply::Truncated(answer) => write(answer, true),
         Reply::Hang(patience) => {
             tokio::time::sleep(patience).await;

@@ -1,4 +1,5 @@
-//! The outside world on one machine: Postgres, PostgREST behind its gateway, MTN, WhatsApp, OpenAI and the edge runtime.
+//! The outside world on one machine: Postgres, PostgREST behind its gateway, MTN, WhatsApp, OpenAI the edge runtime,
+//! and, where one is wanted, the media relay with a telephone to call it.
 //!
 //! `cargo xtask dev`, `demo` and `bench` and the end-to-end tests all talk to it.
 
@@ -23,10 +24,13 @@ pub mod keys;
 pub mod migrate;
 pub mod mtn;
 pub mod openai;
+pub mod phone;
 pub mod postgres;
 pub mod postgrest;
 pub mod process;
+pub mod relay;
 pub mod runtime;
+pub mod speech;
 pub mod verbs;
 pub mod whatsapp;
 pub mod world;

@@ -1,5 +1,5 @@
-//! OpenAI's Responses API, standing in for the model: strict on the request, deterministic in its answers. And the keys of
-//! its Realtime API.
+//! OpenAI's Responses API, standing in for the model: strict on the request, deterministic in its answers. And its
+//! Realtime API, over which the model speaks ([`realtime`]).
 //!
 //! A summary is made from the facts of the transcript it is given, and an answer from the conversation it is given, so a
 //! test or a demo sees whether the context really arrived. Tests that need other words queue them first.
@@ -14,19 +14,20 @@ use uuid::Uuid;
 
 use crate::control::{self, Control, Fault, Met, Order, Recorded, Service};
 use crate::error::Result;
-use crate::http::{Answer, Request, Server};
+use crate::http::{Answer, Request, Server, Stream};
 
 mod answer;
 mod check;
 mod conversation;
 mod facts;
 mod input;
-mod realtime;
+pub mod realtime;
 mod summary;
 mod words;
 
 use answer::Reply;
 use check::Refusal;
+use realtime::Realtime;
 
 /// Path below the base URL, which ends in `/v1`.
 const PATH: &str = "/v1/responses";
@@ -63,21 +64,20 @@ pub struct OpenAi {
 
 struct Model {
     api_key: String,
+    realtime: Realtime,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     scripts: VecDeque<Queued>,
-    /// Keys given away, oldest first.
-    minted: Vec<String>,
     cache_keys: HashSet<String>,
 }
 
 impl OpenAi {
     pub async fn start(port: u16, api_key: String, latency: Duration) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let model = Arc::new(Model { api_key, state: Mutex::default() });
+        let model = Arc::new(Model { api_key, realtime: Realtime::new(control.clone()), state: Mutex::default() });
         let server = control::start(port, model.clone(), control.clone(), latency).await?;
         Ok(Self { server, control, model })
     }
@@ -118,7 +118,12 @@ impl OpenAi {
 
     /// Every ephemeral key so far, oldest first.
     pub fn minted(&self) -> Vec<String> {
-        self.model.state().minted.clone()
+        self.model.realtime.minted()
+    }
+
+    /// The half of it that speaks.
+    pub fn realtime(&self) -> &Realtime {
+        &self.model.realtime
     }
 
     /// Every question so far, oldest first.
@@ -134,15 +139,7 @@ impl Model {
         if request.bearer() != Some(&self.api_key) {
             return error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None);
         }
-        match realtime::mint(request) {
-            Ok((key, answer)) => {
-                self.state().minted.push(key);
-                Answer::json(200, &answer)
-            }
-            Err(Refusal { status, code, message, param }) => {
-                error(status, "invalid_request_error", code, &message, Some(&param))
-            }
-        }
+        self.realtime.mint(request).map_or_else(refused, |answer| Answer::json(200, &answer))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -159,8 +156,8 @@ impl Model {
                 return error(400, "invalid_request_error", "invalid_json", "We could not parse the JSON body", None);
             }
         };
-        if let Err(Refusal { status, code, message, param }) = check::request(&body) {
-            return error(status, "invalid_request_error", code, &message, Some(&param));
+        if let Err(fault) = check::request(&body) {
+            return refused(fault);
         }
         let reply = match self.script(&subjects(&body)) {
             Some(Script::Raw(answer)) => return Answer::json(200, &answer),
@@ -247,12 +244,21 @@ impl Service for Model {
     async fn handle(self: Arc<Self>, request: Request, _: Met) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", PATH) => self.respond(&request),
-            ("POST", realtime::PATH) => self.mint(&request),
-            (_, PATH | realtime::PATH) => {
+            ("POST", realtime::KEYS) => self.mint(&request),
+            ("GET", realtime::SOCKET) => self.realtime.handshake(&request, &self.api_key).unwrap_or_else(refused),
+            (_, PATH | realtime::KEYS | realtime::SOCKET) => {
                 error(405, "invalid_request_error", "method_not_allowed", "Not allowed to use this method", None)
             }
             _ => error(404, "invalid_request_error", "unknown_url", "Unknown request URL", None),
         }
+    }
+
+    async fn talk(self: Arc<Self>, request: Request, stream: Stream) {
+        self.realtime.talk(request, stream).await;
+    }
+
+    fn operate(&self, request: &Request) -> Option<Answer> {
+        self.realtime.operate(request)
     }
 
     fn refuse(&self, status: u16, _: Option<i64>) -> Answer {
@@ -287,6 +293,10 @@ fn subjects(body: &Value) -> Vec<String> {
     let model = body.get("model").and_then(Value::as_str);
     let schema = body.pointer("/text/format/name").and_then(Value::as_str);
     [model, Some(schema.unwrap_or("text"))].into_iter().flatten().map(str::to_owned).collect()
+}
+
+fn refused(Refusal { status, code, message, param }: Refusal) -> Answer {
+    error(status, "invalid_request_error", code, &message, Some(&param))
 }
 
 fn error(status: u16, kind: &str, code: &str, message: &str, param: Option<&str>) -> Answer {

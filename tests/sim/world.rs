@@ -1,4 +1,5 @@
-//! The whole local world: database, PostgREST and gateway, the three providers, and the functions, wired together.
+//! The whole local world: database, PostgREST and gateway, the three providers, the functions, and, if wanted, the relay,
+//! wired together.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,9 @@ use crate::http::Server;
 use crate::keys::ProjectKeys;
 use crate::mtn::Mtn;
 use crate::openai::OpenAi;
+use crate::phone::{self, PhoneCall};
 use crate::postgrest::{self, Postgrest};
+use crate::relay::{Relay, RelayConfig};
 use crate::runtime;
 use crate::whatsapp::WhatsApp;
 
@@ -32,6 +35,7 @@ use vars::{Accounts, Urls, secrets};
 pub struct World {
     // In the order in which they end.
     clock: Option<JoinHandle<()>>,
+    relay: Option<Relay>,
     edge: Option<Edge>,
     postgrest: Postgrest,
     gateway: Gateway,
@@ -51,6 +55,9 @@ pub struct World {
 /// The function that sweeps up what was left behind, and its cron trigger.
 const SWEEPER: &str = "delivery-retry";
 const MINUTE: &str = "* * * * *";
+
+/// The number that the relay answers.
+pub const VOICE_NUMBER: &str = "+250788000000";
 
 impl World {
     /// Starts everything, as much as possible at once. When this returns, every part answers.
@@ -126,8 +133,28 @@ impl World {
             );
             whatsapp.set_webhook(edge.url("whatsapp-webhook")?.to_owned());
         }
+        let relay = match edge.as_ref().filter(|_| config.relay) {
+            Some(edge) => {
+                let start = Relay::start(RelayConfig {
+                    root: &config.root,
+                    function: edge.url("openai-realtime-sip")?,
+                    key: secrets.get("INTERNAL_API_KEY").map_or("", String::as_str),
+                    number: VOICE_NUMBER,
+                    folder: &logs.dir,
+                    port: config.port("relay"),
+                });
+                let start = async {
+                    let relay = start.await?;
+                    let address = format!("sip:{}@{}", relay.number, relay.sip);
+                    Ok((relay, address))
+                };
+                Some(config.report("relay", start).await?)
+            }
+            None => None,
+        };
         Ok(Self {
             http: client()?,
+            relay,
             clock: edge.as_ref().zip(config.cron_every).map(|(edge, every)| edge.clock(SWEEPER, MINUTE, every)),
             edge,
             postgrest,
@@ -183,6 +210,17 @@ impl World {
         edge.ok_or_else(|| Trouble::new("this world was started without functions: set WorldConfig::functions"))
     }
 
+    pub fn relay(&self) -> Result<&Relay> {
+        let relay = self.relay.as_ref();
+        relay.ok_or_else(|| Trouble::new("this world was started without a relay: set WorldConfig::relay"))
+    }
+
+    /// Calls our number from `phone`, and waits until somebody answers.
+    pub async fn call_from(&self, phone: &str) -> Result<PhoneCall> {
+        let relay = self.relay()?;
+        phone::call(relay.sip, phone, &relay.number).await
+    }
+
     /// Folder of everybody's logs.
     pub fn log_folder(&self) -> &Path {
         &self.logs.dir
@@ -209,6 +247,10 @@ impl Drop for World {
     fn drop(&mut self) {
         if let Some(clock) = &self.clock {
             clock.abort();
+        }
+        // First, while there is somebody whom it can tell of its calls.
+        if let Some(relay) = &mut self.relay {
+            relay.begin_stop();
         }
         if let Some(edge) = &mut self.edge {
             edge.begin_stop();

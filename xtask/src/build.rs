@@ -30,6 +30,15 @@ pub fn run(options: &Options) -> Result<()> {
     build(&tools, &chosen, options.force)
 }
 
+/// Build the relay of the local world, where it is looked for: beside this very program.
+pub fn relay() -> Result<()> {
+    Call::cargo("compile the relay")
+        // Always the whole workspace: another selection means other features, and everything compiled again.
+        .args(["build", "--workspace", "--bin", "ihuza-relay"])
+        .usual("about 1 min the first time")
+        .run()
+}
+
 /// Build all functions that are not up to date.
 pub fn ensure(tools: &Tools) -> Result<()> {
     build(tools, &functions::all()?, false)

@@ -1,7 +1,8 @@
-//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens.
+//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens. It begins with a phone call.
 //!
 //! Every step is believed only when the database and the carriers' simulators show it.
 
+mod phone_call;
 mod report;
 mod story;
 
@@ -17,13 +18,16 @@ use crate::progress;
 
 #[derive(clap::Args)]
 #[command(after_help = "\
-Each run begins with a fresh database. With real carriers' keys in .dev.vars the people of the story would be strangers:
+Each run begins with a fresh database. The first person phones: SIP and RTP over UDP into the relay, which speaks with the
+simulated model; with OpenAI's key in .dev.vars the call is written into the database instead, for nobody knows what the
+real one would say. With real carriers' keys in .dev.vars the people of the story would be strangers:
 give --to with a number of your own, which then gets the messages.")]
 pub struct Options {
     /// Tell the story and end; fails when any part of it did not happen.
     #[arg(long)]
     once: bool,
-    /// Write what the database and the simulators hold after the story, as JSON.
+    /// Write what the database and the simulators hold after the story, as JSON; and beside it what the caller heard, as
+    /// a WAV file.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Your own number: the story is told of one person, with this number.
@@ -47,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
         let mut story = story::Story::new(world, keys);
         let outcome = story.tell(options.to.as_deref()).await;
         if let Some(file) = &options.report {
-            match (report::write(file, world, story.timings()).await, &outcome) {
+            match (report::write(file, world, &story).await, &outcome) {
                 (Ok(()), _) => progress::note(&format!("report: {}", file.display())),
                 (Err(error), Ok(())) => return Err(error),
                 // What the story broke off at matters more.

@@ -18,14 +18,14 @@ use crate::vars_file::{self, Vars};
 const CRON_EVERY: Duration = Duration::from_secs(60);
 
 /// Besides the functions: what may have a port of its own choice.
-const OTHER_PARTS: [&str; 5] = ["gateway", "postgres", "mtn", "whatsapp", "openai"];
+const OTHER_PARTS: [&str; 6] = ["gateway", "postgres", "mtn", "whatsapp", "openai", "relay"];
 
 #[derive(clap::Args)]
 pub struct WorldOptions {
     /// Where each part is and every secret of it, as JSON (docs/local-world.schema.json); written when all is up.
     #[arg(long, value_name = "FILE")]
     pub ready_file: Option<PathBuf>,
-    /// A fixed port for a part: a function, gateway, postgres, mtn, whatsapp or openai. The others get free ones.
+    /// A fixed port for a part: a function, gateway, postgres, mtn, whatsapp, openai or relay (SIP). The others get free ones.
     #[arg(long = "port", value_name = "PART=PORT", value_parser = part_and_port)]
     ports: Vec<(String, u16)>,
 }
@@ -100,6 +100,7 @@ where
     let tools = setup::ensure()?;
     tools.tell_the_world()?;
     build::ensure(&tools)?;
+    build::relay()?;
     let keys = Keys::read(&data)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -141,6 +142,7 @@ async fn start(options: &WorldOptions, data: Data, keys: &Keys) -> Result<World>
     let config = WorldConfig {
         data,
         dev_vars: true,
+        relay: true,
         vars: keys.vars.clone(),
         real: keys.real.clone(),
         ports: options.ports.iter().cloned().collect(),
@@ -201,6 +203,8 @@ pub fn tell_addresses(world: &World) -> Result<()> {
     println!("  {:<26} {}", "simulated MTN", world.mtn().url());
     println!("  {:<26} {}", "simulated WhatsApp", world.whatsapp().url());
     println!("  {:<26} {}", "simulated OpenAI", world.openai().url());
+    let relay = world.relay()?;
+    println!("  {:<26} sip:{}@{}", "relay", relay.number, relay.sip);
     println!("  {:<26} {}", "logs", world.log_folder().display());
     if let (Ok(secret), Ok(code)) = (world.secret("MTN_WEBHOOK_SECRET"), world.secret("MTN_SMS_SERVICE_CODE")) {
         println!("\nText the agent:");

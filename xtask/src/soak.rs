@@ -37,6 +37,7 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::ensure()?;
     build::ensure(&tools)?;
+    build::relay()?;
     let first_seed = options.seed.unwrap_or_else(drawn_seed);
     let until = Instant::now() + Duration::from_secs(options.minutes * 60);
     let mut tally = Tally::default();

@@ -76,9 +76,9 @@ pub fn run(options: &Options) -> Result<()> {
             Part::Deny => check(&mut tally, part, deny(&tools)),
             Part::Unit | Part::Sql | Part::Relay | Part::E2e => {
                 if part == Part::E2e
-                    && let Err(error) = build::ensure(&tools)
+                    && let Err(error) = build::ensure(&tools).and_then(|()| build::relay())
                 {
-                    tally.record(part.name(), |part| part.fail("the functions were not built", &error));
+                    tally.record(part.name(), |part| part.fail("functions or relay were not built", &error));
                     continue;
                 }
                 let attempts = if matches!(part, Part::Relay | Part::E2e) { 2 } else { 1 };

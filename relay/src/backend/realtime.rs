@@ -227,6 +227,7 @@ impl Realtime {
             self.out.push_back(Output::Close(connection.link));
         }
         self.retry_at = None;
+        self.response = None;
         self.out.push_back(Output::Failed(reason));
     }
 
@@ -651,7 +652,8 @@ fn heard_part(text: &str, heard: &Heard) -> String {
 
 impl VoiceBackend for Realtime {
     fn handle_input(&mut self, now: Moment, input: Input) {
-        if self.failed {
+        // What was said before is still to be told, as far as it was heard.
+        if self.failed && !matches!(input, Input::Spoken(_) | Input::Cut(_)) {
             return;
         }
         match input {

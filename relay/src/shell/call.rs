@@ -478,7 +478,11 @@ impl Running {
             call::Output::Ring => self.start.incoming.dialog.ring(),
             call::Output::Answer => self.answer(),
             call::Output::Reject(status) => self.start.incoming.dialog.reject(status),
-            call::Output::Apologise => self.announce(Announcement::Apology),
+            call::Output::Apologise => {
+                // The apology must not wait behind what the model still had to say.
+                self.silence();
+                self.announce(Announcement::Apology);
+            }
             call::Output::HangUp(cause) => {
                 // A peer that is gone lets a BYE wait for half a minute; the record does not.
                 let dialog = self.start.incoming.dialog.clone();
@@ -532,6 +536,16 @@ impl Running {
         }
     }
 
+    /// Throws away what the agent has still to say, and tells the model how far it was heard. Whether there was any.
+    fn silence(&mut self) -> bool {
+        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let was_speaking = !heard.is_empty();
+        if was_speaking {
+            self.tell_model(backend::Input::Cut(heard));
+        }
+        was_speaking
+    }
+
     fn announce(&mut self, announcement: Announcement) {
         let (now, law) = (self.now(), self.law());
         let sound = self.shared.announcements.sound(announcement, self.opening.locale, law);
@@ -561,10 +575,8 @@ impl Running {
                 None => self.early.push_back(backend::Output::Complete(item)),
             },
             backend::Output::Flush => {
-                let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
-                if !heard.is_empty() {
+                if self.silence() {
                     self.shared.metrics.interrupted();
-                    self.tell_model(backend::Input::Cut(heard));
                 }
             }
             backend::Output::Said { speaker, text, locale, interrupted } => {

@@ -34,7 +34,16 @@ pub struct Desk {
 /// Begins the record of a call.
 pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
     let (sender, entries) = mpsc::channel(MOST_WAITING);
-    let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None, failing: false };
+    let scribe = Scribe {
+        desk,
+        opening,
+        owed: Vec::new(),
+        last: 0,
+        last_at_ms: 0,
+        answered_at_ms: None,
+        ended: None,
+        failing: false,
+    };
     tokio::spawn(scribe.run(entries));
     sender
 }
@@ -48,8 +57,17 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
         return desk.journal.remove(&call);
     };
     let ended = entries.iter().find_map(end_of);
-    let mut scribe =
-        Scribe { desk, opening, owed: owed.entries, last: owed.last, last_at_ms: now_ms, ended, failing: false };
+    let answered_at_ms = entries.iter().find_map(answer_of);
+    let mut scribe = Scribe {
+        desk,
+        opening,
+        owed: owed.entries,
+        last: owed.last,
+        last_at_ms: now_ms,
+        answered_at_ms,
+        ended,
+        failing: false,
+    };
     tokio::spawn(async move {
         if scribe.ended.is_none() {
             // It ended when it was last heard of, not now.
@@ -75,6 +93,13 @@ fn opening_of(entry: &Entry) -> Option<Opening> {
     }
 }
 
+fn answer_of(entry: &Entry) -> Option<i64> {
+    match entry {
+        Entry::Answered { at_ms } => Some(*at_ms),
+        _ => None,
+    }
+}
+
 fn end_of(entry: &Entry) -> Option<(EndCause, Value, i64)> {
     match entry {
         Entry::Ended { cause, media, at_ms } => Some((*cause, media.clone(), *at_ms)),
@@ -88,6 +113,7 @@ struct Scribe {
     owed: Vec<(u64, Entry)>,
     last: u64,
     last_at_ms: i64,
+    answered_at_ms: Option<i64>,
     ended: Option<(EndCause, Value, i64)>,
     /// The function could not be told last time: said once, not at every attempt.
     failing: bool,
@@ -117,6 +143,7 @@ impl Scribe {
 
     async fn write(&mut self, entry: Entry) {
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
+        self.answered_at_ms = self.answered_at_ms.or(answer_of(&entry));
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
@@ -161,7 +188,8 @@ impl Scribe {
 
     async fn end(&mut self) -> bool {
         let Some((cause, media, at_ms)) = &self.ended else { return true };
-        let result = self.desk.function.end(&self.opening, *cause, *at_ms, self.last, media).await;
+        let result =
+            self.desk.function.end(&self.opening, *cause, [self.answered_at_ms, Some(*at_ms)], self.last, media).await;
         self.went_through("END_POST_FAILED", result)
     }
 

@@ -108,9 +108,14 @@ impl Function {
     /// Tells of events; the same ones again change nothing there.
     pub async fn events(&self, opening: &Opening, entries: &[(u64, Entry)]) -> Result<(), FunctionError> {
         let events: Vec<Value> = entries.iter().map(|(seq, entry)| told::event(*seq, entry)).collect();
+        // A call whose opening was never seen there began when it began, not when it is told of.
+        let started_at = entries.iter().find_map(|(_, entry)| match entry {
+            Entry::Opened { at_ms, .. } => told::time(*at_ms),
+            _ => None,
+        });
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "trunk": opening.trunk, "events": events,
+            "trunk": opening.trunk, "started_at": started_at, "events": events,
         });
         self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }
@@ -137,14 +142,14 @@ impl Function {
         &self,
         opening: &Opening,
         cause: EndCause,
-        ended_at_ms: i64,
+        [answered_at_ms, ended_at_ms]: [Option<i64>; 2],
         last_seq: u64,
         media: &Value,
     ) -> Result<(), FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
             "locale": opening.locale, "trunk": opening.trunk, "cause": told::cause(cause), "reason": cause.as_str(),
-            "ended_at": told::time(ended_at_ms), "last_seq": last_seq, "media": media,
+            "answered_at": answered_at_ms.and_then(told::time), "ended_at": ended_at_ms.and_then(told::time), "last_seq": last_seq, "media": media,
         });
         self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }

@@ -54,7 +54,7 @@ pub enum Fault {
 
 impl Fault {
     /// Whether the work is done nevertheless.
-    pub(super) fn accepted(self) -> bool {
+    pub fn accepted(self) -> bool {
         use Fault::*;
         match self {
             Status401 | Status429 | Status429RetryAfter | Status500Before | Status503 | Status504 | TimeoutBefore

@@ -1,25 +1,251 @@
-//! Ephemeral keys of the Realtime API: `POST /v1/realtime/client_secrets`, GA names only.
+//! OpenAI's Realtime API: `POST /v1/realtime/client_secrets` for keys, and `GET /v1/realtime` as a WebSocket.
 //!
-//! Names and ranges from package `openai` 3.52.0 (`types/realtime`).
+//! The shapes are the GA ones of package `openai` 3.52.0 (`types/realtime`). What the model hears is decided by the energy
+//! of the sound; what that means, by a [`Script`].
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use chrono::Utc;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::check::Refusal;
-use crate::http::Request;
+use crate::control::Control;
+use crate::http::{Answer, Request, Stream};
 
-pub const PATH: &str = "/v1/realtime/client_secrets";
+mod audio;
+mod event;
+mod items;
+mod response;
+mod script;
+mod session;
+mod settings;
+mod socket;
+mod vad;
 
-/// In service, and not about to end.
-const MODELS: [&str; 4] = ["gpt-realtime-2.1", "gpt-realtime-2.1-mini", "gpt-realtime-2", "gpt-realtime-1.5"];
-const VOICES: [&str; 10] = ["alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar"];
-const TRANSCRIBERS: [&str; 3] = ["gpt-transcribe", "gpt-live-transcribe", "gpt-realtime-whisper"];
+pub use script::{Act, Script, Turn};
+pub use socket::Seen;
 
-type Checked = Result<(), Refusal>;
+use script::{Ordered, Progress};
+use settings::{MODELS, keys, refusal, word};
 
-/// The key, and the answer with it.
-pub fn mint(request: &Request) -> Result<(String, Value), Refusal> {
+/// Where keys are minted.
+pub const KEYS: &str = "/v1/realtime/client_secrets";
+/// Where sessions are held.
+pub const SOCKET: &str = "/v1/realtime";
+/// Sessions of which a record is kept.
+const MOST_SEEN: usize = 1000;
+
+/// What a session is like beside its settings.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// The real one's is an hour.
+    pub session_limit: Duration,
+    /// From the end of a turn, or the request, to the first sound.
+    pub think: Duration,
+    /// Sound comes that many times faster than it is played.
+    pub speed: u32,
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { session_limit: Duration::from_secs(3600), think: Duration::from_millis(120), speed: 8 }
+    }
+}
+
+/// A key that was minted: it may start sessions, any number, until it expires.
+#[derive(Clone)]
+struct Minted {
+    /// Unix seconds.
+    expires_at: i64,
+    session: Value,
+    /// One conversation, however often its connection breaks.
+    progress: Option<Arc<Mutex<Progress>>>,
+}
+
+/// Keys, scripts, and the sessions that are and were.
+pub struct Realtime {
+    control: Arc<Control>,
+    state: Mutex<State>,
+    /// Raised to cut every connection.
+    cuts: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    rules: Rules,
+    scripts: VecDeque<Script>,
+    minted: HashMap<String, Minted>,
+    /// Oldest first.
+    keys: Vec<String>,
+    seen: VecDeque<Arc<Mutex<Seen>>>,
+}
+
+impl Realtime {
+    pub fn new(control: Arc<Control>) -> Self {
+        Self { control, state: Mutex::default(), cuts: watch::Sender::new(0) }
+    }
+
+    /// The next call that has no script yet follows this one; without any, [`Script::default`].
+    pub fn script(&self, script: Script) {
+        self.state().scripts.push_back(script);
+    }
+
+    /// For sessions that begin from now on.
+    pub fn set_rules(&self, rules: Rules) {
+        self.state().rules = rules;
+    }
+
+    pub fn rules(&self) -> Rules {
+        self.state().rules
+    }
+
+    /// Ends every connection without a word.
+    pub fn cut(&self) {
+        self.cuts.send_modify(|cuts| *cuts += 1);
+    }
+
+    /// Every ephemeral key so far, oldest first.
+    pub fn minted(&self) -> Vec<String> {
+        self.state().keys.clone()
+    }
+
+    /// Lets a key expire.
+    pub fn expire(&self, key: &str) {
+        if let Some(minted) = self.state().minted.get_mut(key) {
+            minted.expires_at = 0;
+        }
+    }
+
+    /// What was said over each connection so far, oldest first.
+    pub fn sessions(&self) -> Vec<Seen> {
+        self.state().seen.iter().map(|seen| seen.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A key that can start sessions for a while.
+    pub fn mint(&self, request: &Request) -> std::result::Result<Value, Refusal> {
+        let (key, minted) = mint(request)?;
+        let answer = json!({"value": key, "expires_at": minted.expires_at, "session": minted.session});
+        let mut state = self.state();
+        state.keys.push(key.clone());
+        state.minted.insert(key, minted);
+        Ok(answer)
+    }
+
+    /// The handshake. A wrong key is refused before, a wrong model or protocol behind the upgrade.
+    pub fn handshake(&self, request: &Request, api_key: &str) -> std::result::Result<Answer, Refusal> {
+        let unauthorized =
+            |message: &str| Refusal { status: 401, ..refusal("invalid_api_key", "Authorization", message) };
+        match request.bearer() {
+            Some(key) if key == api_key => {}
+            Some(key) => match self.state().minted.get(key) {
+                Some(minted) if minted.expires_at > Utc::now().timestamp() => {}
+                Some(_) => return Err(unauthorized("The ephemeral key has expired")),
+                None => return Err(unauthorized("Incorrect API key provided")),
+            },
+            None => return Err(unauthorized("Missing bearer authentication in header")),
+        }
+        socket::accept(request).ok_or_else(|| Refusal {
+            status: 426,
+            ..refusal("upgrade_required", "Upgrade", "This is a WebSocket: upgrade with version 13")
+        })
+    }
+
+    /// Speaks over an upgraded connection to its end.
+    pub async fn talk(&self, request: Request, stream: Stream) {
+        let opened = self.open(&request);
+        socket::serve(opened, self.control.clone(), stream, self.cuts.subscribe()).await;
+    }
+
+    fn open(&self, request: &Request) -> socket::Opened {
+        let mut state = self.state();
+        let rules = state.rules;
+        let key = request.bearer().unwrap_or_default();
+        let known = state.minted.get(key).cloned();
+        let progress = match known.as_ref().and_then(|minted| minted.progress.clone()) {
+            Some(progress) => progress,
+            None => {
+                let script = state.scripts.pop_front().unwrap_or_default();
+                let progress = Arc::new(Mutex::new(Progress::new(script)));
+                if let Some(minted) = state.minted.get_mut(key) {
+                    minted.progress = Some(progress.clone());
+                }
+                progress
+            }
+        };
+        let query = request.query.split('&').find_map(|pair| pair.strip_prefix("model=")).unwrap_or_default();
+        let refused = if request.header("openai-beta").is_some() {
+            Some(refusal("beta_api_shape_disabled", "OpenAI-Beta", "The Realtime Beta API is no longer supported."))
+        } else if MODELS.contains(&query) {
+            None
+        } else {
+            Some(refusal("model_not_found", "model", &format!("The model `{query}` does not exist.")))
+        };
+        let id = format!("sess_{}", Uuid::new_v4().simple());
+        let seconds = i64::try_from(rules.session_limit.as_secs()).unwrap_or(3600);
+        let mut settings = settings::defaults(&id, query, Utc::now().timestamp() + seconds);
+        let with_ephemeral_key = known.is_some();
+        if let Some(mut given) = known.map(|minted| minted.session) {
+            // The address says which model, and the session has an id of its own.
+            given.as_object_mut().into_iter().for_each(|given| given.retain(|name, _| name != "id" && name != "model"));
+            settings::merge(&mut settings, &given);
+        }
+        let seen = Arc::new(Mutex::new(Seen::new(&id, with_ephemeral_key)));
+        state.seen.push_back(seen.clone());
+        if state.seen.len() > MOST_SEEN {
+            state.seen.pop_front();
+        }
+        socket::Opened { settings, rules, progress, seen, refused }
+    }
+
+    /// `POST /control/scripts`, `POST /control/rules`, `POST /control/cut`, `GET /control/sessions`.
+    pub fn operate(&self, request: &Request) -> Option<Answer> {
+        let done = |outcome: std::result::Result<(), String>| match outcome {
+            Ok(()) => Answer::json(201, &json!({"ok": true})),
+            Err(why) => Answer::json(400, &json!({ "error": why })),
+        };
+        let path = request.path.strip_prefix("/control").filter(|rest| rest.starts_with("/control"));
+        Some(match (request.method.as_str(), path.unwrap_or(&request.path)) {
+            ("POST", "/control/scripts") => {
+                let read = serde_json::from_slice::<Ordered>(&request.body).map_err(|error| error.to_string());
+                done(read.and_then(Script::try_from).map(|script| self.script(script)))
+            }
+            ("POST", "/control/rules") => done(self.order(&request.body)),
+            ("POST", "/control/cut") => {
+                self.cut();
+                done(Ok(()))
+            }
+            ("GET", "/control/sessions") => Answer::json(200, &json!(self.sessions())),
+            _ => return None,
+        })
+    }
+
+    fn order(&self, body: &[u8]) -> std::result::Result<(), String> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Wanted {
+            session_limit_ms: Option<u64>,
+            think_ms: Option<u64>,
+            speed: Option<u32>,
+        }
+        let wanted: Wanted = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+        let mut rules = self.rules();
+        rules.session_limit = wanted.session_limit_ms.map_or(rules.session_limit, Duration::from_millis);
+        rules.think = wanted.think_ms.map_or(rules.think, Duration::from_millis);
+        rules.speed = wanted.speed.unwrap_or(rules.speed).max(1);
+        self.set_rules(rules);
+        Ok(())
+    }
+}
+
+fn mint(request: &Request) -> std::result::Result<(String, Minted), Refusal> {
     if request.header("openai-beta").is_some() {
         return Err(refusal("beta_api_shape_disabled", "OpenAI-Beta", "The beta API shape is disabled."));
     }
@@ -45,168 +271,14 @@ pub fn mint(request: &Request) -> Result<(String, Value), Refusal> {
         }
     }
     let given = fields.get("session").cloned().unwrap_or_else(|| json!({"type": "realtime"}));
-    session(&given)?;
+    settings::session(&given)?;
     let key = format!("ek_{}", Uuid::new_v4().simple());
     let mut effective = given.as_object().cloned().unwrap_or_default();
     effective.insert("id".to_owned(), format!("sess_{}", Uuid::new_v4().simple()).into());
     effective.insert("object".to_owned(), "realtime.session".into());
-    let answer = json!({"value": key, "expires_at": Utc::now().timestamp() + seconds, "session": effective});
-    Ok((key, answer))
-}
-
-fn session(given: &Value) -> Checked {
-    let known = [
-        "type",
-        "model",
-        "output_modalities",
-        "instructions",
-        "audio",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "reasoning",
-        "max_output_tokens",
-        "truncation",
-        "include",
-        "tracing",
-    ];
-    let fields = keys(given, "session", &known)?;
-    word(fields, "type", &["realtime"])?;
-    if fields.get("type").is_none() {
-        return Err(refusal(
-            "missing_required_parameter",
-            "session.type",
-            "Missing required parameter: 'session.type'.",
-        ));
-    }
-    if let Some(model) = fields.get("model").and_then(Value::as_str)
-        && !MODELS.contains(&model)
-    {
-        return Err(Refusal {
-            status: 404,
-            ..refusal("model_not_found", "session.model", "The model does not exist.")
-        });
-    }
-    if let Some(modalities) = fields.get("output_modalities")
-        && *modalities != json!(["audio"])
-        && *modalities != json!(["text"])
-    {
-        return Err(refusal("invalid_value", "session.output_modalities", "Either audio or text."));
-    }
-    if let Some(audio) = fields.get("audio") {
-        let audio = keys(audio, "session.audio", &["input", "output"])?;
-        if let Some(input) = audio.get("input") {
-            listens(input)?;
-        }
-        if let Some(output) = audio.get("output") {
-            let output = keys(output, "session.audio.output", &["format", "voice", "speed"])?;
-            output.get("format").map_or(Ok(()), format)?;
-            word(output, "voice", &VOICES)?;
-        }
-    }
-    for tool in fields.get("tools").and_then(Value::as_array).into_iter().flatten() {
-        let tool = keys(tool, "session.tools", &["type", "name", "description", "parameters"])?;
-        word(tool, "type", &["function"])?;
-        if tool.get("parameters").and_then(|schema| schema.get("type")) != Some(&json!("object")) {
-            return Err(refusal(
-                "invalid_value",
-                "session.tools.parameters",
-                "A JSON Schema of type object is expected.",
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn listens(input: &Value) -> Checked {
-    let input = keys(input, "session.audio.input", &["format", "noise_reduction", "transcription", "turn_detection"])?;
-    input.get("format").map_or(Ok(()), format)?;
-    if let Some(transcription) = input.get("transcription").filter(|found| !found.is_null()) {
-        let known = ["model", "language", "languages", "prompt", "keywords", "delay"];
-        word(keys(transcription, "session.audio.input.transcription", &known)?, "model", &TRANSCRIBERS)?;
-    }
-    if let Some(noise) = input.get("noise_reduction").filter(|found| !found.is_null()) {
-        word(
-            keys(noise, "session.audio.input.noise_reduction", &["type", "strength"])?,
-            "type",
-            &["near_field", "far_field"],
-        )?;
-    }
-    let Some(turns) = input.get("turn_detection").filter(|found| !found.is_null()) else {
-        return Ok(());
-    };
-    let at = "session.audio.input.turn_detection";
-    let common = ["type", "create_response", "interrupt_response"];
-    let own: &[&str] = match turns.get("type").and_then(Value::as_str) {
-        Some("server_vad") => &["threshold", "prefix_padding_ms", "silence_duration_ms", "idle_timeout_ms"],
-        Some("semantic_vad") => &["eagerness"],
-        _ => return Err(refusal("invalid_value", at, "server_vad or semantic_vad is expected.")),
-    };
-    keys(turns, at, &[&common, own].concat()).map(|_| ())
-}
-
-fn format(given: &Value) -> Checked {
-    let whole =
-        [json!({"type": "audio/pcm", "rate": 24000}), json!({"type": "audio/pcmu"}), json!({"type": "audio/pcma"})];
-    if whole.contains(given) {
-        return Ok(());
-    }
-    Err(refusal("invalid_value", "session.audio.format", "An audio format is expected."))
-}
-
-fn keys<'a>(value: &'a Value, at: &str, known: &[&str]) -> Result<&'a Map<String, Value>, Refusal> {
-    let Some(map) = value.as_object() else {
-        return Err(refusal("invalid_type", at, "An object is expected."));
-    };
-    match map.keys().find(|key| !known.contains(&key.as_str())) {
-        Some(stranger) => {
-            let message = format!("Unknown parameter: '{at}.{stranger}'.");
-            Err(Refusal { message, ..refusal("unknown_parameter", &format!("{at}.{stranger}"), "") })
-        }
-        None => Ok(map),
-    }
-}
-
-fn word(fields: &Map<String, Value>, name: &str, known: &[&str]) -> Checked {
-    match fields.get(name) {
-        Some(value) if !value.as_str().is_some_and(|word| known.contains(&word)) => {
-            Err(refusal("invalid_value", name, "This value is not supported."))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn refusal(code: &'static str, param: &str, message: &str) -> Refusal {
-    Refusal { status: 400, code, message: message.to_owned(), param: param.to_owned() }
+    let expires_at = Utc::now().timestamp() + seconds;
+    Ok((key, Minted { expires_at, session: Value::Object(effective), progress: None }))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(given: Value, code: Option<&str>) {
-        assert_eq!(session(&given).err().map(|refused| refused.code), code, "{given}");
-    }
-
-    #[test]
-    fn only_the_shape_of_today_is_taken() {
-        check(
-            json!({"type": "realtime", "model": "gpt-realtime-2.1", "audio": {"output": {"voice": "marin", "format": {"type": "audio/pcma"}}}}),
-            None,
-        );
-        check(json!({"model": "gpt-realtime-2.1"}), Some("missing_required_parameter"));
-        check(json!({"type": "realtime", "model": "gpt-4o-realtime-preview-2024-10-01"}), Some("model_not_found"));
-        check(json!({"type": "realtime", "voice": "marin"}), Some("unknown_parameter"));
-        check(json!({"type": "realtime", "input_audio_format": "g711_alaw"}), Some("unknown_parameter"));
-        check(json!({"type": "realtime", "audio": {"input": {"format": "pcm16"}}}), Some("invalid_value"));
-        check(
-            json!({"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad", "eagerness": "low"}}}}),
-            Some("unknown_parameter"),
-        );
-        check(
-            json!({"type": "realtime", "tools": [{"type": "function", "name": "x", "strict": true, "parameters": {"type": "object"}}]}),
-            Some("unknown_parameter"),
-        );
-    }
-}
+mod tests;

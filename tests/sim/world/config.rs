@@ -52,8 +52,10 @@ pub struct WorldConfig {
     pub real: Vec<Provider>,
     /// Off: no functions, only what is around them.
     pub functions: bool,
+    /// Whether there is a relay to be called; it needs the functions, and its binary to be built.
+    pub relay: bool,
     pub withhold_queues: Vec<String>,
-    /// Name of a part (`postgres`, `gateway`, `mtn`, `whatsapp`, `openai`, or a function) -> port; the rest are free ones.
+    /// Name of a part (`postgres`, `gateway`, `mtn`, `whatsapp`, `openai`, `relay` (SIP), or a function) -> port; the rest are free ones.
     pub ports: BTreeMap<String, u16>,
     /// Added to every call through the gateway.
     pub gateway_latency: Duration,
@@ -77,6 +79,7 @@ impl Default for WorldConfig {
             dev_vars: false,
             real: Vec::new(),
             functions: true,
+            relay: false,
             withhold_queues: Vec::new(),
             ports: BTreeMap::new(),
             gateway_latency: Duration::ZERO,

@@ -24,9 +24,13 @@ const PREFIXES: [(&str, Provider); 3] =
 const REPORT_VERSION: u32 = 1;
 
 /// The row lists of the report, and the table that each is read from.
-const REPORTED: [(&str, &str); 10] = [
+const REPORTED: [(&str, &str); 14] = [
     ("profiles", "profiles"),
     ("voice_calls", "voice_calls"),
+    ("openai_sessions", "openai_sessions"),
+    ("transcripts", "transcripts"),
+    ("voice_events", "voice_events"),
+    ("tool_calls", "mcp_tool_calls"),
     ("call_summaries", "call_summaries"),
     ("call_notifications", "call_notifications"),
     ("sessions", "omnichannel_sessions"),
@@ -42,7 +46,7 @@ impl World {
     pub fn ready_file(&self) -> Value {
         let functions = self.edge.as_ref().map(Edge::functions).cloned().unwrap_or_default();
         let simulator = |url: String| json!({"control_url": format!("{url}/control"), "url": url});
-        json!({
+        let mut file = json!({
             "version": READY_FILE_VERSION,
             "functions": functions,
             "postgrest_url": self.postgrest.url(),
@@ -54,7 +58,12 @@ impl World {
                 "openai": simulator(self.openai.url()),
             },
             "secrets": self.shared_secrets(),
-        })
+        });
+        if let (Some(relay), Some(file)) = (&self.relay, file.as_object_mut()) {
+            let described = json!({"sip": relay.sip, "url": format!("http://{}", relay.http), "number": relay.number});
+            file.insert("relay".to_owned(), described);
+        }
+        file
     }
 
     /// Keys of a real provider open more than this world: they stay where they are.
@@ -76,7 +85,9 @@ impl World {
         report.insert("version".to_owned(), json!(REPORT_VERSION));
         report.insert("at".to_owned(), json!(Utc::now().to_rfc3339_opts(SecondsFormat::Millis, true)));
         for (name, table) in REPORTED {
-            let rows = self.rows(&format!("select * from public.{table} order by created_at, id")).await?;
+            // Events and turns of one batch were written in one moment.
+            let then = if ["transcripts", "voice_events"].contains(&table) { "call_id, seq" } else { "id" };
+            let rows = self.rows(&format!("select * from public.{table} order by created_at, {then}")).await?;
             report.insert(name.to_owned(), json!(rows));
         }
         let sms: Vec<Value> = self

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use ihuza_sim::phone::PhoneCall;
 use ihuza_sim::verbs::{CallSeed, SeededCall};
 use ihuza_sim::world::{Provider, World};
 use serde_json::{Map, Value, json};
 
+use super::phone_call;
 use crate::local_world::Keys;
 use crate::progress;
 
@@ -24,6 +26,15 @@ pub struct Story<'a> {
     keys: &'a Keys,
     patience: Duration,
     timings: Map<String, Value>,
+    phone_call: Option<PhoneCall>,
+}
+
+/// How a call comes about.
+enum Way {
+    /// Somebody phones.
+    Phone,
+    /// Another call handler wrote it into the database, and tells post-call-notify of its end.
+    Reported(Box<CallSeed>),
 }
 
 /// A session, as a step finds it.
@@ -35,7 +46,7 @@ struct Session {
 impl<'a> Story<'a> {
     pub fn new(world: &'a World, keys: &'a Keys) -> Self {
         let patience = if keys.real.is_empty() { PATIENCE } else { PATIENCE_WITH_REAL_ONES };
-        Self { world, keys, patience, timings: Map::new() }
+        Self { world, keys, patience, timings: Map::new(), phone_call: None }
     }
 
     /// Milliseconds that each step took, by person and step.
@@ -43,16 +54,21 @@ impl<'a> Story<'a> {
         &self.timings
     }
 
+    /// The call that was phoned.
+    pub fn phone_call(&self) -> Option<&PhoneCall> {
+        self.phone_call.as_ref()
+    }
+
     pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
         let started = Instant::now();
         if let Some(number) = only_to {
-            self.phone_call_then_sms("You", "you", number, CallSeed::new(number), &["sms"]).await?;
+            let way = self.phone_or(CallSeed::new(number));
+            self.call_then_sms("You", "you", number, way, &["sms"]).await?;
         } else {
-            let call = CallSeed::new(MUKAMANA);
-            self.phone_call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, call, &["sms"]).await?;
-            let call = CallSeed::new(ERIC).on_whatsapp_now();
-            self.phone_call_then_sms("Eric, with WhatsApp on his phone,", "eric", ERIC, call, &["whatsapp", "sms"])
-                .await?;
+            let way = self.phone_or(CallSeed::new(MUKAMANA));
+            self.call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, way, &["sms"]).await?;
+            let way = Way::Reported(Box::new(CallSeed::new(ERIC).on_whatsapp_now()));
+            self.call_then_sms("Eric, with WhatsApp on his phone,", "eric", ERIC, way, &["whatsapp", "sms"]).await?;
             self.sms_without_call().await?;
         }
         self.delivery_reports().await?;
@@ -60,23 +76,19 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// A call that ended becomes a summary; the answer to it carries on the same session.
-    async fn phone_call_then_sms(
-        &mut self,
-        who: &str,
-        key: &str,
-        phone: &str,
-        seed: CallSeed,
-        channels: &[&str],
-    ) -> Result<()> {
-        progress::headline(&format!("{who} {phone}"));
-        let call = self.world.seed_call(&seed).await.context("the call was not written into the database")?;
-        said(&seed);
-        progress::note("The call ends, and the call handler tells post-call-notify:");
-        let since = Instant::now();
-        self.announce(&call).await.with_context(|| step(who, "the notification was not accepted"))?;
-        self.happened(key, "accepted", since, "post-call-notify accepted it");
+    /// What the real model would say nobody knows.
+    fn phone_or(&self, seed: CallSeed) -> Way {
+        if self.keys.is_real(Provider::OpenAi) { Way::Reported(Box::new(seed)) } else { Way::Phone }
+    }
 
+    /// A call that ended becomes a summary; the answer to it carries on the same session.
+    async fn call_then_sms(&mut self, who: &str, key: &str, phone: &str, way: Way, channels: &[&str]) -> Result<()> {
+        progress::headline(&format!("{who} {phone}"));
+        let phones = matches!(way, Way::Phone);
+        let (call, since) = match way {
+            Way::Phone => self.phones(who, key, phone).await?,
+            Way::Reported(seed) => self.reported(who, key, &seed).await?,
+        };
         for channel in channels {
             let text = self
                 .received(channel, phone, 1)
@@ -116,6 +128,59 @@ impl<'a> Story<'a> {
             .with_context(|| step(who, "the SMS and its answer are not in one session"))?;
         ensure!(after.id == before.id, step(who, "the answer is in another session than the summary"));
         progress::done(&format!("the same session as the call, now {}", after.status));
+        if phones {
+            self.one_id(&call, wish).await.with_context(|| step(who, "no one id leads from the call to the answer"))?;
+        }
+        Ok(())
+    }
+
+    async fn phones(&mut self, who: &str, key: &str, phone: &str) -> Result<(SeededCall, Instant)> {
+        let told = phone_call::tell(self.world, phone, self.patience).await;
+        let told = told.with_context(|| step(who, "the phone call did not go as it should"))?;
+        self.timings.extend(told.timings.into_iter().map(|(what, ms)| (format!("{key}.{what}"), ms)));
+        let since = told.hung_up;
+        self.phone_call = Some(told.call);
+        let id = told.id.parse().context("the id of the call is no UUID")?;
+        let provider_call_id = told.provider_call_id;
+        Ok((SeededCall { id, provider_call_id, profile_id: None, phone: phone.to_owned() }, since))
+    }
+
+    async fn reported(&mut self, who: &str, key: &str, seed: &CallSeed) -> Result<(SeededCall, Instant)> {
+        let call = self.world.seed_call(seed).await.context("the call was not written into the database")?;
+        said(seed);
+        progress::note("The call ends, and another call handler tells post-call-notify:");
+        let since = Instant::now();
+        self.announce(&call).await.with_context(|| step(who, "the notification was not accepted"))?;
+        self.happened(key, "accepted", since, "post-call-notify accepted it");
+        Ok((call, since))
+    }
+
+    /// The id that the relay drew at the INVITE is on the call, its tool call and its summary's messages; the turn that
+    /// answers the reply is in the conversation which that id leads to, and its messages name the call.
+    async fn one_id(&self, call: &SeededCall, wish: &str) -> Result<()> {
+        let sid = json!(call.provider_call_id);
+        let lines = self.world.relay()?.logs();
+        let invite = lines.iter().find(|line| {
+            line.get("event").is_some_and(|event| event == "CALL_STARTED") && line.get("call_sid") == Some(&sid)
+        });
+        let id = invite.and_then(|line| line.get("correlation_id")?.as_str()).context("the relay told of no INVITE")?;
+        let id = id.replace('\'', "");
+        let sql = format!(
+            "select (select correlation_id = '{id}' from public.voice_calls where id = '{call}')
+                and (select bool_and(correlation_id = '{id}') from public.mcp_tool_calls where call_id = '{call}')
+                and (select bool_and(correlation_id = '{id}') from public.message_delivery_log where call_id = '{call}' and purpose = 'call_summary')
+                and exists (
+                  select from public.conversation_messages summary
+                    join public.conversation_turns turn on turn.session_id = summary.session_id and turn.finished_at is not null
+                    join public.conversation_messages asked on asked.session_id = turn.session_id and asked.call_id = '{call}'
+                     and asked.role = 'user' and asked.content = '{wish}'
+                    join public.conversation_messages answered on answered.session_id = turn.session_id and answered.call_id = '{call}'
+                     and answered.role = 'assistant' and answered.seq > asked.seq
+                   where summary.correlation_id = '{id}' and summary.seq < asked.seq)",
+            call = call.id,
+        );
+        self.world.wait_for_sql(&sql, self.patience).await?;
+        progress::done(&format!("one correlation id leads from the INVITE to this answer: {id}"));
         Ok(())
     }
 

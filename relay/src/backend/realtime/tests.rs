@@ -329,6 +329,16 @@ fn an_account_that_is_refused_is_not_tried_again() {
 }
 
 #[test]
+fn what_was_heard_of_a_model_that_is_gone_is_told_and_nothing_is_sent_to_it() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "one two three four five" }));
+    talk.says(1, json!({ "type": "error", "error": { "type": "insufficient_quota", "code": null } }));
+    assert_eq!(talk.give(Input::Cut(vec![heard("r1", 240, 500)])), ["Agent-: one two"]);
+    assert!(talk.give(Input::Greet).is_empty());
+}
+
+#[test]
 fn before_the_hour_is_over_a_new_connection_takes_over_in_a_silence() {
     let mut talk = Talk::ready();
     talk.speaks("r1");
