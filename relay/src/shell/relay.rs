@@ -323,6 +323,13 @@ impl Reception for Door {
         known
     }
 
+    fn unfit(&self, source: IpAddr, refusal: Refusal, fault: &'static str) {
+        self.0.metrics.refused(refusal);
+        let trunk = Admission::trunk_of(&self.0.config, source).map_or("", |trunk| &trunk.name);
+        let fields = json!({ "reason": refusal.as_str(), "status": refusal.status(), "fault": fault, "trunk": trunk });
+        self.0.desk.log.event("SIP_REFUSED", Level::Warn, "a message is no sound request", fields);
+    }
+
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>> {
         if let Some(challenges) = self.challenge(invite) {
             // Without credentials it is the ordinary first half of every call; with wrong ones it is a refusal.
