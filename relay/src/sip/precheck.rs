@@ -6,7 +6,7 @@
 //! or it is nothing that could be answered. `tests/torture.rs` shows the outcome for every message of RFC 4475.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use super::admission::{Refusal, unsupported};
 
@@ -89,9 +89,10 @@ pub fn settle(datagram: &[u8], from: SocketAddr, room: usize) -> Verdict<'_> {
         Some(end) => datagram.split_at(end),
         None => (datagram, &[][..]),
     };
-    let Ok(head) = std::str::from_utf8(head) else { return Verdict::Ignore("no text") };
+    // A name in some older alphabet costs nobody the call, but a few marks in place of its letters.
+    let head = String::from_utf8_lossy(head);
     let body = body.get(4..).unwrap_or_default();
-    let (start, rest) = head.split_once("\r\n").unwrap_or((head, ""));
+    let (start, rest) = head.split_once("\r\n").unwrap_or((&head, ""));
     if let Some(status) = start.strip_prefix("SIP/") {
         return match status.split(' ').nth(1).map(|code| (code.len(), code.parse())) {
             Some((3, Ok(100..=699_u16))) => Verdict::Pass(Cow::Borrowed(datagram)),
@@ -102,7 +103,7 @@ pub fn settle(datagram: &[u8], from: SocketAddr, room: usize) -> Verdict<'_> {
     let headers: Vec<Header> = unfolded(rest).take(MOST_HEADERS + 1).collect();
     let checked = match version {
         "SIP/2.0" if end.is_none() => Err("the blank line after the headers is missing".into()),
-        "SIP/2.0" if has_lone_break(head) => Err("a line ends with less than CR and LF".into()),
+        "SIP/2.0" if has_lone_break(&head) => Err("a line ends with less than CR and LF".into()),
         "SIP/2.0" => check(method, start, &headers, body.len()),
         _ => Err(Fault::new(Refusal::UnsupportedVersion, "another version of SIP")),
     };
@@ -169,6 +170,12 @@ fn check(method: &str, start: &str, headers: &[Header], body: usize) -> Result<u
         return Err(missing.into());
     }
     all(headers, "via").try_for_each(check_via)?;
+    // The topmost says by which way it was sent: one that telephones have.
+    let sent_by = one(headers, "via").unwrap_or_default().splitn(3, '/').nth(2).unwrap_or_default();
+    let transport = sent_by.split_whitespace().next().unwrap_or_default();
+    if !["UDP", "TCP", "TLS", "SCTP", "WS", "WSS"].iter().any(|known| transport.eq_ignore_ascii_case(known)) {
+        return Err("a Via of another transport".into());
+    }
     if method == "INVITE" {
         all(headers, "contact").try_for_each(|value| check_address(value, true))?;
     }
@@ -206,11 +213,29 @@ fn check_request_line(start: &str) -> Result<(), Fault> {
         return Err(Fault::new(Refusal::UnsupportedScheme, "a scheme that leads to no telephone"));
     }
     // A question mark in the user part is one; behind the host it begins headers, which a request address may not have.
-    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
+    if user.contains('@') {
+        return Err("a broken request address".into());
+    }
     if host.contains('?') {
         return Err("headers in the request address".into());
     }
+    if !scheme.eq_ignore_ascii_case("tel") && !is_host(host.split(';').next().unwrap_or_default()) {
+        return Err("a request address without a host".into());
+    }
     Ok(())
+}
+
+/// `host` or `host:port` (§25.1).
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, "")) => return address.parse::<Ipv6Addr>().is_ok(),
+        Some((address, rest)) if address.parse::<Ipv6Addr>().is_ok() => ("v6", rest.strip_prefix(':')),
+        Some(_) => return false,
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+    is_name && port.is_none_or(|port| port.parse::<u16>().is_ok()) && !text.ends_with(']')
 }
 
 /// What a request requires or accepts. An INVITE's `Require` is its admission's matter.
@@ -269,10 +294,15 @@ fn check_address(value: &str, list: bool) -> Result<(), &'static str> {
 }
 
 fn check_addr_spec(address: &str) -> Result<(), &'static str> {
-    if address.contains([' ', '\t', '<', '>']) || !address.contains(':') {
+    let (scheme, rest) = address.split_once(':').unwrap_or_default();
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    if address.contains([' ', '\t', '<', '>']) || !is_scheme || rest.is_empty() || rest.starts_with([';', '?']) {
         return Err("a broken address");
     }
-    Ok(())
+    let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host).split([';', '?']).next().unwrap_or_default();
+    let is_sip = ["sip", "sips"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    if is_sip && !is_host(host) { Err("an address without a host") } else { Ok(()) }
 }
 
 /// `Via` (§20.42), which says where the answer goes.
@@ -288,8 +318,8 @@ fn check_via(value: &str) -> Result<(), &'static str> {
             (Some("SIP"), Some("2.0"), Some(sent)) => sent,
             _ => return Err("a Via of another protocol"),
         };
-        let by = sent.split_once([' ', '\t']).map(|(transport, by)| (is_token(transport), by.trim()));
-        if by.is_none_or(|(is_transport, by)| !is_transport || by.is_empty()) {
+        let by = sent.split_once([' ', '\t']).map(|(transport, by)| (is_token(transport), by.replace([' ', '\t'], "")));
+        if by.is_none_or(|(is_transport, by)| !is_transport || !is_host(&by)) {
             return Err("a Via that leads nowhere");
         }
     }
@@ -311,11 +341,13 @@ fn plain<'d>(
         matches!(header.value, Cow::Owned(_)) || matches!(tight, Cow::Owned(text) if *text != header.value)
     });
     let named = one(headers, "content-length").is_some();
-    if !changed && length == body.len() && named && !start.ends_with([' ', '\t']) {
+    let line = plain_line(start);
+    let is_text = std::str::from_utf8(datagram.get(..datagram.len() - body.len())?).is_ok();
+    if !changed && is_text && length == body.len() && named && line == start {
         return Some(Verdict::Pass(Cow::Borrowed(datagram)));
     }
     let mut text = String::with_capacity(datagram.len());
-    text.push_str(start.trim_end());
+    text.push_str(&line);
     for (header, value) in headers.iter().zip(&tightened) {
         text.push_str("\r\n");
         text.push_str(&header.name);
@@ -331,10 +363,26 @@ fn plain<'d>(
     (bytes.len() <= room).then_some(Verdict::Pass(Cow::Owned(bytes)))
 }
 
+/// The request line with a user part that nobody takes for something else: a number's own parameters
+/// (`+250788000100;npdi@`, RFC 3966 §5) are left out, and a question mark is escaped.
+fn plain_line(start: &str) -> Cow<'_, str> {
+    let start = start.trim_end();
+    let parts = start.split_once(':').and_then(|(before, rest)| {
+        let (user, host) = rest.rsplit_once('@')?;
+        Some((before, user, host))
+    });
+    let Some((before, user, host)) = parts.filter(|(_, user, _)| user.contains([';', '?'])) else {
+        return Cow::Borrowed(start);
+    };
+    let number = user.split(';').next().filter(|number| !number.is_empty());
+    let user = number.unwrap_or(user).replace(';', "%3B").replace('?', "%3F");
+    Cow::Owned(format!("{before}:{user}@{host}"))
+}
+
 /// Blanks around the marks that divide a value are allowed (`SEMI`, `EQUAL`, `SLASH`, §25.1) and mean nothing.
 fn tighten<'h>(header: &'h Header) -> Cow<'h, str> {
     let marks = match &*header.name {
-        "via" => ";=/,",
+        "via" => ";=/,:",
         "from" | "to" | "contact" => ";=",
         _ => return Cow::Borrowed(&header.value),
     };
@@ -563,6 +611,11 @@ mod tests {
             "SIP / 2.0\r\n\t/ UDP  192.0.2.3:5060 ; branch",
             "via: SIP/2.0/UDP  192.0.2.3:5060;branch",
         );
+        check(
+            "100@192.0.2.1 SIP",
+            "100;npdi;rn=+25078@192.0.2.1;user=phone SIP",
+            "INVITE sip:+250788000100@192.0.2.1;user=phone SIP",
+        );
         check(">;tag=1", "> ; tag = 1", "\"Keza, M.\" <sip:+250788123456@mtn.example>;tag=1\r\n");
         check("Content-Length: 3\r\n", "", "content-length: 3\r\n\r\nv=0");
         check("v=0", "v=0 and more", "Content-Length: 3\r\n\r\nv=0".to_ascii_lowercase().as_str());
@@ -623,6 +676,19 @@ mod tests {
             assert!(matches!(settle(junk.as_bytes(), from(), 8192), Verdict::Ignore(_)), "{junk:?}");
         }
         assert!(matches!(settle(&[0xff; 40], from(), 8192), Verdict::Ignore(_)));
+    }
+
+    #[test]
+    fn a_name_in_an_older_alphabet_costs_nobody_the_call() {
+        let at = SOUND.find("Keza").unwrap();
+        let mut latin = SOUND.as_bytes().to_vec();
+        latin.splice(at..at + 4, *b"Ren\xe9");
+        let Verdict::Pass(Cow::Owned(plain)) = settle(&latin, from(), 8192) else { panic!("refused") };
+        assert!(
+            String::from_utf8(plain)
+                .unwrap()
+                .contains("from: \"Ren\u{fffd}, M.\" <sip:+250788123456@mtn.example>;tag=1")
+        );
     }
 
     #[test]

@@ -239,13 +239,13 @@ impl World {
         let model = model(fake.clone()).await;
         let sip = free_address();
         let http = free_address();
-        let media = 20_000 + sip.port() % 120 * 100;
+        let media = 20_000 + sip.port() % 10 * 2000;
         let directory = std::env::temp_dir().join(format!("ihuza-relay-world-{}-{}", std::process::id(), sip.port()));
         let text = format!(
             r#"
             sip = {{ udp = "{sip}", tcp = "{sip}" }}
             media = {{ bind = "127.0.0.1", ports = "{media}-{}" }}
-            limits = {{ calls = 4, drain_seconds = 1, calls_per_minute_and_caller = 1000 }}
+            limits = {{ calls = 4, drain_seconds = 1, calls_per_second = 1000, calls_per_minute_and_caller = 100000 }}
             model = {{ url = "ws://{model}/v1/realtime", api_key_env = "MODEL_KEY" }}
             session = {{ url = "http://{function}/openai-realtime", key_env = "FUNCTION_KEY", timeout_ms = 1000 }}
             journal = {{ directory = "{}" }}
@@ -261,7 +261,7 @@ impl World {
             digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD" }}
             did = [{{ number = "+250788000200", agent = "concierge", locale = "en" }}]
             "#,
-            media + 99,
+            media + 1999,
             directory.display(),
         );
         let config = Config::parse(&text).unwrap();
