@@ -142,7 +142,10 @@ impl Stack {
             Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
             Method::Invite => self.invite(transaction),
             Method::Options => match self.reception.unavailable() {
-                None => refuse(transaction, 200, vec![Header::Accept("application/sdp".into())]),
+                None => {
+                    let accept = Header::Accept("application/sdp".into());
+                    refuse(transaction, 200, vec![accept, allow(), Header::Supported("timer".into())]);
+                }
                 Some(refused) => refuse(transaction, refused.status, headers_of(refused)),
             },
             Method::Ack => {}
@@ -150,10 +153,7 @@ impl Stack {
                 refuse(transaction, 481, Vec::new());
             }
             Method::Notify => refuse(transaction, 481, Vec::new()),
-            _ => {
-                let allow = ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                refuse(transaction, 405, vec![Header::Allow(allow.into())]);
-            }
+            _ => refuse(transaction, 405, vec![allow()]),
         }
     }
 
@@ -358,6 +358,11 @@ fn refuse(mut transaction: Transaction, status: u16, headers: Vec<Header>) {
             while transaction.receive().await.is_some() {}
         }
     });
+}
+
+/// Every method that is served (RFC 3261 §20.5).
+fn allow() -> Header {
+    Header::Allow(ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into())
 }
 
 fn has_to_tag(request: &Request) -> bool {

@@ -260,6 +260,11 @@ impl World {
             sources = ["127.0.0.2"]
             digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD" }}
             did = [{{ number = "+250788000200", agent = "concierge", locale = "en" }}]
+            [[trunk]]
+            name = "old"
+            sources = ["127.0.0.3"]
+            digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD", md5_only = true }}
+            did = [{{ number = "+250788000300", agent = "concierge", locale = "en" }}]
             "#,
             media + 1999,
             directory.display(),
