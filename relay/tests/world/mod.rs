@@ -273,6 +273,15 @@ impl World {
         World { http, relay: None, sip, told, model: fake, directory, faults, config }
     }
 
+    /// The relay to come listens for TLS as well; where.
+    pub fn listen_for_tls(&mut self) -> SocketAddr {
+        let listen = free_address();
+        let file = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pjsip").join(name);
+        let tls = ihuza_relay::config::Tls { listen, certificate: file("tls.crt"), key: file("tls.key") };
+        self.config.sip.tls = Some(tls);
+        listen
+    }
+
     /// A relay as a process of its own, ready for calls.
     pub async fn process(&self) -> Process {
         std::fs::create_dir_all(&self.directory).unwrap();
