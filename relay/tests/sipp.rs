@@ -64,15 +64,16 @@ impl Caller {
     }
 
     /// The scenario went as it stands; what was sent and received.
-    async fn is_content(mut self) -> String {
-        let deadline = tokio::time::Instant::now() + AT_MOST + Duration::from_secs(10);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
+    async fn succeeds(mut self) -> String {
+        let ended = tokio::time::timeout(AT_MOST + Duration::from_secs(10), async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-            assert!(tokio::time::Instant::now() < deadline, "SIPp does not end");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        });
+        let status = ended.await.expect("SIPp ends by itself");
         let read = |name: &str| std::fs::read_to_string(self.directory.join(name)).unwrap_or_default();
         let messages = read("messages");
         assert!(status.success(), "{status}\n{}\n{messages}", read("errors"));
@@ -93,7 +94,7 @@ const OURS: &str = "+250788000100";
 /// One call by a scenario, and the word under which its end is told.
 async fn call(scenario: &str, more: &[&str], cause: &str) -> World {
     let (world, mut process) = ready().await;
-    Caller::plays(&world, scenario, "127.0.0.1", OURS, more).is_content().await;
+    Caller::plays(&world, scenario, "127.0.0.1", OURS, more).succeeds().await;
     let end = until("the end is told", || world.told.to("/end").pop()).await;
     assert_eq!(end["cause"], cause, "{end}");
     assert_eq!(world.told.to("/end").len(), 1);
@@ -130,7 +131,7 @@ async fn hold_is_answered_in_its_direction() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_is_never_acknowledged_ends() {
     let (world, mut process) = ready().await;
-    let messages = Caller::plays(&world, "no_ack", "127.0.0.1", OURS, &[]).is_content().await;
+    let messages = Caller::plays(&world, "no_ack", "127.0.0.1", OURS, &[]).succeeds().await;
     // At 0, 0.5, 1.5, 3.5 s and so on; SIPp itself takes copies for one message.
     let answers = messages.matches("\nSIP/2.0 200 OK\r\nVia").count() - 1;
     assert!(answers >= 5, "the 200 came {answers} times");
@@ -148,7 +149,7 @@ async fn a_session_timer_is_agreed_on_and_refreshed() {
 async fn a_cancelled_call_is_told_as_such() {
     let (world, mut process) = ready().await;
     world.function_is_slow("/openai-realtime", Duration::from_millis(900));
-    Caller::plays(&world, "cancel", "127.0.0.1", OURS, &[]).is_content().await;
+    Caller::plays(&world, "cancel", "127.0.0.1", OURS, &[]).succeeds().await;
     assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "canceled");
     assert!(process.terminate().await);
 }
@@ -156,9 +157,9 @@ async fn a_cancelled_call_is_told_as_such() {
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_asked_for_and_checked() {
     let (world, mut process) = ready().await;
-    Caller::plays(&world, "digest", "127.0.0.3", "+250788000300", &[]).is_content().await;
+    Caller::plays(&world, "digest", "127.0.0.3", "+250788000300", &[]).succeeds().await;
     until("the end is told", || world.told.to("/end").pop()).await;
-    Caller::plays(&world, "digest_wrong", "127.0.0.3", "+250788000300", &[]).is_content().await;
+    Caller::plays(&world, "digest_wrong", "127.0.0.3", "+250788000300", &[]).succeeds().await;
     assert_eq!(world.told.to("/openai-realtime").len(), 1, "a wrong password opens nothing");
     assert!(process.terminate().await);
 }
@@ -173,7 +174,7 @@ async fn a_person_takes_over() {
     world.model.say(json!({ "type": "response.created", "response": { "id": "r1" } }));
     world.model.say(json!({ "type": "response.output_item.done", "item": tool }));
     world.model.say(json!({ "type": "response.done", "response": { "id": "r1", "status": "completed" } }));
-    caller.is_content().await;
+    caller.succeeds().await;
     assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "transferred");
     assert!(process.terminate().await);
 }
@@ -181,9 +182,9 @@ async fn a_person_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn options_are_answered_and_strangers_are_not() {
     let (world, mut process) = ready().await;
-    Caller::plays(&world, "options", "127.0.0.1", OURS, &[]).is_content().await;
-    Caller::plays(&world, "options", "127.0.0.1", OURS, &["-t", "t1"]).is_content().await;
-    Caller::plays(&world, "unknown_source", "127.0.0.9", OURS, &[]).is_content().await;
+    Caller::plays(&world, "options", "127.0.0.1", OURS, &[]).succeeds().await;
+    Caller::plays(&world, "options", "127.0.0.1", OURS, &["-t", "t1"]).succeeds().await;
+    Caller::plays(&world, "unknown_source", "127.0.0.9", OURS, &[]).succeeds().await;
     assert!(world.told.to("/openai-realtime").is_empty());
     assert!(process.terminate().await);
 }
