@@ -310,6 +310,9 @@ pub struct Digest {
     pub username: String,
     /// Environment variable with the password.
     pub password_env: String,
+    /// Asks for MD5 alone; for a trunk that stops at the stronger challenge, which otherwise stands before it.
+    #[serde(default)]
+    pub md5_only: bool,
 }
 
 /// A number of ours and who answers it.

@@ -1,9 +1,10 @@
 //! `cargo xtask setup`: everything the other chores need, fetched or built once.
 //!
-//! Order: the wasm compiler, the cargo tools, the npm packages, Postgres and PostgREST. Each part first looks whether it
+//! Order: the wasm compiler, the cargo tools, the npm packages, Postgres and PostgREST, callers for the relay. Each part first looks whether it
 //! is already there; nothing outside the project folder and the cache is touched without being named at the end.
 
 mod apt;
+mod callers;
 mod cargo_tools;
 mod npm;
 mod postgres;
@@ -24,7 +25,7 @@ use crate::wasm_toolchain::{Policy, WasmToolchain};
 #[command(after_help = "\
 Set IHUZA_WASM_TOOLCHAIN=distro where rustup must download nothing: the distribution's compiler is used for wasm and its
 standard library is built once. Otherwise rustup adds the target, and the distribution is the fallback.
-POSTGREST_BIN (a file) and POSTGRES_BIN (a folder) name binaries of your own choice.
+POSTGREST_BIN and SIPP_BIN (files), POSTGRES_BIN and PJSIP_PYTHON (folders) name programs of your own choice.
 A bare machine takes about 10 minutes, a second run a few seconds.")]
 pub struct Options {}
 
@@ -37,12 +38,21 @@ pub struct Tools {
     pub npm: npm::Npm,
     pub postgres_bin_dir: PathBuf,
     pub postgrest: PathBuf,
+    /// SIPp, where it could be had.
+    pub sipp: Option<PathBuf>,
+    /// The folder with PJSIP's Python package, where it could be had.
+    pub pjsip: Option<PathBuf>,
 }
 
 impl Tools {
-    /// Tests find the servers of the local world where the set-up found or put them.
+    /// Tests find the servers of the local world, and the relay's callers, where the set-up found or put them.
     pub fn for_tests(&self, call: Call) -> Call {
-        call.env("POSTGRES_BIN", &self.postgres_bin_dir).env("POSTGREST_BIN", &self.postgrest)
+        let call = call.env("POSTGRES_BIN", &self.postgres_bin_dir).env("POSTGREST_BIN", &self.postgrest);
+        let callers = [("SIPP_BIN", &self.sipp), ("PJSIP_PYTHON", &self.pjsip)];
+        callers.into_iter().fold(call, |call, (name, place)| match place {
+            Some(place) => call.env(name, place),
+            None => call,
+        })
     }
 
     /// The same for a local world in this very process: it reads the environment, which a process can only change by
@@ -87,6 +97,8 @@ pub fn ensure() -> Result<Tools> {
     let npm = npm::ensure()?;
     let postgrest = postgres::ensure_postgrest()?;
     let postgres_bin_dir = postgres::ensure_server(&npm, &mut ledger)?;
+    let sipp = callers::ensure_sipp(&mut ledger);
+    let pjsip = callers::ensure_pjsip();
     if ledger.0.is_empty() {
         progress::done(&format!("nothing to do ({})", progress::seconds(started.elapsed())));
     } else {
@@ -95,5 +107,5 @@ pub fn ensure() -> Result<Tools> {
             progress::note(change);
         }
     }
-    Ok(Tools { toolchain, wasm_bindgen, worker_build, cargo_deny, npm, postgres_bin_dir, postgrest })
+    Ok(Tools { toolchain, wasm_bindgen, worker_build, cargo_deny, npm, postgres_bin_dir, postgrest, sipp, pjsip })
 }

@@ -25,7 +25,7 @@ use super::{http, sip_stack};
 use crate::config::{Config, Digest, Trunk};
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
 use crate::sip::description::{DescriptionError, Local, Policy};
-use crate::sip::digest::{Authenticator, Credentials, Verdict};
+use crate::sip::digest::{Authenticator, Credentials, Verdict, md5_only};
 use crate::sip::session_timer::Interval;
 
 /// What all calls share.
@@ -225,6 +225,7 @@ impl Door {
         let mut authenticator = self.0.authenticator.lock().unwrap_or_else(PoisonError::into_inner);
         match authenticator.check(self.0.clock.now(), invite.authorization.as_deref(), "INVITE", credentials) {
             Verdict::Accepted => None,
+            Verdict::Challenged(challenges) if digest.md5_only => Some(md5_only(challenges)),
             Verdict::Challenged(challenges) => Some(challenges),
         }
     }
@@ -321,6 +322,13 @@ impl Reception for Door {
             self.0.metrics.refused(Refusal::UnknownSource);
         }
         known
+    }
+
+    fn unfit(&self, source: IpAddr, refusal: Refusal, fault: &'static str) {
+        self.0.metrics.refused(refusal);
+        let trunk = Admission::trunk_of(&self.0.config, source).map_or("", |trunk| &trunk.name);
+        let fields = json!({ "reason": refusal.as_str(), "status": refusal.status(), "fault": fault, "trunk": trunk });
+        self.0.desk.log.event("SIP_REFUSED", Level::Warn, "a message is no sound request", fields);
     }
 
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>> {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::sip::admission::Refusal;
+
 /// Something that takes its time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -124,6 +126,8 @@ pub struct Incoming {
 pub trait Reception: Send + Sync + 'static {
     /// Whether packets from an address are read at all.
     fn knows(&self, source: IpAddr) -> bool;
+    /// A message was answered, or dropped if there was nobody to answer, before anybody looked at what it wants.
+    fn unfit(&self, source: IpAddr, refusal: Refusal, fault: &'static str);
     /// Judges a call: none drops it without a word.
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>>;
     /// A call that was let in begins.

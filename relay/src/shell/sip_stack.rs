@@ -3,6 +3,8 @@
 //! What the stack leaves to us is done here: the state of every refused transaction is drained, every in-dialog request
 //! is answered, and a dialog that is over is taken out of its table.
 
+mod socket;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,7 +12,7 @@ use rsipstack::EndpointBuilder;
 use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri};
+use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri, Version};
 use rsipstack::transaction::endpoint::MessageInspector;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transport::tls::{TlsConfig, TlsListenerConnection};
@@ -21,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal};
 use crate::config::Sip;
+use crate::sip::precheck::{Verdict, settle};
 
 /// What may be waiting for one call; more is a peer that floods its own call.
 const MOST_SIGNALS: usize = 32;
@@ -56,7 +59,9 @@ pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: Cancella
     let transport = TransportLayer::new(stop.clone());
     let external = |listen: SocketAddr| settings.advertised.map(|ip| SocketAddr::new(ip, listen.port()));
     if let Some(listen) = settings.udp {
-        let udp = UdpConnection::create_connection(listen, external(listen), Some(stop.clone())).await;
+        let socket = socket::Checked::bind(listen, reception.clone()).await;
+        let socket = socket.map_err(|error| StackError::Listen(listen, error.to_string()))?;
+        let udp = UdpConnection::from_socket(Arc::new(socket), external(listen), Some(stop.clone())).await;
         transport.add_transport(udp.map_err(|error| StackError::Listen(listen, error.to_string()))?.into());
     }
     if let Some(listen) = settings.tcp {
@@ -130,11 +135,17 @@ impl Stack {
             tokio::spawn(async move { dialog.handle(&mut transaction).await });
             return;
         }
+        if let Some((status, headers)) = self.unfit(&mut transaction) {
+            return refuse(transaction, status, headers);
+        }
         match transaction.original.method {
             Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
             Method::Invite => self.invite(transaction),
             Method::Options => match self.reception.unavailable() {
-                None => refuse(transaction, 200, vec![Header::Accept("application/sdp".into())]),
+                None => {
+                    let accept = Header::Accept("application/sdp".into());
+                    refuse(transaction, 200, vec![accept, allow(), Header::Supported("timer".into())]);
+                }
                 Some(refused) => refuse(transaction, refused.status, headers_of(refused)),
             },
             Method::Ack => {}
@@ -142,11 +153,27 @@ impl Stack {
                 refuse(transaction, 481, Vec::new());
             }
             Method::Notify => refuse(transaction, 481, Vec::new()),
-            _ => {
-                let allow = ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                refuse(transaction, 405, vec![Header::Allow(allow.into())]);
-            }
+            _ => refuse(transaction, 405, vec![allow()]),
         }
+    }
+
+    /// What a request over a stream is refused with before anybody looks at what it wants: datagrams were looked at by
+    /// their socket, streams are cut into messages by the stack.
+    fn unfit(&self, transaction: &mut Transaction) -> Option<(u16, Vec<Header>)> {
+        if !transaction.connection.as_ref()?.is_reliable() {
+            return None;
+        }
+        let source = transaction.original.header_value(SOURCE)?.parse().ok()?;
+        let bytes = transaction.original.to_bytes();
+        let Verdict::Refuse { refusal, fault, header, .. } = settle(&bytes, SocketAddr::new(source, 0), usize::MAX)
+        else {
+            return None;
+        };
+        self.reception.unfit(source, refusal, fault);
+        // The answer has the version of the request.
+        transaction.original.version = Version::V2;
+        let headers = header.into_iter().map(|(name, value)| rsipstack::sip::headers::make_header(name, value));
+        Some((refusal.status()?, headers.collect()))
     }
 
     fn invite(&self, transaction: Transaction) {
@@ -331,6 +358,11 @@ fn refuse(mut transaction: Transaction, status: u16, headers: Vec<Header>) {
             while transaction.receive().await.is_some() {}
         }
     });
+}
+
+/// Every method that is served (RFC 3261 §20.5).
+fn allow() -> Header {
+    Header::Allow(ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into())
 }
 
 fn has_to_tag(request: &Request) -> bool {

@@ -45,6 +45,14 @@ refusals! {
     Scanner = "scanner", None, None;
     /// A needed header is missing or cannot be read.
     Malformed = "malformed", Some(400), None;
+    /// Of another version than SIP/2.0.
+    UnsupportedVersion = "unsupported_version", Some(505), None;
+    /// A method that nobody knows.
+    UnknownMethod = "unknown_method", Some(501), None;
+    /// Longer than is read.
+    TooLarge = "too_large", Some(513), None;
+    /// Accepts no session description for an answer.
+    NotAcceptable = "not_acceptable", Some(406), None;
     /// `Max-Forwards` is used up.
     TooManyHops = "too_many_hops", Some(483), None;
     /// Requires an extension that we do not have; the answer names it.

@@ -37,6 +37,12 @@ pub enum Verdict {
     Challenged(Vec<String>),
 }
 
+/// The challenges for a peer that stops at one it does not know, though RFC 8760 §2.4 wants it to look at the next.
+pub fn md5_only(mut challenges: Vec<String>) -> Vec<String> {
+    challenges.retain(|challenge| challenge.contains("algorithm=MD5"));
+    challenges
+}
+
 /// Checks credentials.
 pub struct Authenticator {
     key: [u8; 64],
@@ -258,6 +264,12 @@ mod tests {
             let header = answer(challenge, "secret", n as u32 + 1);
             assert_eq!(authenticator.check(Moment::from_millis(90), Some(&header), "INVITE", TRUNK), Verdict::Accepted);
         }
+    }
+
+    #[test]
+    fn a_peer_that_knows_nothing_newer_is_asked_for_md5_alone() {
+        let (_, challenges) = fixture();
+        assert_eq!(md5_only(challenges.clone()), challenges[1..]);
     }
 
     #[test]

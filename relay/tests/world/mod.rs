@@ -239,13 +239,13 @@ impl World {
         let model = model(fake.clone()).await;
         let sip = free_address();
         let http = free_address();
-        let media = 20_000 + sip.port() % 120 * 100;
+        let media = 20_000 + sip.port() % 10 * 2000;
         let directory = std::env::temp_dir().join(format!("ihuza-relay-world-{}-{}", std::process::id(), sip.port()));
         let text = format!(
             r#"
             sip = {{ udp = "{sip}", tcp = "{sip}" }}
             media = {{ bind = "127.0.0.1", ports = "{media}-{}" }}
-            limits = {{ calls = 4, drain_seconds = 1, calls_per_minute_and_caller = 1000 }}
+            limits = {{ calls = 4, drain_seconds = 1, calls_per_second = 1000, calls_per_minute_and_caller = 100000 }}
             model = {{ url = "ws://{model}/v1/realtime", api_key_env = "MODEL_KEY" }}
             session = {{ url = "http://{function}/openai-realtime", key_env = "FUNCTION_KEY", timeout_ms = 1000 }}
             journal = {{ directory = "{}" }}
@@ -260,12 +260,26 @@ impl World {
             sources = ["127.0.0.2"]
             digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD" }}
             did = [{{ number = "+250788000200", agent = "concierge", locale = "en" }}]
+            [[trunk]]
+            name = "old"
+            sources = ["127.0.0.3"]
+            digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD", md5_only = true }}
+            did = [{{ number = "+250788000300", agent = "concierge", locale = "en" }}]
             "#,
-            media + 99,
+            media + 1999,
             directory.display(),
         );
         let config = Config::parse(&text).unwrap();
         World { http, relay: None, sip, told, model: fake, directory, faults, config }
+    }
+
+    /// The relay to come listens for TLS as well; where.
+    pub fn listen_for_tls(&mut self) -> SocketAddr {
+        let listen = free_address();
+        let file = |name: &str| std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/pjsip").join(name);
+        let tls = ihuza_relay::config::Tls { listen, certificate: file("tls.crt"), key: file("tls.key") };
+        self.config.sip.tls = Some(tls);
+        listen
     }
 
     /// A relay as a process of its own, ready for calls.

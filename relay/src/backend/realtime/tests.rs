@@ -416,4 +416,28 @@ proptest! {
         let part = heard_part(&text, &heard("a", played, received));
         prop_assert!(text.starts_with(&part));
     }
+
+    #[test]
+    fn messages_that_nobody_would_send_do_not_end_the_talk(
+        steps in proptest::collection::vec((0_usize..6, 0_usize..200, 0_usize..9, "[\\[\\]{}\",:0-9a-z\\\\ ]{0,6}"), 0..20)
+    ) {
+        let messages = [
+            json!({ "type": "response.created", "response": { "id": "r" } }),
+            json!({ "type": "response.output_audio.delta", "response_id": "r", "item_id": "i", "delta": base64(160) }),
+            json!({ "type": "response.output_item.done", "item": { "type": "function_call", "call_id": "t", "name": "n", "arguments": "{}" } }),
+            json!({ "type": "response.done", "response": { "id": "r", "status": "completed", "usage": { "total_tokens": 3 } } }),
+            json!({ "type": "session.updated", "session": { "audio": { "input": { "format": { "type": "audio/pcma" } } } } }),
+            json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "x", "languages": ["fr"] }),
+        ];
+        let mut talk = Talk::ready();
+        for (which, at, take, put) in steps {
+            let mut text = messages[which].to_string().into_bytes();
+            let at = at % text.len();
+            let end = (at + take).min(text.len());
+            text.splice(at..end, put.bytes());
+            talk.realtime.handle_input(talk.now, Input::Message(Link(1), text.into()));
+            prop_assert!(talk.outputs().len() < 100);
+        }
+        talk.after(1);
+    }
 }
