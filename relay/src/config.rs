@@ -68,6 +68,77 @@ by_text!(
     |ports| format!("{}-{}", ports.start(), ports.end()),
     "UDP ports, as `20000-40000`."
 );
+by_text!(
+    Peer(PeerAddress),
+    PeerAddress::parse,
+    PeerAddress::to_string,
+    "Where a trunk takes requests, as `udp:192.0.2.3:5060`."
+);
+
+/// How SIP is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream.
+    Tcp,
+    /// A stream that nobody else reads.
+    Tls,
+}
+
+/// Where a trunk takes requests of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// How.
+    pub transport: Transport,
+    /// A name or an address; one of version 6 without its brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl PeerAddress {
+    fn parse(text: &str) -> Result<PeerAddress, String> {
+        let wrong = || "is no address of a trunk: write it as udp:192.0.2.3:5060, tcp: or tls:".to_owned();
+        let (transport, rest) = text.split_once(':').ok_or_else(wrong)?;
+        let transport = match transport {
+            "udp" => Transport::Udp,
+            "tcp" => Transport::Tcp,
+            "tls" => Transport::Tls,
+            _ => return Err(wrong()),
+        };
+        let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        let is_v6 = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .filter(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        let host = match is_v6 {
+            Some(host) => host,
+            None if !host.is_empty() && host.len() <= 253 && host.chars().all(is_name) => host,
+            None => return Err(wrong()),
+        };
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        Ok(PeerAddress { transport, host: host.to_owned(), port })
+    }
+
+    /// Host and port as they stand in a SIP address.
+    pub fn host_and_port(&self) -> String {
+        let PeerAddress { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+        };
+        write!(f, "{transport}:{}", self.host_and_port())
+    }
+}
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -237,6 +308,9 @@ pub struct SessionFunction {
     /// An answer is waited for at most so long before the call goes on without.
     #[serde(default = "defaults::session_timeout_ms")]
     pub timeout_ms: u64,
+    /// This relay's name there, among others that may serve the same trunks.
+    #[serde(default = "defaults::relay_name")]
+    pub relay_name: String,
 }
 
 /// The journal.
@@ -263,6 +337,11 @@ pub struct Trunk {
     pub name: String,
     /// Addresses of its signalling. Packets of others are dropped before they are read.
     pub sources: Vec<Range>,
+    /// Where it takes requests of ours; without it, it is believed to be there as long as it calls.
+    pub peer: Option<Peer>,
+    /// How often it is asked, by OPTIONS, whether it is there.
+    #[serde(default = "defaults::qualify_seconds")]
+    pub qualify_seconds: u64,
     /// Addresses of its media besides the one that its session description names.
     #[serde(default)]
     pub media_sources: Vec<Range>,
@@ -345,6 +424,14 @@ mod defaults {
 
     pub fn session_timeout_ms() -> u64 {
         3000
+    }
+
+    pub fn relay_name() -> String {
+        "relay".into()
+    }
+
+    pub fn qualify_seconds() -> u64 {
+        20
     }
 
     pub fn codecs() -> Vec<Codec> {
@@ -463,6 +550,9 @@ impl Config {
                 return wrong(field.into(), &format!("must begin with {}", schemes.join(" or ")));
             }
         }
+        if self.session.relay_name.is_empty() || self.session.relay_name.len() > 100 {
+            return wrong("session.relay_name".into(), "must be 1 to 100 bytes long");
+        }
         if !(1..=55).contains(&self.model.roll_over_minutes) {
             return wrong(
                 "model.roll_over_minutes".into(),
@@ -475,11 +565,13 @@ impl Config {
         let mut owners: Vec<(&str, String)> = Vec::new();
         for (n, trunk) in self.trunks.iter().enumerate() {
             let at = format!("trunk[{n}]");
-            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-            if trunk.name.is_empty() || trunk.name.len() > 32 || !trunk.name.chars().all(is_name) {
+            // As the session function takes it (`trunk_reports_trunk_is_a_name`).
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let begins = trunk.name.starts_with(|c: char| c.is_ascii_lowercase());
+            if !begins || trunk.name.len() > 32 || !trunk.name.chars().all(is_name) {
                 return wrong(
                     format!("{at}.name"),
-                    "must be 1 to 32 small letters, digits, - or _: it is a metric's label",
+                    "must be 1 to 32 small letters, digits or _, the first a letter: it is a metric's label",
                 );
             }
             if self.trunks.iter().take(n).any(|other| other.name == trunk.name) {
@@ -490,6 +582,13 @@ impl Config {
                     format!("{at}.sources"),
                     "is empty: without addresses every packet of this trunk is dropped",
                 );
+            }
+            let peer_address = trunk.peer.as_ref().and_then(|peer| peer.0.host.parse().ok());
+            if peer_address.is_some_and(|ip: IpAddr| !trunk.sources.iter().any(|range| range.0.contains(ip))) {
+                return wrong(format!("{at}.peer"), "is none of its sources, so that its answers would be dropped");
+            }
+            if !(1..=3600).contains(&trunk.qualify_seconds) {
+                return wrong(format!("{at}.qualify_seconds"), "must lie between 1 and 3600");
             }
             if trunk.codecs.is_empty() {
                 return wrong(format!("{at}.codecs"), "is empty: give pcma, pcmu or both");
@@ -542,14 +641,29 @@ mod tests {
             ("echo = -6.0", "echo = 3.0", "media.echo"),
             ("roll_over_minutes = 50", "roll_over_minutes = 60", "model.roll_over_minutes"),
             ("url = \"https://", "url = \"ftp://", "session.url"),
-            ("name = \"mtn\"", "name = \"MTN Rwanda\"", "trunk[0].name"),
+            ("name = \"mtn_sip\"", "name = \"MTN Rwanda\"", "trunk[0].name"),
             ("sources = [\"192.0.2.0/28\"]", "sources = []", "trunk[0].sources"),
             ("codecs = [\"pcma\", \"pcmu\"]", "codecs = []", "trunk[0].codecs"),
+            ("udp:192.0.2.3:5060", "udp:198.51.100.3:5060", "trunk[0].peer"),
+            ("qualify_seconds = 20", "qualify_seconds = 0", "trunk[0].qualify_seconds"),
+            ("relay_name = \"kigali-1\"", "relay_name = \"\"", "session.relay_name"),
             ("+250788000101", "0788000100", "trunk[0].did[1].number: belongs to trunk[0].did[0].number"),
         ] {
             assert!(EXAMPLE.contains(from), "the example has no {from:?}");
             let text = problem(|text| text.replace(from, to));
             assert!(text.contains(&format!("relay.toml: {field}")), "{from:?} -> {to:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_read_in_every_form_and_written_the_same() {
+        for text in ["udp:192.0.2.3:5060", "tcp:sbc.mtn.example:5060", "tls:[2001:db8::1]:5061"] {
+            assert_eq!(PeerAddress::parse(text).unwrap().to_string(), text);
+        }
+        for text in
+            ["", "192.0.2.3:5060", "udp:192.0.2.3", "sctp:a:1", "udp:a b:5060", "udp:a:0", "udp::5060", "udp:[x]:1"]
+        {
+            assert!(PeerAddress::parse(text).is_err(), "{text}");
         }
     }
 

@@ -5,5 +5,6 @@ pub mod admission;
 pub mod call;
 pub mod description;
 pub mod digest;
+pub mod qualify;
 pub mod session_timer;
 pub mod transfer;

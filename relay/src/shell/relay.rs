@@ -21,6 +21,7 @@ use super::ports::Ports;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
+use super::trunks::{self, Trunks};
 use super::{http, sip_stack};
 use crate::config::{Config, Digest, Trunk};
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
@@ -46,6 +47,8 @@ pub struct Shared {
     pub connector: Arc<Connector>,
     /// The key for the model where a call brings none.
     pub model_key: Arc<str>,
+    /// How the trunks are.
+    pub trunks: Trunks,
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
     admission: Mutex<Admission>,
@@ -114,6 +117,7 @@ impl Relay {
             ports: Ports::new(config.media.bind, config.media.ports.0.clone()),
             connector: Arc::new(connector),
             model_key: secret(&config.model.api_key_env).unwrap_or_default().into(),
+            trunks: Trunks::new(clock.now(), &config),
             stop_calls: watch::Sender::new(()),
             admission: Mutex::default(),
             authenticator: Mutex::new(Authenticator::new(key())),
@@ -132,7 +136,8 @@ impl Relay {
         let listen = shared.config.http.listen;
         let http = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error))?;
         let stop = CancellationToken::new();
-        sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
+        let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
+        trunks::watch(shared.clone(), signalling);
         log.event("RELAY_STARTED", Level::Info, "calls are welcome", json!({ "trunks": shared.config.trunks.len() }));
         Ok(Relay { shared, stop, http })
     }
@@ -173,15 +178,20 @@ impl Shared {
         self.admission().running()
     }
 
+    /// Calls that run on a trunk.
+    pub fn calls_on(&self, trunk: &str) -> usize {
+        self.admission().running_on(trunk)
+    }
+
     /// Whether calls are welcome, and what there is to say about it.
     pub fn health(&self) -> (bool, Value) {
-        let admission = self.admission();
-        let open = admission.is_open(&self.config);
+        let (open, calls) = {
+            let admission = self.admission();
+            (admission.is_open(&self.config), admission.running())
+        };
         let status = open.err().map_or("ok", Refusal::as_str);
-        (
-            open.is_ok(),
-            json!({ "status": status, "calls": admission.running(), "most_calls": self.config.limits.calls }),
-        )
+        let (most_calls, trunks) = (self.config.limits.calls, trunks::told(self, true));
+        (open.is_ok(), json!({ "status": status, "calls": calls, "most_calls": most_calls, "trunks": trunks }))
     }
 }
 
@@ -189,6 +199,13 @@ impl Shared {
 struct Door(Arc<Shared>);
 
 impl Door {
+    /// A trunk that asks something is there.
+    fn heard(&self, source: Option<IpAddr>) {
+        if let Some(Ok(trunk)) = source.map(|source| Admission::trunk_of(&self.0.config, source)) {
+            self.0.trunks.heard(self.0.clock.now(), &trunk.name);
+        }
+    }
+
     fn request<'a>(invite: &'a Invite) -> Request<'a> {
         Request {
             scheme: &invite.scheme,
@@ -324,6 +341,7 @@ impl Reception for Door {
     }
 
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>> {
+        self.heard(invite.source);
         if let Some(challenges) = self.challenge(invite) {
             // Without credentials it is the ordinary first half of every call; with wrong ones it is a refusal.
             if invite.authorization.is_some() {
@@ -340,6 +358,7 @@ impl Reception for Door {
             Ok(start) => {
                 self.0.admission().began(&start.trunk.name, &start.did.number.0);
                 self.0.metrics.began();
+                self.0.trunks.called(self.0.clock.now(), &start.trunk.name);
                 tokio::spawn(call::run(self.0.clone(), start));
             }
             Err(incoming) => {
@@ -352,7 +371,8 @@ impl Reception for Door {
         }
     }
 
-    fn unavailable(&self) -> Option<Refused> {
+    fn unavailable(&self, source: Option<IpAddr>) -> Option<Refused> {
+        self.heard(source);
         self.0.admission().is_open(&self.0.config).err().map(refused)
     }
 }

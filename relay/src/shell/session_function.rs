@@ -5,6 +5,7 @@ use std::time::Duration;
 use ihuza_core::locale::Locale;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::config::SessionFunction;
 use crate::journal::{entry::Entry, told};
@@ -85,6 +86,7 @@ pub struct Function {
     url: String,
     key: String,
     timeout: Duration,
+    relay_name: String,
 }
 
 impl Function {
@@ -92,7 +94,8 @@ impl Function {
     pub fn new(settings: &SessionFunction, key: String) -> Result<Function, FunctionError> {
         let client = reqwest::Client::builder().build().map_err(FunctionError::Unreached)?;
         let url = settings.url.trim_end_matches('/').to_owned();
-        Ok(Function { client, url, key, timeout: Duration::from_millis(settings.timeout_ms) })
+        let timeout = Duration::from_millis(settings.timeout_ms);
+        Ok(Function { client, url, key, timeout, relay_name: settings.relay_name.clone() })
     }
 
     /// Opens a call.
@@ -147,6 +150,12 @@ impl Function {
             "ended_at": told::time(ended_at_ms), "last_seq": last_seq, "media": media,
         });
         self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
+    }
+
+    /// Tells how the trunks are: `{name, status, reason, active_calls, last_heard_at, last_call_at}` each.
+    pub async fn trunks(&self, trunks: Vec<Value>) -> Result<(), FunctionError> {
+        let body = json!({ "relay": self.relay_name, "trunks": trunks });
+        self.post("/trunks", &Uuid::new_v4().to_string(), &body, RECORDS_WITHIN).await.map(|_| ())
     }
 
     async fn post(

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use crate::config::PeerAddress;
+
 /// Something that takes its time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -128,6 +130,12 @@ pub trait Reception: Send + Sync + 'static {
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>>;
     /// A call that was let in begins.
     fn begin(&self, invite: Invite, incoming: Incoming);
-    /// What OPTIONS is answered with: nothing if calls are welcome.
-    fn unavailable(&self) -> Option<Refused>;
+    /// What OPTIONS of this address is answered with: nothing if calls are welcome.
+    fn unavailable(&self, source: Option<IpAddr>) -> Option<Refused>;
+}
+
+/// What the relay begins by itself.
+pub trait Signalling: Send + Sync {
+    /// OPTIONS; the status that it is answered with, if any.
+    fn ping(&self, peer: &PeerAddress) -> Later<'static, Option<u16>>;
 }

@@ -4,14 +4,16 @@
 //! is answered, and a dialog that is over is taken out of its table.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rsipstack::EndpointBuilder;
 use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri};
+use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri, typed};
 use rsipstack::transaction::endpoint::MessageInspector;
+use rsipstack::transaction::key::{TransactionKey, TransactionRole};
+use rsipstack::transaction::make_tag;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transport::tls::{TlsConfig, TlsListenerConnection};
 use rsipstack::transport::udp::UdpConnection;
@@ -19,8 +21,8 @@ use rsipstack::transport::{SipAddr, TcpListenerConnection, TransportLayer};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal};
-use crate::config::Sip;
+use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal, Signalling};
+use crate::config::{PeerAddress, Sip, Transport};
 
 /// What may be waiting for one call; more is a peer that floods its own call.
 const MOST_SIGNALS: usize = 32;
@@ -51,8 +53,12 @@ pub enum StackError {
     Start(String),
 }
 
-/// Listens and serves until `stop`.
-pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: CancellationToken) -> Result<(), StackError> {
+/// Listens and serves until `stop`, by which time what it gives is gone.
+pub async fn serve(
+    settings: &Sip,
+    reception: Arc<dyn Reception>,
+    stop: CancellationToken,
+) -> Result<Weak<dyn Signalling>, StackError> {
     let transport = TransportLayer::new(stop.clone());
     let external = |listen: SocketAddr| settings.advertised.map(|ip| SocketAddr::new(ip, listen.port()));
     if let Some(listen) = settings.udp {
@@ -86,7 +92,9 @@ pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: Cancella
         .build();
     let mut incoming = endpoint.incoming_transactions().map_err(|error| StackError::Start(error.to_string()))?;
     let served = endpoint.inner.clone();
-    let stack = Stack { layer: Arc::new(DialogLayer::new(endpoint.inner.clone())), reception };
+    let stack = Arc::new(Stack { layer: Arc::new(DialogLayer::new(endpoint.inner.clone())), reception });
+    let as_signalling: Arc<dyn Signalling> = stack.clone();
+    let signalling = Arc::downgrade(&as_signalling);
     tokio::spawn(async move { served.serve().await });
     tokio::spawn(async move {
         while let Some(transaction) = incoming.recv().await {
@@ -94,7 +102,7 @@ pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: Cancella
         }
         drop(endpoint);
     });
-    Ok(())
+    Ok(signalling)
 }
 
 /// Notes where a message came from.
@@ -133,7 +141,7 @@ impl Stack {
         match transaction.original.method {
             Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
             Method::Invite => self.invite(transaction),
-            Method::Options => match self.reception.unavailable() {
+            Method::Options => match self.reception.unavailable(source_of(&transaction.original)) {
                 None => refuse(transaction, 200, vec![Header::Accept("application/sdp".into())]),
                 Some(refused) => refuse(transaction, refused.status, headers_of(refused)),
             },
@@ -180,6 +188,73 @@ impl Stack {
         };
         Uri::try_from(format!("sip:ihuza@{}{scheme}", address.addr).as_str()).ok()
     }
+}
+
+impl Stack {
+    /// OPTIONS outside of any dialog (RFC 3261 §11.1).
+    fn options(&self, peer: &PeerAddress) -> Option<Transaction> {
+        let endpoint = &self.layer.endpoint;
+        let ours = self.listener(peer.transport);
+        let host = ours.as_ref().map_or_else(|| "localhost".to_owned(), |ours| ours.addr.to_string());
+        let from = typed::From {
+            display_name: None,
+            uri: Uri::try_from(format!("sip:ihuza@{host}").as_str()).ok()?,
+            params: vec![],
+        };
+        let target = uri_of(None, peer)?;
+        let to = typed::To { display_name: None, uri: target.clone(), params: vec![] };
+        let via = endpoint.get_via(ours, None).ok()?;
+        let mut request =
+            endpoint.make_request(Method::Options, target.clone(), via, from.with_tag(make_tag()), to, 1, None);
+        request.headers.push(Header::Contact(format!("<sip:ihuza@{host}>").into()));
+        request.headers.push(Header::Accept("application/sdp".into()));
+        let key = TransactionKey::from_request(&request, TransactionRole::Client).ok()?;
+        let mut transaction = Transaction::new_client(key, request, endpoint.clone(), None);
+        transaction.destination = SipAddr::try_from(target).ok();
+        Some(transaction)
+    }
+
+    /// The listener whose address is ours towards a peer.
+    fn listener(&self, transport: Transport) -> Option<SipAddr> {
+        let wanted = transport_of(transport);
+        self.layer.endpoint.transport_layer.get_listen_addrs().into_iter().find(|ours| ours.r#type == Some(wanted))
+    }
+}
+
+impl Signalling for Stack {
+    fn ping(&self, peer: &PeerAddress) -> Later<'static, Option<u16>> {
+        let options = self.options(peer);
+        Box::pin(async move {
+            let mut transaction = options?;
+            transaction.send().await.ok()?;
+            loop {
+                if let SipMessage::Response(response) = transaction.receive().await?
+                    && response.status_code.code() >= 200
+                {
+                    return Some(response.status_code.code());
+                }
+            }
+        })
+    }
+}
+
+fn transport_of(transport: Transport) -> rsipstack::sip::Transport {
+    match transport {
+        Transport::Udp => rsipstack::sip::Transport::Udp,
+        Transport::Tcp => rsipstack::sip::Transport::Tcp,
+        Transport::Tls => rsipstack::sip::Transport::Tls,
+    }
+}
+
+/// The address of a peer, or of a number there.
+fn uri_of(number: Option<&str>, peer: &PeerAddress) -> Option<Uri> {
+    let user = number.map(|number| format!("{number}@")).unwrap_or_default();
+    let transport = match peer.transport {
+        Transport::Udp => ";transport=udp",
+        Transport::Tcp => ";transport=tcp",
+        Transport::Tls => ";transport=tls",
+    };
+    Uri::try_from(format!("sip:{user}{}{transport}", peer.host_and_port()).as_str()).ok()
 }
 
 /// Turns the states of a dialog into signals, until it is over.
@@ -333,6 +408,10 @@ fn refuse(mut transaction: Transaction, status: u16, headers: Vec<Header>) {
     });
 }
 
+fn source_of(request: &Request) -> Option<IpAddr> {
+    request.header_value(SOURCE)?.parse().ok()
+}
+
 fn has_to_tag(request: &Request) -> bool {
     request.to_header().ok().and_then(|to| to.tag().ok().flatten()).is_some()
 }
@@ -356,7 +435,7 @@ fn read(request: &Request) -> Option<Invite> {
     let via = request.via_header().ok()?.value().to_owned();
     let caller = request.header_value("P-Asserted-Identity").unwrap_or_else(|| from.value().to_owned());
     Some(Invite {
-        source: request.header_value(SOURCE).and_then(|source| source.parse().ok()),
+        source: source_of(request),
         scheme: request.uri.scheme.as_ref().map_or_else(|| "sip".to_owned(), ToString::to_string),
         called: request.uri.user().map_or_else(|| request.uri.host().to_string(), str::to_owned),
         caller: user_of(&caller),

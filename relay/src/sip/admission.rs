@@ -226,6 +226,11 @@ impl Admission {
         self.running
     }
 
+    /// Calls that run on a trunk.
+    pub fn running_on(&self, trunk: &str) -> usize {
+        self.by_trunk.get(trunk).copied().unwrap_or_default()
+    }
+
     /// Whether a call could be let in at all; what OPTIONS is answered by.
     pub fn is_open(&self, config: &Config) -> Result<(), Refusal> {
         match () {
@@ -380,16 +385,16 @@ mod tests {
             admission.judge(Moment::default(), &config, source(), request).err()
         };
         for _ in 0..10 {
-            admission.began("mtn", &number);
+            admission.began("mtn_sip", &number);
         }
         assert_eq!(judge(&mut admission, &french()), Some(Refusal::NumberFull));
         assert_eq!(judge(&mut admission, &request()), None);
-        admission.began("mtn", &config.trunks[0].dids[0].number.0);
+        admission.began("mtn_sip", &config.trunks[0].dids[0].number.0);
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::TrunkFull));
         admission.began("other", &number);
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::RelayFull));
         admission.ended("other", &number);
-        admission.ended("mtn", &number);
+        admission.ended("mtn_sip", &number);
         assert_eq!((judge(&mut admission, &french()), admission.running()), (None, 10));
         admission.drain();
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::Draining));

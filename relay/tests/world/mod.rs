@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ihuza_core::realtime;
-use ihuza_relay::config::Config;
+use ihuza_relay::config::{Config, Peer, PeerAddress, Transport};
 use ihuza_relay::media::rtp::Packet;
 use ihuza_relay::shell::relay::Relay;
 use serde_json::{Value, json};
@@ -73,6 +73,13 @@ fn reads(path: &str, body: &Value) {
     let refused = match path.rsplit('/').next() {
         Some("events") => realtime::events_fields(body).err(),
         Some("tools") => realtime::tool_run(body).err(),
+        Some("trunks") => {
+            for trunk in body["trunks"].as_array().unwrap() {
+                // What the table of reports takes, and nothing besides.
+                assert!(["active", "down"].contains(&trunk["status"].as_str().unwrap()), "{body}");
+            }
+            realtime::trunk_fields(body).err()
+        }
         Some("end") => {
             assert!(realtime::CAUSES.contains(&body["cause"].as_str().unwrap()), "{body}");
             realtime::end_fields(body).err()
@@ -226,10 +233,16 @@ impl World {
     /// With a relay in this process.
     pub async fn start() -> World {
         let mut world = World::without_relay().await;
-        let relay = Relay::start(world.config.clone(), secret).await.unwrap();
-        world.http = relay.http;
-        world.relay = Some(relay);
+        world.begin(|_| ()).await;
         world
+    }
+
+    /// Starts the relay, its settings changed.
+    pub async fn begin(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let relay = Relay::start(self.config.clone(), secret).await.unwrap();
+        self.http = relay.http;
+        self.relay = Some(relay);
     }
 
     /// All but the relay.
@@ -382,6 +395,11 @@ fn free_address() -> SocketAddr {
     }
 }
 
+/// A trunk that takes requests there.
+pub fn peer(address: SocketAddr) -> Peer {
+    Peer(PeerAddress { transport: Transport::Udp, host: address.ip().to_string(), port: address.port() })
+}
+
 fn secret(name: &str) -> Option<String> {
     match name {
         "MODEL_KEY" => Some("model-key".into()),
@@ -442,6 +460,11 @@ impl Caller {
             cseq_method = method,
         );
         self.sip.send_to(text.as_bytes(), self.relay).await.unwrap();
+    }
+
+    /// Where it takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.sip.local_addr().unwrap()
     }
 
     /// The next message of that kind: a status, or a method.
