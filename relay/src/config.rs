@@ -75,6 +75,31 @@ by_text!(
     "Where a trunk takes requests, as `udp:192.0.2.3:5060`."
 );
 
+by_text!(
+    Amount(u64),
+    amount,
+    |micros| {
+        let text = format!("{}.{:06}", micros / MICROS, micros % MICROS);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    },
+    "Money, in millionths of the currency's unit; written as `15` or `0.0450`."
+);
+
+/// Millionths in a unit of a currency.
+const MICROS: u64 = 1_000_000;
+
+fn amount(text: &str) -> Result<u64, String> {
+    let wrong = || "is no amount of money: write it as 15 or 0.0450, with at most six decimals".to_owned();
+    let (units, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(units) || !digits(decimals) || units.len() > 12 || decimals.len() > 6 {
+        return Err(wrong());
+    }
+    let units: u64 = units.parse().map_err(|_| wrong())?;
+    let millionths: u64 = format!("{decimals:0<6}").parse().map_err(|_| wrong())?;
+    Ok(units * MICROS + millionths)
+}
+
 /// How SIP is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
@@ -168,6 +193,8 @@ pub struct Config {
     /// `/healthz`, `/metrics` and `/mtn-media`.
     #[serde(default)]
     pub http: Http,
+    /// Calls that this relay is asked to place; without it, it places none.
+    pub outbound: Option<Outbound>,
     /// From where calls come.
     #[serde(default, rename = "trunk")]
     pub trunks: Vec<Trunk>,
@@ -329,6 +356,58 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
+/// Calls that this relay is asked to place, on all trunks together.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// Environment variable with the key that `POST /calls` wants.
+    pub key_env: String,
+    /// Calls at a time.
+    #[serde(default = "defaults::outbound_calls")]
+    pub calls: usize,
+    /// New calls a minute.
+    #[serde(default = "defaults::outbound_per_minute")]
+    pub calls_per_minute: u32,
+}
+
+/// Calls that may be placed on one trunk.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrunkOutbound {
+    /// Our number that is shown; one of the trunk's, whose agent and language are taken unless a request says otherwise.
+    pub caller: Number,
+    /// Beginnings of numbers that may be called, in E.164. No other number is.
+    pub prefixes: Vec<String>,
+    /// Calls at a time.
+    #[serde(default = "defaults::outbound_calls")]
+    pub calls: usize,
+    /// New calls a minute.
+    #[serde(default = "defaults::outbound_per_minute")]
+    pub calls_per_minute: u32,
+    /// The most that the calls of a day (UTC) may cost.
+    pub daily_budget: Amount,
+    /// A call is ended after so long; so much of the budget is kept for it while it runs.
+    #[serde(default = "defaults::outbound_minutes")]
+    pub longest_minutes: u64,
+    /// The telephone rings for so long at most.
+    #[serde(default = "defaults::ring_seconds")]
+    pub ring_seconds: u64,
+    /// Credentials that the trunk asks us for.
+    pub digest: Option<Digest>,
+    /// What a begun minute costs, by the longest prefix that fits.
+    pub prices: Vec<Price>,
+}
+
+/// What calls to some numbers cost.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// How the numbers begin, in E.164.
+    pub prefix: String,
+    /// A begun minute.
+    pub per_minute: Amount,
+}
+
 /// From where calls come.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -356,6 +435,8 @@ pub struct Trunk {
     /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
     #[serde(default)]
     pub transfer_prefixes: Vec<String>,
+    /// Calls that may be placed on it; none if it is left out.
+    pub outbound: Option<TrunkOutbound>,
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,
@@ -436,6 +517,22 @@ mod defaults {
 
     pub fn codecs() -> Vec<Codec> {
         vec![Codec::Pcma, Codec::Pcmu]
+    }
+
+    pub fn outbound_calls() -> usize {
+        10
+    }
+
+    pub fn outbound_per_minute() -> u32 {
+        20
+    }
+
+    pub fn outbound_minutes() -> u64 {
+        30
+    }
+
+    pub fn ring_seconds() -> u64 {
+        45
     }
 
     pub fn trunk_calls() -> usize {
@@ -593,6 +690,10 @@ impl Config {
             if trunk.codecs.is_empty() {
                 return wrong(format!("{at}.codecs"), "is empty: give pcma, pcmu or both");
             }
+            if let Some(outbound) = &trunk.outbound {
+                self.check_outbound(trunk, outbound)
+                    .map_err(|(field, problem)| ConfigError::Value { field: format!("{at}.{field}"), problem })?;
+            }
             for (m, did) in trunk.dids.iter().enumerate() {
                 let field = format!("{at}.did[{m}].number");
                 let number = did.number.0.as_str();
@@ -601,6 +702,44 @@ impl Config {
                 }
                 owners.push((number, field));
             }
+        }
+        Ok(())
+    }
+
+    /// The field and what is wrong with it.
+    fn check_outbound(&self, trunk: &Trunk, outbound: &TrunkOutbound) -> Result<(), (&'static str, String)> {
+        let is_prefix = |text: &str| {
+            text.strip_prefix('+')
+                .is_some_and(|rest| (1..=15).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let wrong = |field, problem: &str| Err((field, problem.to_owned()));
+        if self.outbound.is_none() {
+            return wrong("outbound", "has no [outbound] to go with it: nobody could ask for a call");
+        }
+        if trunk.peer.as_ref().is_none_or(|peer| peer.0.transport == Transport::Udp && self.sip.udp.is_none()) {
+            return wrong("peer", "is needed to place calls, and a transport that sip listens on");
+        }
+        if !trunk.dids.iter().any(|did| did.number == outbound.caller) {
+            return wrong("outbound.caller", "is none of the trunk's numbers");
+        }
+        if outbound.prefixes.is_empty() || !outbound.prefixes.iter().all(|prefix| is_prefix(prefix)) {
+            return wrong("outbound.prefixes", "must be beginnings of numbers such as +25078, at least one");
+        }
+        if !outbound.prices.iter().all(|price| is_prefix(&price.prefix)) {
+            return wrong("outbound.prices", "must have prefixes such as +250");
+        }
+        let priced = |prefix: &String| outbound.prices.iter().any(|price| prefix.starts_with(&price.prefix));
+        if let Some(prefix) = outbound.prefixes.iter().find(|prefix| !priced(prefix)) {
+            return Err((
+                "outbound.prices",
+                format!("say nothing of {prefix}, so that its calls could not be counted"),
+            ));
+        }
+        if !(5..=180).contains(&outbound.ring_seconds) {
+            return wrong("outbound.ring_seconds", "must lie between 5 and 180");
+        }
+        if !(1..=720).contains(&outbound.longest_minutes) {
+            return wrong("outbound.longest_minutes", "must lie between 1 and 720");
         }
         Ok(())
     }
@@ -646,12 +785,34 @@ mod tests {
             ("codecs = [\"pcma\", \"pcmu\"]", "codecs = []", "trunk[0].codecs"),
             ("udp:192.0.2.3:5060", "udp:198.51.100.3:5060", "trunk[0].peer"),
             ("qualify_seconds = 20", "qualify_seconds = 0", "trunk[0].qualify_seconds"),
+            ("caller = \"+250788000100\"", "caller = \"+250788000199\"", "trunk[0].outbound.caller"),
+            ("prefixes = [\"+25078\", \"+25079\"]", "prefixes = []", "trunk[0].outbound.prefixes"),
+            ("prefix = \"+2507\"", "prefix = \"+2508\"", "trunk[0].outbound.prices: say nothing of +25078"),
+            ("ring_seconds = 45", "ring_seconds = 500", "trunk[0].outbound.ring_seconds"),
+            ("peer = \"udp:192.0.2.3:5060\"", "", "trunk[0].peer"),
             ("relay_name = \"kigali-1\"", "relay_name = \"\"", "session.relay_name"),
             ("+250788000101", "0788000100", "trunk[0].did[1].number: belongs to trunk[0].did[0].number"),
         ] {
             assert!(EXAMPLE.contains(from), "the example has no {from:?}");
             let text = problem(|text| text.replace(from, to));
             assert!(text.contains(&format!("relay.toml: {field}")), "{from:?} -> {to:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn money_is_read_to_the_millionth_and_written_the_same() {
+        for (text, micros) in
+            [("15", 15_000_000), ("0.045", 45_000), ("0", 0), ("20000", 20_000_000_000), ("1.000001", 1_000_001)]
+        {
+            assert_eq!(amount(text), Ok(micros));
+            assert!(
+                toml::to_string(&std::collections::HashMap::from([("a", Amount(micros))]))
+                    .unwrap()
+                    .contains(&format!("\"{text}\""))
+            );
+        }
+        for text in ["", ".", "1.", "-1", "1,5", "1.0000001", "9999999999999", "1e3", "+1"] {
+            assert!(amount(text).is_err(), "{text}");
         }
     }
 

@@ -15,8 +15,10 @@ use super::announcements::Announcements;
 use super::call::{self, Start, dice, policy_of, refused};
 use super::clock::Clock;
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::log::{Level, Log};
 use super::metrics::Metrics;
+use super::outbound::Calls;
 use super::ports::Ports;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
@@ -49,6 +51,8 @@ pub struct Shared {
     pub model_key: Arc<str>,
     /// How the trunks are.
     pub trunks: Trunks,
+    /// Calls that it was asked to place.
+    pub calls: Calls,
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
     admission: Mutex<Admission>,
@@ -78,6 +82,9 @@ pub enum StartError {
     /// A trunk that asks for credentials has none.
     #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
     Password(String),
+    /// Nobody could ask for a call.
+    #[error("outbound.key_env names the variable {0}, but it is not set: nobody could ask for a call")]
+    CallsKey(String),
     /// The client of the session function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -109,6 +116,11 @@ impl Relay {
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
         let desk = Desk { journal, function, log };
+        let (calls_key, calls_passwords) = calls_secrets(&config, &secret)?;
+        let now_ms = clock.unix_ms(clock.now());
+        let (ledger, lines) = Ledger::open(directory, now_ms)
+            .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
+        let calls = Calls::new(calls_key, calls_passwords, ledger, &lines, now_ms);
         let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
         let shared = Arc::new(Shared {
             clock,
@@ -118,6 +130,7 @@ impl Relay {
             connector: Arc::new(connector),
             model_key: secret(&config.model.api_key_env).unwrap_or_default().into(),
             trunks: Trunks::new(clock.now(), &config),
+            calls,
             stop_calls: watch::Sender::new(()),
             admission: Mutex::default(),
             authenticator: Mutex::new(Authenticator::new(key())),
@@ -129,7 +142,6 @@ impl Relay {
             let message = "calls of a former process are being closed";
             log.event("RELAY_RECOVERING", Level::Warn, message, json!({ "calls": leftovers.len() }));
         }
-        let now_ms = clock.unix_ms(clock.now());
         for leftover in leftovers {
             scribe::finish(desk.clone(), leftover, now_ms);
         }
@@ -137,6 +149,7 @@ impl Relay {
         let http = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error))?;
         let stop = CancellationToken::new();
         let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
+        shared.calls.connect(signalling.clone());
         trunks::watch(shared.clone(), signalling);
         log.event("RELAY_STARTED", Level::Info, "calls are welcome", json!({ "trunks": shared.config.trunks.len() }));
         Ok(Relay { shared, stop, http })
@@ -176,6 +189,14 @@ impl Shared {
 
     fn running(&self) -> usize {
         self.admission().running()
+    }
+
+    /// Takes a line for a call that we place.
+    pub fn take_line(&self, call: Admitted) -> Result<(), Refusal> {
+        let mut admission = self.admission();
+        admission.check_room(&self.config, call)?;
+        admission.began(&call.trunk.name, &call.did.number.0);
+        Ok(())
     }
 
     /// Calls that run on a trunk.
@@ -303,6 +324,7 @@ impl Door {
             local,
             description,
             agreed,
+            placed: None,
         })
     }
 }
@@ -315,6 +337,21 @@ fn passwords(config: &Config, secret: &impl Fn(&str) -> Option<String>) -> Resul
         None => Err(StartError::Password(trunk.name.clone())),
     };
     asking.map(password).collect()
+}
+
+/// The key for those who ask for calls, and passwords for trunks that ask us for one.
+fn calls_secrets(
+    config: &Config,
+    secret: &impl Fn(&str) -> Option<String>,
+) -> Result<(Option<String>, HashMap<String, String>), StartError> {
+    let Some(outbound) = &config.outbound else { return Ok((None, HashMap::new())) };
+    let key = secret(&outbound.key_env).ok_or_else(|| StartError::CallsKey(outbound.key_env.clone()))?;
+    let asked = config.trunks.iter().filter_map(|trunk| Some((trunk, trunk.outbound.as_ref()?.digest.as_ref()?)));
+    let password = |(trunk, digest): (&Trunk, &Digest)| match secret(&digest.password_env) {
+        Some(password) => Ok((trunk.name.clone(), password)),
+        None => Err(StartError::Password(trunk.name.clone())),
+    };
+    Ok((Some(key), asked.map(password).collect::<Result<_, _>>()?))
 }
 
 /// 64 random bytes.

@@ -33,8 +33,16 @@ pub struct Desk {
 
 /// Begins the record of a call.
 pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
+    begin_with(desk, opening, Vec::new())
+}
+
+/// Begins the record of a call whose first entries are in the journal already.
+pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Entry> {
     let (sender, entries) = mpsc::channel(MOST_WAITING);
-    let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None, failing: false };
+    let last_at_ms = written.last().and_then(Entry::at_ms).unwrap_or_default();
+    let owed: Vec<(u64, Entry)> = (1..).zip(written).collect();
+    let last = owed.len() as u64;
+    let scribe = Scribe { desk, opening, owed, last, last_at_ms, answered_at_ms: None, ended: None, failing: false };
     tokio::spawn(scribe.run(entries));
     sender
 }
@@ -48,8 +56,17 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
         return desk.journal.remove(&call);
     };
     let ended = entries.iter().find_map(end_of);
-    let mut scribe =
-        Scribe { desk, opening, owed: owed.entries, last: owed.last, last_at_ms: now_ms, ended, failing: false };
+    let answered_at_ms = entries.iter().find_map(answer_of);
+    let mut scribe = Scribe {
+        desk,
+        opening,
+        owed: owed.entries,
+        last: owed.last,
+        last_at_ms: now_ms,
+        answered_at_ms,
+        ended,
+        failing: false,
+    };
     tokio::spawn(async move {
         if scribe.ended.is_none() {
             // It ended when it was last heard of, not now.
@@ -62,15 +79,26 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
 
 fn opening_of(entry: &Entry) -> Option<Opening> {
     match entry {
-        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, .. } => Some(Opening {
-            correlation_id: correlation_id.clone(),
-            call_sid: call_sid.clone(),
-            trunk: trunk.clone(),
-            from: from.clone(),
-            to: to.clone(),
-            agent: String::new(),
-            locale: *locale,
-        }),
+        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } => {
+            Some(Opening {
+                correlation_id: correlation_id.clone(),
+                call_sid: call_sid.clone(),
+                trunk: trunk.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                agent: String::new(),
+                locale: *locale,
+                direction: *direction,
+                reference: reference.clone(),
+            })
+        }
+        _ => None,
+    }
+}
+
+fn answer_of(entry: &Entry) -> Option<i64> {
+    match entry {
+        Entry::Answered { at_ms } => Some(*at_ms),
         _ => None,
     }
 }
@@ -88,6 +116,7 @@ struct Scribe {
     owed: Vec<(u64, Entry)>,
     last: u64,
     last_at_ms: i64,
+    answered_at_ms: Option<i64>,
     ended: Option<(EndCause, Value, i64)>,
     /// The function could not be told last time: said once, not at every attempt.
     failing: bool,
@@ -117,6 +146,7 @@ impl Scribe {
 
     async fn write(&mut self, entry: Entry) {
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
+        self.answered_at_ms = self.answered_at_ms.or(answer_of(&entry));
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
@@ -161,7 +191,8 @@ impl Scribe {
 
     async fn end(&mut self) -> bool {
         let Some((cause, media, at_ms)) = &self.ended else { return true };
-        let result = self.desk.function.end(&self.opening, *cause, *at_ms, self.last, media).await;
+        let result =
+            self.desk.function.end(&self.opening, *cause, [self.answered_at_ms, Some(*at_ms)], self.last, media).await;
         self.went_through("END_POST_FAILED", result)
     }
 

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::SessionFunction;
-use crate::journal::{entry::Entry, told};
+use crate::journal::entry::{Direction, Entry};
+use crate::journal::told;
 use crate::sip::call::EndCause;
 
 /// A tool may take longer than an opening.
@@ -34,6 +35,18 @@ pub struct Opening {
     pub agent: String,
     /// The language of the greeting.
     pub locale: Locale,
+    /// Who called whom.
+    pub direction: Direction,
+    /// The name that whoever asked for the call gave it.
+    pub reference: Option<String>,
+}
+
+impl Opening {
+    /// As it begins the journal.
+    pub fn entry(&self, at_ms: i64) -> Entry {
+        let Opening { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } = self.clone();
+        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, at_ms }
+    }
 }
 
 /// What the agent of a call is made of. Both spellings are read.
@@ -103,6 +116,7 @@ impl Function {
         let body = json!({
             "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
+            "direction": opening.direction,
         });
         let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
         serde_json::from_value(answer).map_err(|_| FunctionError::Unreadable)
@@ -113,7 +127,7 @@ impl Function {
         let events: Vec<Value> = entries.iter().map(|(seq, entry)| told::event(*seq, entry)).collect();
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "trunk": opening.trunk, "events": events,
+            "trunk": opening.trunk, "direction": opening.direction, "events": events,
         });
         self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }
@@ -129,6 +143,7 @@ impl Function {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
             "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
+            "direction": opening.direction,
         });
         let answer = self.post("/tools", &opening.correlation_id, &body, TOOL_WITHIN).await?;
         // `{ok, result}` or `{ok, error}`: the model reads both.
@@ -140,14 +155,15 @@ impl Function {
         &self,
         opening: &Opening,
         cause: EndCause,
-        ended_at_ms: i64,
+        [answered_at_ms, ended_at_ms]: [Option<i64>; 2],
         last_seq: u64,
         media: &Value,
     ) -> Result<(), FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "locale": opening.locale, "trunk": opening.trunk, "cause": told::cause(cause), "reason": cause.as_str(),
-            "ended_at": told::time(ended_at_ms), "last_seq": last_seq, "media": media,
+            "locale": opening.locale, "trunk": opening.trunk, "direction": opening.direction, "cause": told::cause(cause, answered_at_ms.is_some()), "reason": cause.as_str(),
+            "answered_at": answered_at_ms.and_then(told::time),
+            "ended_at": ended_at_ms.and_then(told::time), "last_seq": last_seq, "media": media,
         });
         self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }

@@ -7,10 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 
 use rsipstack::EndpointBuilder;
+use rsipstack::dialog::authenticate::Credential;
 use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
 use rsipstack::dialog::dialog_layer::DialogLayer;
+use rsipstack::dialog::invitation::InviteOption;
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri, typed};
+use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, Response, SipMessage, StatusCode, Uri, typed};
 use rsipstack::transaction::endpoint::MessageInspector;
 use rsipstack::transaction::key::{TransactionKey, TransactionRole};
 use rsipstack::transaction::make_tag;
@@ -21,8 +23,9 @@ use rsipstack::transport::{SipAddr, TcpListenerConnection, TransportLayer};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal, Signalling};
+use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Outgoing, Reception, Refused, Signal, Signalling};
 use crate::config::{PeerAddress, Sip, Transport};
+use crate::sip::digest;
 
 /// What may be waiting for one call; more is a peer that floods its own call.
 const MOST_SIGNALS: usize = 32;
@@ -105,11 +108,20 @@ pub async fn serve(
     Ok(signalling)
 }
 
-/// Notes where a message came from.
+/// Notes where a message came from, and puts digests as the stack and the trunks understand them.
 struct Marker;
 
 impl MessageInspector for Marker {
-    fn before_send(&self, message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+    fn before_send(&self, mut message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        if let SipMessage::Request(request) = &mut message {
+            for header in request.headers.iter_mut() {
+                match header {
+                    Header::Authorization(given) => *given = digest::standard_credentials(given.value()).into(),
+                    Header::ProxyAuthorization(given) => *given = digest::standard_credentials(given.value()).into(),
+                    _ => {}
+                }
+            }
+        }
         message
     }
 
@@ -122,9 +134,25 @@ impl MessageInspector for Marker {
                 }
                 SipMessage::Request(request)
             }
-            response @ SipMessage::Response(_) => response,
+            SipMessage::Response(mut response) => {
+                if [401, 407].contains(&response.status_code.code()) {
+                    for name in ["WWW-Authenticate", "Proxy-Authenticate"] {
+                        put_challenge(&mut response, name);
+                    }
+                }
+                SipMessage::Response(response)
+            }
         }
     }
+}
+
+/// Leaves one challenge of that name, the best; none if none can be answered.
+fn put_challenge(response: &mut Response, name: &'static str) {
+    let is_one = |header: &Header| header.name().eq_ignore_ascii_case(name);
+    let values: Vec<&str> = response.headers.iter().filter(|header| is_one(header)).map(Header::value).collect();
+    let best = digest::readable_challenge(&values);
+    response.headers.retain(|header| !is_one(header));
+    response.headers.extend(best.map(|best| rsipstack::sip::headers::make_header(name, best)).into_iter().collect());
 }
 
 struct Stack {
@@ -236,6 +264,77 @@ impl Signalling for Stack {
             }
         })
     }
+
+    fn call(&self, outgoing: Outgoing) -> Incoming {
+        let (sender, signals) = mpsc::channel(MOST_SIGNALS);
+        let (states, changes) = self.layer.new_dialog_state_channel();
+        let begun = self.invitation(&outgoing).and_then(|option| self.layer.do_invite_async(option, states).ok());
+        let Some((dialog, answered)) = begun else {
+            let _ = sender.try_send(Signal::Refused(None));
+            return Incoming { dialog: Arc::new(NoDialog), signals };
+        };
+        let nowhere = sender.clone();
+        tokio::spawn(watch(self.layer.clone(), dialog.clone(), changes, sender));
+        tokio::spawn(async move {
+            // Every answer shows in the dialog's states; that none came, or none that can be read, does not.
+            if !matches!(answered.await, Ok(Ok((_, Some(_))))) {
+                let _ = nowhere.send(Signal::Refused(None)).await;
+            }
+        });
+        Incoming { dialog: Arc::new(Handle { dialog }), signals }
+    }
+}
+
+impl Stack {
+    /// The INVITE; nothing if an address cannot be written.
+    fn invitation(&self, outgoing: &Outgoing) -> Option<InviteOption> {
+        let peer = &outgoing.peer;
+        let ours = self.listener(peer.transport);
+        let host = ours.map_or_else(|| "localhost".to_owned(), |ours| ours.addr.to_string());
+        let caller = format!("sip:{}@{host}", outgoing.from.as_str());
+        let callee = uri_of(Some(outgoing.to.as_str()), peer)?;
+        Some(InviteOption {
+            caller: Uri::try_from(caller.as_str()).ok()?,
+            destination: SipAddr::try_from(&callee).ok(),
+            callee,
+            contact: Uri::try_from(format!("sip:ihuza@{host}").as_str()).ok()?,
+            offer: Some(outgoing.offer.clone().into_bytes()),
+            call_id: Some(outgoing.call_id.clone()),
+            credential: outgoing.credentials.clone().map(|(username, password)| Credential {
+                username,
+                password,
+                realm: None,
+                auth_username: None,
+            }),
+            headers: Some(vec![
+                Header::Allow(ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into()),
+                Header::Supported("timer".into()),
+                Header::Other("P-Asserted-Identity".into(), format!("<{caller}>")),
+            ]),
+            ..InviteOption::default()
+        })
+    }
+}
+
+/// In the place of a dialog that never came to be.
+struct NoDialog;
+
+impl Dialog for NoDialog {
+    fn ring(&self) {}
+    fn accept(&self, _: &Accepted) {}
+    fn reject(&self, _: u16) {}
+    fn cancel(&self) -> Later<'_, ()> {
+        Box::pin(async {})
+    }
+    fn hang_up(&self, _: u8) -> Later<'_, ()> {
+        Box::pin(async {})
+    }
+    fn refer(&self, _: String) -> Later<'_, Option<u16>> {
+        Box::pin(async { None })
+    }
+    fn refresh(&self, _: String) -> Later<'_, bool> {
+        Box::pin(async { false })
+    }
 }
 
 fn transport_of(transport: Transport) -> rsipstack::sip::Transport {
@@ -264,10 +363,18 @@ async fn watch(
     mut changes: DialogStateReceiver,
     signals: mpsc::Sender<Signal>,
 ) {
+    let ours = dialog.role() == TransactionRole::Client;
     let mut acknowledged = false;
     while let Some(state) = changes.recv().await {
         match state {
             // Told again after every request within the dialog.
+            DialogState::Confirmed(_, answer) if ours && !std::mem::replace(&mut acknowledged, true) => {
+                let session_expires = answer.header_value("Session-Expires");
+                let _ = signals.send(Signal::PickedUp { answer: answer.body().clone(), session_expires }).await;
+            }
+            DialogState::Early(_, answer) if ours => {
+                let _ = signals.send(Signal::Ringing(answer.body().clone())).await;
+            }
             DialogState::Confirmed(..) if !std::mem::replace(&mut acknowledged, true) => {
                 let body = dialog.last_remote_ack().map(|ack| ack.body().clone()).unwrap_or_default();
                 let _ = signals.send(Signal::Acknowledged(body)).await;
@@ -297,6 +404,11 @@ async fn watch(
             }
             DialogState::Terminated(id, reason) => {
                 let signal = match reason {
+                    TerminatedReason::UasOther(status) if ours => Some(Signal::Refused(Some(status.code()))),
+                    TerminatedReason::ProxyAuthRequired if ours => Some(Signal::Refused(Some(407))),
+                    TerminatedReason::UasBye if ours => Some(Signal::HungUp),
+                    // Our own CANCEL or BYE.
+                    TerminatedReason::UacCancel | TerminatedReason::UacBye if ours => None,
                     TerminatedReason::UacCancel => Some(Signal::Cancelled),
                     TerminatedReason::Timeout => Some(Signal::NotAcknowledged),
                     TerminatedReason::UacBye => Some(Signal::HungUp),
@@ -356,6 +468,13 @@ impl Dialog for Handle {
 
     fn reject(&self, status: u16) {
         let _ = self.dialog.reject(Some(status.into()), None);
+    }
+
+    fn cancel(&self) -> Later<'_, ()> {
+        // Whether it is a CANCEL or, if a 200 crossed it, a BYE, only the dialog knows.
+        Box::pin(async move {
+            let _ = self.dialog.hangup_with_reason("Q.850;cause=16".to_owned()).await;
+        })
     }
 
     fn hang_up(&self, q850: u8) -> Later<'_, ()> {

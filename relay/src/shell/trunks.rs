@@ -64,6 +64,12 @@ impl Trunks {
         }
     }
 
+    /// Whether a trunk does not answer.
+    pub fn is_down(&self, now: Moment, trunk: &str) -> bool {
+        let known = self.known();
+        known.iter().any(|known| known.name == trunk && matches!(known.qualifier.state(now), State::Down(_)))
+    }
+
     fn states(&self, now: Moment) -> Vec<State> {
         self.known().iter().map(|known| known.qualifier.state(now)).collect()
     }

@@ -240,7 +240,8 @@ impl Admission {
         }
     }
 
-    fn check_room(&self, config: &Config, Admitted { trunk, did }: Admitted) -> Result<(), Refusal> {
+    /// Whether there is a line for one more call, in whichever direction.
+    pub fn check_room(&self, config: &Config, Admitted { trunk, did }: Admitted) -> Result<(), Refusal> {
         self.is_open(config)?;
         if self.by_trunk.get(&trunk.name).is_some_and(|count| *count >= trunk.calls) {
             return Err(Refusal::TrunkFull);
@@ -286,13 +287,13 @@ pub fn unsupported<'a>(required: &[&'a str]) -> Vec<&'a str> {
 
 /// A token bucket; it begins full.
 #[derive(Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     used: f64,
     at: Moment,
 }
 
 impl Bucket {
-    fn take(&mut self, now: Moment, per_second: f64, size: f64) -> bool {
+    pub(super) fn take(&mut self, now: Moment, per_second: f64, size: f64) -> bool {
         self.used = (self.used - now.since(self.at).as_secs_f64() * per_second).max(0.0);
         self.at = now;
         let may = self.used + 1.0 <= size;

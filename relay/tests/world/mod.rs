@@ -1,6 +1,8 @@
 //! A relay with everything around it: a model, a session function, and a caller, all on this machine.
 #![allow(dead_code, reason = "each of the tests that share it uses a part of it")]
 
+pub mod callee;
+
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::sync::{Arc, Mutex};
@@ -226,7 +228,7 @@ pub struct World {
     pub model: Model,
     pub directory: std::path::PathBuf,
     faults: Faults,
-    config: Config,
+    pub config: Config,
 }
 
 impl World {
@@ -288,7 +290,7 @@ impl World {
         std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
         command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
-        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD"] {
+        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY"] {
             command.env(name, secret(name).unwrap());
         }
         let process = Process(command.spawn().unwrap());
@@ -404,6 +406,7 @@ fn secret(name: &str) -> Option<String> {
     match name {
         "MODEL_KEY" => Some("model-key".into()),
         "TRUNK_PASSWORD" => Some("secret".into()),
+        "CALLS_KEY" => Some("calls-key".into()),
         "FUNCTION_KEY" => Some("function-key".into()),
         _ => None,
     }
