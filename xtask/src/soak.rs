@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: the same tests with large counts, round after round, each with a seed of its own.
 //!
-//! Tests read `PROPTEST_CASES`, `IHUZA_SOAK_MINUTES` and `IHUZA_SEED`, and print `counted <number> <what>` lines.
+//! Tests read `PROPTEST_CASES`, `RELAY_KILLS`, `IHUZA_SOAK_MINUTES` and `IHUZA_SEED`, and print `counted <number> <what>` lines.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -17,6 +17,8 @@ const FIRST_CASES: u64 = 1_000;
 const GROWTH: u64 = 4;
 /// A case that goes through a database costs about so many cases that do not.
 const DATABASE_CASE: u64 = 20;
+/// The relay is killed so often in a round; `test` has a sample.
+const RELAY_KILLS: u32 = 200;
 
 /// Only what the many cases go through is optimised: the rest would take longer to compile than it saves.
 const OPTIMISED: [&str; 2] = ["profile.dev.package.ihuza-core.opt-level=2", "profile.dev.package.proptest.opt-level=2"];
@@ -55,6 +57,7 @@ pub fn run(options: &Options) -> Result<()> {
                 call.args(OPTIMISED.iter().flat_map(|setting| ["--config", setting]))
                     .env("PROPTEST_CASES", part_cases.to_string())
                     .env("PROPTEST_RNG_SEED", seed.to_string())
+                    .env("RELAY_KILLS", RELAY_KILLS.to_string())
                     .env("IHUZA_SOAK_MINUTES", minutes.to_string())
                     .env("IHUZA_SEED", seed.to_string())
                     // Shown also for tests that pass: they say there what they counted.
