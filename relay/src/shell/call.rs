@@ -445,8 +445,11 @@ impl Running {
                 self.shared.calls.refused(&self.opening.correlation_id, status);
                 self.tell_call(call::Input::Refused(status));
             }
-            Signal::Reoffer { offer, session_expires, supports_timer, answer } => {
-                let decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
+            Signal::Reoffer { offer, wants_offer, session_expires, supports_timer, answer } => {
+                let mut decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
+                if let (true, Ok(accepted)) = (wants_offer, &mut decided) {
+                    accepted.description = Some(self.offer_again());
+                }
                 let _ = answer.send(decided);
             }
             Signal::TransferTold(fragment) => {
@@ -474,8 +477,34 @@ impl Running {
                 }
                 _ => return self.tell_call(call::Input::AnswerRefused),
             }
+        } else if !answer.is_empty() {
+            self.answered_again(answer);
         }
         self.tell_call(call::Input::Acknowledged);
+    }
+
+    /// The offer that a re-INVITE without one asks for: what we have.
+    fn offer_again(&mut self) -> String {
+        let codec = self.start.agreed.map(|agreed| agreed.codec);
+        let (codecs, allowed) = policy_of(&self.start.trunk);
+        let codecs = codec.as_ref().map_or(codecs, std::slice::from_ref);
+        self.start.local.offer(Policy { codecs, allowed: &allowed })
+    }
+
+    /// The peer's answer to such an offer. One that cannot be used leaves the session as it was.
+    fn answered_again(&mut self, answer: &[u8]) {
+        let now = self.now();
+        let (codecs, allowed) = policy_of(&self.start.trunk);
+        let law = self.law();
+        match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
+            Ok(agreed) if agreed.codec.law() == law => {
+                if let Some(media) = &mut self.media {
+                    media.redescribe(now, agreed.remote, agreed.remote_control, agreed.on_hold);
+                }
+                self.start.agreed = Some(agreed);
+            }
+            _ => self.log("ANSWER_UNUSABLE", Level::Warn, "an answer to our offer changes nothing", json!({})),
+        }
     }
 
     /// Somebody answers the call that we placed.

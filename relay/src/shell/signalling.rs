@@ -64,7 +64,7 @@ pub struct Refused {
 /// What happens to a call.
 #[derive(Debug)]
 pub enum Signal {
-    /// The ACK to our 200, with the answer if the offer was ours.
+    /// The ACK to a 200 of ours, with the answer if the offer was ours.
     Acknowledged(Vec<u8>),
     /// No ACK came; the stack has sent a BYE.
     NotAcknowledged,
@@ -87,6 +87,8 @@ pub enum Signal {
     Reoffer {
         /// The offer; empty if there is none.
         offer: Vec<u8>,
+        /// There is none, and the answer must bring one: the peer's answer to it comes with `Acknowledged`.
+        wants_offer: bool,
         /// `Session-Expires`.
         session_expires: Option<String>,
         /// Whether the peer supports timers.

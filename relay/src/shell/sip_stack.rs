@@ -5,10 +5,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rsipstack::EndpointBuilder;
 use rsipstack::dialog::authenticate::Credential;
-use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
+use rsipstack::dialog::dialog::{
+    Dialog as AnyDialog, DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle,
+};
 use rsipstack::dialog::dialog_layer::DialogLayer;
 use rsipstack::dialog::invitation::InviteOption;
 use rsipstack::dialog::invite_dialog::InviteDialog;
@@ -29,6 +32,9 @@ use crate::sip::digest;
 
 /// What may be waiting for one call; more is a peer that floods its own call.
 const MOST_SIGNALS: usize = 32;
+/// An ACK is looked for so often, and for as long as a 200 is repeated (64*T1).
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const MOST_LOOKS: u32 = 640;
 const ALLOW: [Method; 8] = [
     Method::Invite,
     Method::Ack,
@@ -62,6 +68,11 @@ pub async fn serve(
     reception: Arc<dyn Reception>,
     stop: CancellationToken,
 ) -> Result<Weak<dyn Signalling>, StackError> {
+    let streams: Vec<SocketAddr> =
+        settings.tcp.into_iter().chain(settings.tls.as_ref().map(|tls| tls.listen)).collect();
+    for listen in &streams {
+        claim(*listen).map_err(|error| StackError::Listen(*listen, error.to_string()))?;
+    }
     let transport = TransportLayer::new(stop.clone());
     let external = |listen: SocketAddr| settings.advertised.map(|ip| SocketAddr::new(ip, listen.port()));
     if let Some(listen) = settings.udp {
@@ -105,7 +116,42 @@ pub async fn serve(
         }
         drop(endpoint);
     });
+    for listen in streams {
+        until_taken(listen).await?;
+    }
     Ok(signalling)
+}
+
+/// Whether nobody listens there. rsipstack 0.7.14 opens its streams later, in a task that keeps quiet about failures.
+fn claim(listen: SocketAddr) -> std::io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(listen), socket2::Type::STREAM, None)?;
+    // With it the stack may open the same address meanwhile, and without a listener nobody is disturbed.
+    socket.set_reuse_address(true)?;
+    socket.bind(&listen.into())
+}
+
+/// Waits until the stack listens.
+async fn until_taken(listen: SocketAddr) -> Result<(), StackError> {
+    for _ in 0..200 {
+        if claim(listen).is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(StackError::Listen(listen, "the stack does not open it".into()))
+}
+
+/// Waits until a dialog takes requests: rsipstack 0.7.14 drops, without an answer, what comes while the ACK or the request
+/// before it is still being worked on. On a stream nobody would send it again.
+async fn until_confirmed(dialog: &AnyDialog, is_bye: bool) {
+    for _ in 0..200 {
+        let state = dialog.state();
+        // A BYE may come before the ACK.
+        if state.is_confirmed() || state.is_terminated() || is_bye && state.waiting_ack() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Notes where a message came from, and puts digests as the stack and the trunks understand them.
@@ -163,7 +209,13 @@ struct Stack {
 impl Stack {
     fn transaction(&self, mut transaction: Transaction) {
         if let Some(mut dialog) = self.layer.match_dialog(&transaction) {
-            tokio::spawn(async move { dialog.handle(&mut transaction).await });
+            tokio::spawn(async move {
+                if !matches!(transaction.original.method, Method::Ack | Method::Cancel | Method::PRack) {
+                    let is_bye = transaction.original.method == Method::Bye;
+                    until_confirmed(&dialog, is_bye).await;
+                }
+                dialog.handle(&mut transaction).await
+            });
             return;
         }
         match transaction.original.method {
@@ -379,7 +431,12 @@ async fn watch(
                 let body = dialog.last_remote_ack().map(|ack| ack.body().clone()).unwrap_or_default();
                 let _ = signals.send(Signal::Acknowledged(body)).await;
             }
-            DialogState::Updated(_, request, handle) => update(&signals, &request, handle).await,
+            DialogState::Updated(_, request, handle) => {
+                update(&signals, &request, handle).await;
+                if wants_offer(&request) {
+                    tokio::spawn(wait_for_answer(dialog.clone(), request.header_value("CSeq"), signals.clone()));
+                }
+            }
             DialogState::Info(_, request, handle) => {
                 let text = String::from_utf8_lossy(request.body()).into_owned();
                 let _ = signals.send(Signal::Info(text)).await;
@@ -430,10 +487,31 @@ async fn watch(
     }
 }
 
+/// A re-INVITE without an offer asks for ours (RFC 3261 §14.2); an UPDATE without one only refreshes.
+fn wants_offer(request: &Request) -> bool {
+    request.method == Method::Invite && request.body().is_empty()
+}
+
+/// The stack keeps the ACK to a re-INVITE, and tells nobody that it came.
+async fn wait_for_answer(dialog: InviteDialog, cseq: Option<String>, signals: mpsc::Sender<Signal>) {
+    let number = |value: &str| value.split_whitespace().next().and_then(|number| number.parse::<u32>().ok());
+    let Some(wanted) = cseq.as_deref().and_then(number) else { return };
+    for _ in 0..MOST_LOOKS {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let ack = dialog.last_remote_ack();
+        let is_it = |ack: &Request| ack.header_value("CSeq").as_deref().and_then(number) == Some(wanted);
+        if let Some(ack) = ack.filter(is_it) {
+            let _ = signals.send(Signal::Acknowledged(ack.body().clone())).await;
+            return;
+        }
+    }
+}
+
 async fn update(signals: &mpsc::Sender<Signal>, request: &Request, handle: TransactionHandle) {
     let (answer, decided) = oneshot::channel();
     let signal = Signal::Reoffer {
         offer: request.body().clone(),
+        wants_offer: wants_offer(request),
         session_expires: request.header_value("Session-Expires"),
         supports_timer: tags(request, "Supported").iter().any(|tag| tag.eq_ignore_ascii_case("timer")),
         answer,

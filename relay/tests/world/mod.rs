@@ -387,7 +387,7 @@ impl Drop for Process {
 }
 
 /// An address that was free a moment ago, for UDP and TCP alike. Below the range that the kernel gives out by itself.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     loop {
         let port = 10_000 + (ihuza_relay::shell::call::dice() % 10_000) as u16;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -402,7 +402,7 @@ pub fn peer(address: SocketAddr) -> Peer {
     Peer(PeerAddress { transport: Transport::Udp, host: address.ip().to_string(), port: address.port() })
 }
 
-fn secret(name: &str) -> Option<String> {
+pub fn secret(name: &str) -> Option<String> {
     match name {
         "MODEL_KEY" => Some("model-key".into()),
         "TRUNK_PASSWORD" => Some("secret".into()),
@@ -489,6 +489,15 @@ impl Caller {
         let Ok(text) = waited.await else { panic!("waited for {first:?}, saw {seen:?}") };
         let status = text.strip_prefix("SIP/2.0 ").and_then(|rest| rest[..3].parse().ok()).unwrap_or(0);
         Reply { status, text }
+    }
+
+    /// The next message, if it is of that kind.
+    pub async fn next_of(&mut self, first: &str) -> Option<Reply> {
+        let mut buffer = vec![0; 8192];
+        let (length, _) = self.sip.recv_from(&mut buffer).await.unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let status = text.strip_prefix("SIP/2.0 ").and_then(|rest| rest[..3].parse().ok()).unwrap_or(0);
+        text.starts_with(first).then_some(Reply { status, text })
     }
 
     /// Answers a request of the relay's.
