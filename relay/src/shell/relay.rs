@@ -145,12 +145,14 @@ impl Relay {
         for leftover in leftovers {
             scribe::finish(desk.clone(), leftover, now_ms);
         }
-        let listen = shared.config.http.listen;
-        let http = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error))?;
         let stop = CancellationToken::new();
         let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
         shared.calls.connect(signalling.clone());
         trunks::watch(shared.clone(), signalling);
+        // Last: whoever hears that the relay is well may call.
+        let listen = shared.config.http.listen;
+        let served = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error));
+        let http = served.inspect_err(|_| stop.cancel())?;
         log.event("RELAY_STARTED", Level::Info, "calls are welcome", json!({ "trunks": shared.config.trunks.len() }));
         Ok(Relay { shared, stop, http })
     }
