@@ -68,6 +68,102 @@ by_text!(
     |ports| format!("{}-{}", ports.start(), ports.end()),
     "UDP ports, as `20000-40000`."
 );
+by_text!(
+    Peer(PeerAddress),
+    PeerAddress::parse,
+    PeerAddress::to_string,
+    "Where a trunk takes requests, as `udp:192.0.2.3:5060`."
+);
+
+by_text!(
+    Amount(u64),
+    amount,
+    |micros| {
+        let text = format!("{}.{:06}", micros / MICROS, micros % MICROS);
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    },
+    "Money, in millionths of the currency's unit; written as `15` or `0.0450`."
+);
+
+/// Millionths in a unit of a currency.
+const MICROS: u64 = 1_000_000;
+
+fn amount(text: &str) -> Result<u64, String> {
+    let wrong = || "is no amount of money: write it as 15 or 0.0450, with at most six decimals".to_owned();
+    let (units, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    let digits = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits(units) || !digits(decimals) || units.len() > 12 || decimals.len() > 6 {
+        return Err(wrong());
+    }
+    let units: u64 = units.parse().map_err(|_| wrong())?;
+    let millionths: u64 = format!("{decimals:0<6}").parse().map_err(|_| wrong())?;
+    Ok(units * MICROS + millionths)
+}
+
+/// How SIP is carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Datagrams.
+    Udp,
+    /// A stream.
+    Tcp,
+    /// A stream that nobody else reads.
+    Tls,
+}
+
+/// Where a trunk takes requests of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerAddress {
+    /// How.
+    pub transport: Transport,
+    /// A name or an address; one of version 6 without its brackets.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+impl PeerAddress {
+    fn parse(text: &str) -> Result<PeerAddress, String> {
+        let wrong = || "is no address of a trunk: write it as udp:192.0.2.3:5060, tcp: or tls:".to_owned();
+        let (transport, rest) = text.split_once(':').ok_or_else(wrong)?;
+        let transport = match transport {
+            "udp" => Transport::Udp,
+            "tcp" => Transport::Tcp,
+            "tls" => Transport::Tls,
+            _ => return Err(wrong()),
+        };
+        let (host, port) = rest.rsplit_once(':').ok_or_else(wrong)?;
+        let is_v6 = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .filter(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '.';
+        let host = match is_v6 {
+            Some(host) => host,
+            None if !host.is_empty() && host.len() <= 253 && host.chars().all(is_name) => host,
+            None => return Err(wrong()),
+        };
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
+        Ok(PeerAddress { transport, host: host.to_owned(), port })
+    }
+
+    /// Host and port as they stand in a SIP address.
+    pub fn host_and_port(&self) -> String {
+        let PeerAddress { host, port, .. } = self;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+}
+
+impl fmt::Display for PeerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let transport = match self.transport {
+            Transport::Udp => "udp",
+            Transport::Tcp => "tcp",
+            Transport::Tls => "tls",
+        };
+        write!(f, "{transport}:{}", self.host_and_port())
+    }
+}
 
 impl fmt::Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -97,6 +193,8 @@ pub struct Config {
     /// `/healthz`, `/metrics` and `/mtn-media`.
     #[serde(default)]
     pub http: Http,
+    /// Calls that this relay is asked to place; without it, it places none.
+    pub outbound: Option<Outbound>,
     /// From where calls come.
     #[serde(default, rename = "trunk")]
     pub trunks: Vec<Trunk>,
@@ -237,6 +335,9 @@ pub struct SessionFunction {
     /// An answer is waited for at most so long before the call goes on without.
     #[serde(default = "defaults::session_timeout_ms")]
     pub timeout_ms: u64,
+    /// This relay's name there, among others that may serve the same trunks.
+    #[serde(default = "defaults::relay_name")]
+    pub relay_name: String,
 }
 
 /// The journal.
@@ -255,6 +356,58 @@ pub struct Http {
     pub listen: SocketAddr,
 }
 
+/// Calls that this relay is asked to place, on all trunks together.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Outbound {
+    /// Environment variable with the key that `POST /calls` wants.
+    pub key_env: String,
+    /// Calls at a time.
+    #[serde(default = "defaults::outbound_calls")]
+    pub calls: usize,
+    /// New calls a minute.
+    #[serde(default = "defaults::outbound_per_minute")]
+    pub calls_per_minute: u32,
+}
+
+/// Calls that may be placed on one trunk.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrunkOutbound {
+    /// Our number that is shown; one of the trunk's, whose agent and language are taken unless a request says otherwise.
+    pub caller: Number,
+    /// Beginnings of numbers that may be called, in E.164. No other number is.
+    pub prefixes: Vec<String>,
+    /// Calls at a time.
+    #[serde(default = "defaults::outbound_calls")]
+    pub calls: usize,
+    /// New calls a minute.
+    #[serde(default = "defaults::outbound_per_minute")]
+    pub calls_per_minute: u32,
+    /// The most that the calls of a day (UTC) may cost.
+    pub daily_budget: Amount,
+    /// A call is ended after so long; so much of the budget is kept for it while it runs.
+    #[serde(default = "defaults::outbound_minutes")]
+    pub longest_minutes: u64,
+    /// The telephone rings for so long at most.
+    #[serde(default = "defaults::ring_seconds")]
+    pub ring_seconds: u64,
+    /// Credentials that the trunk asks us for.
+    pub digest: Option<Digest>,
+    /// What a begun minute costs, by the longest prefix that fits.
+    pub prices: Vec<Price>,
+}
+
+/// What calls to some numbers cost.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Price {
+    /// How the numbers begin, in E.164.
+    pub prefix: String,
+    /// A begun minute.
+    pub per_minute: Amount,
+}
+
 /// From where calls come.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -263,6 +416,11 @@ pub struct Trunk {
     pub name: String,
     /// Addresses of its signalling. Packets of others are dropped before they are read.
     pub sources: Vec<Range>,
+    /// Where it takes requests of ours; without it, it is believed to be there as long as it calls.
+    pub peer: Option<Peer>,
+    /// How often it is asked, by OPTIONS, whether it is there.
+    #[serde(default = "defaults::qualify_seconds")]
+    pub qualify_seconds: u64,
     /// Addresses of its media besides the one that its session description names.
     #[serde(default)]
     pub media_sources: Vec<Range>,
@@ -277,6 +435,8 @@ pub struct Trunk {
     /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
     #[serde(default)]
     pub transfer_prefixes: Vec<String>,
+    /// Calls that may be placed on it; none if it is left out.
+    pub outbound: Option<TrunkOutbound>,
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,
@@ -350,8 +510,32 @@ mod defaults {
         3000
     }
 
+    pub fn relay_name() -> String {
+        "relay".into()
+    }
+
+    pub fn qualify_seconds() -> u64 {
+        20
+    }
+
     pub fn codecs() -> Vec<Codec> {
         vec![Codec::Pcma, Codec::Pcmu]
+    }
+
+    pub fn outbound_calls() -> usize {
+        10
+    }
+
+    pub fn outbound_per_minute() -> u32 {
+        20
+    }
+
+    pub fn outbound_minutes() -> u64 {
+        30
+    }
+
+    pub fn ring_seconds() -> u64 {
+        45
     }
 
     pub fn trunk_calls() -> usize {
@@ -466,6 +650,9 @@ impl Config {
                 return wrong(field.into(), &format!("must begin with {}", schemes.join(" or ")));
             }
         }
+        if self.session.relay_name.is_empty() || self.session.relay_name.len() > 100 {
+            return wrong("session.relay_name".into(), "must be 1 to 100 bytes long");
+        }
         if !(1..=55).contains(&self.model.roll_over_minutes) {
             return wrong(
                 "model.roll_over_minutes".into(),
@@ -478,11 +665,13 @@ impl Config {
         let mut owners: Vec<(&str, String)> = Vec::new();
         for (n, trunk) in self.trunks.iter().enumerate() {
             let at = format!("trunk[{n}]");
-            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
-            if trunk.name.is_empty() || trunk.name.len() > 32 || !trunk.name.chars().all(is_name) {
+            // As the session function takes it (`trunk_reports_trunk_is_a_name`).
+            let is_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+            let begins = trunk.name.starts_with(|c: char| c.is_ascii_lowercase());
+            if !begins || trunk.name.len() > 32 || !trunk.name.chars().all(is_name) {
                 return wrong(
                     format!("{at}.name"),
-                    "must be 1 to 32 small letters, digits, - or _: it is a metric's label",
+                    "must be 1 to 32 small letters, digits or _, the first a letter: it is a metric's label",
                 );
             }
             if self.trunks.iter().take(n).any(|other| other.name == trunk.name) {
@@ -494,8 +683,19 @@ impl Config {
                     "is empty: without addresses every packet of this trunk is dropped",
                 );
             }
+            let peer_address = trunk.peer.as_ref().and_then(|peer| peer.0.host.parse().ok());
+            if peer_address.is_some_and(|ip: IpAddr| !trunk.sources.iter().any(|range| range.0.contains(ip))) {
+                return wrong(format!("{at}.peer"), "is none of its sources, so that its answers would be dropped");
+            }
+            if !(1..=3600).contains(&trunk.qualify_seconds) {
+                return wrong(format!("{at}.qualify_seconds"), "must lie between 1 and 3600");
+            }
             if trunk.codecs.is_empty() {
                 return wrong(format!("{at}.codecs"), "is empty: give pcma, pcmu or both");
+            }
+            if let Some(outbound) = &trunk.outbound {
+                self.check_outbound(trunk, outbound)
+                    .map_err(|(field, problem)| ConfigError::Value { field: format!("{at}.{field}"), problem })?;
             }
             for (m, did) in trunk.dids.iter().enumerate() {
                 let field = format!("{at}.did[{m}].number");
@@ -505,6 +705,44 @@ impl Config {
                 }
                 owners.push((number, field));
             }
+        }
+        Ok(())
+    }
+
+    /// The field and what is wrong with it.
+    fn check_outbound(&self, trunk: &Trunk, outbound: &TrunkOutbound) -> Result<(), (&'static str, String)> {
+        let is_prefix = |text: &str| {
+            text.strip_prefix('+')
+                .is_some_and(|rest| (1..=15).contains(&rest.len()) && rest.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let wrong = |field, problem: &str| Err((field, problem.to_owned()));
+        if self.outbound.is_none() {
+            return wrong("outbound", "has no [outbound] to go with it: nobody could ask for a call");
+        }
+        if trunk.peer.as_ref().is_none_or(|peer| peer.0.transport == Transport::Udp && self.sip.udp.is_none()) {
+            return wrong("peer", "is needed to place calls, and a transport that sip listens on");
+        }
+        if !trunk.dids.iter().any(|did| did.number == outbound.caller) {
+            return wrong("outbound.caller", "is none of the trunk's numbers");
+        }
+        if outbound.prefixes.is_empty() || !outbound.prefixes.iter().all(|prefix| is_prefix(prefix)) {
+            return wrong("outbound.prefixes", "must be beginnings of numbers such as +25078, at least one");
+        }
+        if !outbound.prices.iter().all(|price| is_prefix(&price.prefix)) {
+            return wrong("outbound.prices", "must have prefixes such as +250");
+        }
+        let priced = |prefix: &String| outbound.prices.iter().any(|price| prefix.starts_with(&price.prefix));
+        if let Some(prefix) = outbound.prefixes.iter().find(|prefix| !priced(prefix)) {
+            return Err((
+                "outbound.prices",
+                format!("say nothing of {prefix}, so that its calls could not be counted"),
+            ));
+        }
+        if !(5..=180).contains(&outbound.ring_seconds) {
+            return wrong("outbound.ring_seconds", "must lie between 5 and 180");
+        }
+        if !(1..=720).contains(&outbound.longest_minutes) {
+            return wrong("outbound.longest_minutes", "must lie between 1 and 720");
         }
         Ok(())
     }
@@ -545,14 +783,51 @@ mod tests {
             ("echo = -6.0", "echo = 3.0", "media.echo"),
             ("roll_over_minutes = 50", "roll_over_minutes = 60", "model.roll_over_minutes"),
             ("url = \"https://", "url = \"ftp://", "session.url"),
-            ("name = \"mtn\"", "name = \"MTN Rwanda\"", "trunk[0].name"),
+            ("name = \"mtn_sip\"", "name = \"MTN Rwanda\"", "trunk[0].name"),
             ("sources = [\"192.0.2.0/28\"]", "sources = []", "trunk[0].sources"),
             ("codecs = [\"pcma\", \"pcmu\"]", "codecs = []", "trunk[0].codecs"),
+            ("udp:192.0.2.3:5060", "udp:198.51.100.3:5060", "trunk[0].peer"),
+            ("qualify_seconds = 20", "qualify_seconds = 0", "trunk[0].qualify_seconds"),
+            ("caller = \"+250788000100\"", "caller = \"+250788000199\"", "trunk[0].outbound.caller"),
+            ("prefixes = [\"+25078\", \"+25079\"]", "prefixes = []", "trunk[0].outbound.prefixes"),
+            ("prefix = \"+2507\"", "prefix = \"+2508\"", "trunk[0].outbound.prices: say nothing of +25078"),
+            ("ring_seconds = 45", "ring_seconds = 500", "trunk[0].outbound.ring_seconds"),
+            ("peer = \"udp:192.0.2.3:5060\"", "", "trunk[0].peer"),
+            ("relay_name = \"kigali-1\"", "relay_name = \"\"", "session.relay_name"),
             ("+250788000101", "0788000100", "trunk[0].did[1].number: belongs to trunk[0].did[0].number"),
         ] {
             assert!(EXAMPLE.contains(from), "the example has no {from:?}");
             let text = problem(|text| text.replace(from, to));
             assert!(text.contains(&format!("relay.toml: {field}")), "{from:?} -> {to:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn money_is_read_to_the_millionth_and_written_the_same() {
+        for (text, micros) in
+            [("15", 15_000_000), ("0.045", 45_000), ("0", 0), ("20000", 20_000_000_000), ("1.000001", 1_000_001)]
+        {
+            assert_eq!(amount(text), Ok(micros));
+            assert!(
+                toml::to_string(&std::collections::HashMap::from([("a", Amount(micros))]))
+                    .unwrap()
+                    .contains(&format!("\"{text}\""))
+            );
+        }
+        for text in ["", ".", "1.", "-1", "1,5", "1.0000001", "9999999999999", "1e3", "+1"] {
+            assert!(amount(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_peer_is_read_in_every_form_and_written_the_same() {
+        for text in ["udp:192.0.2.3:5060", "tcp:sbc.mtn.example:5060", "tls:[2001:db8::1]:5061"] {
+            assert_eq!(PeerAddress::parse(text).unwrap().to_string(), text);
+        }
+        for text in
+            ["", "192.0.2.3:5060", "udp:192.0.2.3", "sctp:a:1", "udp:a b:5060", "udp:a:0", "udp::5060", "udp:[x]:1"]
+        {
+            assert!(PeerAddress::parse(text).is_err(), "{text}");
         }
     }
 

@@ -5,6 +5,8 @@ pub mod admission;
 pub mod call;
 pub mod description;
 pub mod digest;
+pub mod outbound;
 pub mod precheck;
+pub mod qualify;
 pub mod session_timer;
 pub mod transfer;

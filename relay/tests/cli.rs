@@ -35,7 +35,7 @@ fn the_example_is_sound_and_is_printed_with_its_defaults() {
 #[test]
 fn a_route_is_shown_or_the_reason_why_there_is_none() {
     let route = |source, called| relay(&["route-test", EXAMPLE[0], EXAMPLE[1], "--source", source, "--called", called]);
-    assert_eq!(route("192.0.2.3", "0788000100"), (0, "trunk mtn, agent concierge, locale rw\n".into()));
+    assert_eq!(route("192.0.2.3", "0788000100"), (0, "trunk mtn_sip, agent concierge, locale rw\n".into()));
     let (code, text) = route("192.0.2.3", "0788000199");
     assert!(code == 1 && text.contains("404: unknown_number"), "{text}");
     let (code, text) = route("198.51.100.1", "0788000100");

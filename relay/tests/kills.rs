@@ -11,7 +11,7 @@ use ihuza_relay::shell::call::dice;
 use serde_json::{Value, json};
 use world::{World, until};
 
-/// More of them with `RELAY_KILLS=200`.
+/// More of them with `RELAY_KILLS=200`, as under `cargo xtask soak`.
 fn kills() -> u32 {
     std::env::var("RELAY_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(8)
 }
@@ -60,5 +60,6 @@ async fn a_relay_that_is_killed_at_any_moment_ends_every_call_once() {
         assert!(causes.windows(2).all(|pair| pair[0] == pair[1]), "{call} ended for {causes:?}");
     }
     assert_eq!(told.len(), ends.len(), "no end without a story");
+    println!("counted {} kills of the relay", kills());
     assert!(last.terminate().await, "SIGTERM ends it well");
 }

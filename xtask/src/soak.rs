@@ -1,6 +1,7 @@
 //! `cargo xtask soak`: the same tests with large counts, round after round, each with a seed of its own.
 //!
-//! Tests read `PROPTEST_CASES`, `BOLERO_RANDOM_TEST_TIME_MS`, `IHUZA_SOAK_MINUTES` and `IHUZA_SEED`, and print `counted <number> <what>` lines.
+//! Tests read `PROPTEST_CASES`, `BOLERO_RANDOM_TEST_TIME_MS`, `RELAY_KILLS`, `IHUZA_SOAK_MINUTES` and `IHUZA_SEED`, and print
+//! `counted <number> <what>` lines.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -20,6 +21,8 @@ const DATABASE_CASE: u64 = 20;
 /// A fuzz target has this part of the time that is left, and at most two minutes of a round.
 const FUZZ_SHARE: u64 = 50;
 const MOST_FUZZ_MS: u64 = 120_000;
+/// The relay is killed so often in a round; `test` has a sample.
+const RELAY_KILLS: u32 = 200;
 
 /// Only what the many cases go through is optimised: the rest would take longer to compile than it saves.
 const OPTIMISED: [&str; 2] = ["profile.dev.package.ihuza-core.opt-level=2", "profile.dev.package.proptest.opt-level=2"];
@@ -60,6 +63,7 @@ pub fn run(options: &Options) -> Result<()> {
                     .env("PROPTEST_CASES", part_cases.to_string())
                     .env("PROPTEST_RNG_SEED", seed.to_string())
                     .env("BOLERO_RANDOM_TEST_TIME_MS", (minutes * 60_000 / FUZZ_SHARE).min(MOST_FUZZ_MS).to_string())
+                    .env("RELAY_KILLS", RELAY_KILLS.to_string())
                     .env("IHUZA_SOAK_MINUTES", minutes.to_string())
                     .env("IHUZA_SEED", seed.to_string())
                     // Shown also for tests that pass: they say there what they counted.

@@ -99,6 +99,8 @@ struct Item {
     id: ItemId,
     response: String,
     text: String,
+    /// Some of it was heard, or will be.
+    sounds: bool,
     /// The text is whole.
     written: bool,
     /// What was heard, once that is known.
@@ -193,12 +195,11 @@ impl Realtime {
             self.next = None;
         } else if self.active.as_ref().is_some_and(|active| active.link == link) {
             self.active = None;
-            // Items, responses and uses of tools of the old connection mean nothing to a new one.
-            self.response = None;
-            self.asked = None;
-            self.cut = None;
-            self.wants_response |= !std::mem::take(&mut self.tools).is_empty();
-            self.tools_since = None;
+            if self.leave_off() {
+                let greets = self.history.is_empty() && self.items.is_empty();
+                self.greet |= greets;
+                self.wants_response |= !greets;
+            }
         } else {
             return;
         }
@@ -217,6 +218,22 @@ impl Realtime {
             }
             None => self.fail("model_unreachable"),
         }
+    }
+
+    /// Responses and uses of tools of the old connection mean nothing to a new one. What was being said ends where its sound
+    /// ends, and is told as far as it is heard. Whether somebody waits for an answer that will not come.
+    fn leave_off(&mut self) -> bool {
+        let response = self.response.take();
+        let interrupted = response.is_some() && response == self.cut.take();
+        let waits = response.is_some() && !interrupted || self.asked.take().is_some();
+        self.items.retain(|item| item.sounds);
+        for item in self.items.iter_mut().filter(|item| item.heard.is_none()) {
+            item.written = true;
+            self.out.push_back(Output::Complete(item.id.clone()));
+        }
+        self.settle();
+        self.tools_since = None;
+        !std::mem::take(&mut self.tools).is_empty() || waits
     }
 
     fn fail(&mut self, reason: &'static str) {
@@ -311,12 +328,13 @@ impl Realtime {
         let is_first = self.links == 1 || self.history.is_empty() && self.active.is_none();
         if let Some(old) = self.active.replace(connection) {
             self.out.push_back(Output::Close(old.link));
+            self.wants_response |= self.leave_off();
         }
         self.attempts = 0;
-        self.response = None;
-        self.asked = None;
-        self.cut = None;
         self.out.extend(self.history.replay().map(|item| Output::Send(link, item)));
+        // What is still being heard is in no history yet.
+        let speaking = self.items.iter().filter(|item| !item.text.trim().is_empty());
+        self.out.extend(speaking.map(|item| Output::Send(link, history::message(Speaker::Agent, &item.text))));
         for audio in std::mem::take(&mut self.waiting) {
             self.append(link, &audio);
         }
@@ -405,7 +423,8 @@ impl Realtime {
             self.out.push_back(Output::Warning("sound of the model's could not be read".into()));
             return;
         };
-        if self.item(&response, &item).is_some() {
+        if let Some(known) = self.item(&response, &item) {
+            known.sounds = true;
             self.out.push_back(Output::Play { item: item.into(), audio });
         }
     }
@@ -495,6 +514,7 @@ impl Realtime {
             id: id.into(),
             response: response.to_owned(),
             text: String::new(),
+            sounds: false,
             written: false,
             heard: None,
         });

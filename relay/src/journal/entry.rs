@@ -7,6 +7,17 @@ use serde_json::Value;
 use crate::backend::{Speaker, Usage};
 use crate::sip::call::EndCause;
 
+/// Who called whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// Somebody called us.
+    #[default]
+    Inbound,
+    /// We called somebody.
+    Outbound,
+}
+
 /// One line of a call's story. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -25,6 +36,12 @@ pub enum Entry {
         to: String,
         /// The language of the greeting.
         locale: Locale,
+        /// Who called whom.
+        #[serde(default)]
+        direction: Direction,
+        /// The name that whoever asked for the call gave it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reference: Option<String>,
         /// When.
         at_ms: i64,
     },

@@ -24,7 +24,9 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
         }
         Entry::Used { usage, .. } => json!({"type": "response.done", "usage": self::usage(usage)}),
         // Who calls whom stands beside the events, once a request.
-        Entry::Opened { trunk, .. } => json!({"type": "opened", "trunk": trunk}),
+        Entry::Opened { trunk, direction, reference, .. } => {
+            json!({"type": "opened", "trunk": trunk, "direction": direction, "reference": reference})
+        }
         Entry::Answered { .. } => json!({"type": "answered"}),
         Entry::Digit { .. } => json!({"type": "digit"}),
         Entry::Tool { call_id, name, took_ms, ok, .. } => {
@@ -33,7 +35,9 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
         Entry::Transferred { outcome, status, .. } => {
             json!({"type": "transferred", "outcome": outcome, "status": status})
         }
-        Entry::Ended { cause, media, .. } => json!({"type": "ended", "cause": self::cause(*cause), "media": media}),
+        Entry::Ended { cause, media, .. } => {
+            json!({"type": "ended", "cause": self::cause(*cause, true), "media": media})
+        }
         Entry::Posted { .. } | Entry::Closed => Value::Null,
     };
     if let Some(fields) = event.as_object_mut() {
@@ -50,9 +54,11 @@ pub fn time(at_ms: i64) -> Option<String> {
     Some(DateTime::from_timestamp_millis(at_ms)?.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// The function's word for a cause; several of ours are one to it, and ours goes along as the reason.
-pub fn cause(cause: EndCause) -> &'static str {
+/// The function's word for a cause; several of ours are one to it, and ours goes along as the reason. A call that nobody
+/// answered has a word of its own, whatever ended it: to the function all others were conversations.
+pub fn cause(cause: EndCause, answered: bool) -> &'static str {
     match cause {
+        EndCause::RelayRestart | EndCause::Shutdown | EndCause::MediaLost if !answered => "setup_failed",
         EndCause::CallerHungUp => "caller_hangup",
         EndCause::CallerCancelled => "canceled",
         EndCause::AgentHungUp => "agent_hangup",
@@ -63,6 +69,12 @@ pub fn cause(cause: EndCause) -> &'static str {
         EndCause::TooLong => "max_duration",
         EndCause::Shutdown => "shutdown",
         EndCause::RelayRestart => "relay_restarted",
+        EndCause::NoAnswer => "no_answer",
+        EndCause::Busy => "busy",
+        EndCause::Rejected => "rejected",
+        EndCause::Unreachable => "setup_failed",
+        EndCause::Withdrawn => "canceled",
+        EndCause::Requested => "agent_hangup",
     }
 }
 
@@ -84,6 +96,7 @@ mod tests {
     use ihuza_core::realtime::{CAUSES, events_fields};
 
     use super::*;
+    use crate::journal::entry::Direction;
     use crate::sip::call::END_CAUSES;
 
     fn entries() -> Vec<Entry> {
@@ -96,6 +109,8 @@ mod tests {
                 from: Some("+250788123456".into()),
                 to: "+250788000100".into(),
                 locale: Locale::Rw,
+                direction: Direction::Outbound,
+                reference: Some("order 7".into()),
                 at_ms,
             },
             Entry::Answered { at_ms },
@@ -155,6 +170,7 @@ mod tests {
             (&json!("user"), &json!("rw"), &json!("detected"))
         );
         assert_eq!((&read[3]["role"], &read[3]["interrupted"]), (&json!("assistant"), &json!(true)));
+        assert_eq!((&read[0]["direction"], &read[0]["reference"]), (&json!("outbound"), &json!("order 7")));
         let usage = &read[7]["usage"];
         assert_eq!(
             (&usage["input_token_details"]["audio_tokens"], &usage["output_token_details"]["text_tokens"]),
@@ -167,9 +183,15 @@ mod tests {
     #[test]
     fn every_cause_is_one_that_the_function_knows() {
         for ours in END_CAUSES {
-            assert!(CAUSES.contains(&cause(ours)), "{ours:?}");
-            assert_ne!(cause(ours), "unknown");
+            for answered in [true, false] {
+                assert!(CAUSES.contains(&cause(ours, answered)), "{ours:?}");
+                assert_ne!(cause(ours, answered), "unknown");
+            }
         }
+        assert_eq!(
+            (cause(EndCause::RelayRestart, true), cause(EndCause::RelayRestart, false)),
+            ("relay_restarted", "setup_failed")
+        );
     }
 
     #[test]

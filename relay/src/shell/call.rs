@@ -22,7 +22,7 @@ use super::signalling::{Accepted, Incoming, Refused, Signal};
 use crate::backend::realtime::{Realtime, Setup};
 use crate::backend::{self, Link, VoiceBackend};
 use crate::config::{Did, Trunk};
-use crate::journal::entry::Entry;
+use crate::journal::entry::{Direction, Entry};
 use crate::media::dtmf;
 use crate::media::g711::Law;
 use crate::media::playout::ItemId;
@@ -66,6 +66,22 @@ pub struct Start {
     pub agreed: Option<Agreed>,
     /// The session timer.
     pub interval: Option<Interval>,
+    /// What only a call has that we place.
+    pub placed: Option<Placed>,
+}
+
+/// What only a call has that we place.
+pub struct Placed {
+    /// Who calls whom.
+    pub opening: Opening,
+    /// Its first entry, which is in the journal.
+    pub opened: Entry,
+    /// Whoever asked for it wants it to end.
+    pub hang_up: mpsc::Receiver<()>,
+    /// How long it may ring.
+    pub ring_within: Duration,
+    /// How long it may last from its answer on.
+    pub longest: Duration,
 }
 
 /// What tasks of the call bring back.
@@ -99,28 +115,44 @@ struct Running {
     early: VecDeque<backend::Output>,
     timer: Option<SessionTimer>,
     hand_over: Option<HandOver>,
+    /// What an INVITE of ours was answered with while it rang.
+    early_description: Vec<u8>,
     arrivals: mpsc::Sender<Arrival>,
     record: mpsc::Sender<Entry>,
     ended: Option<EndCause>,
 }
 
 /// Carries a call from its INVITE to its end.
-pub async fn run(shared: Arc<Shared>, start: Start) {
+pub async fn run(shared: Arc<Shared>, mut start: Start) {
     let began = shared.clock.now();
-    let opening = Opening {
-        correlation_id: Uuid::new_v4().to_string(),
-        call_sid: start.call_sid.clone(),
-        trunk: start.trunk.name.clone(),
-        from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
-        to: start.did.number.0.as_str().to_owned(),
-        agent: start.did.agent.clone(),
-        locale: start.did.locale.0,
-    };
-    let record = scribe::begin(shared.desk.clone(), opening.clone());
+    let placed = start.placed.take();
+    let opening = placed.as_ref().map_or_else(
+        || Opening {
+            correlation_id: Uuid::new_v4().to_string(),
+            call_sid: start.call_sid.clone(),
+            trunk: start.trunk.name.clone(),
+            from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
+            to: start.did.number.0.as_str().to_owned(),
+            agent: start.did.agent.clone(),
+            locale: start.did.locale.0,
+            direction: Direction::Inbound,
+            reference: None,
+        },
+        |placed| placed.opening.clone(),
+    );
+    let written = placed.as_ref().map(|placed| placed.opened.clone()).into_iter().collect();
+    let record = scribe::begin_with(shared.desk.clone(), opening.clone(), written);
     let (model_events, mut from_model) = mpsc::channel(MOST_EVENTS);
     let (arrivals, mut arrived) = mpsc::channel(16);
     let answer_within = Duration::from_millis(shared.config.sip.answer_within_ms);
-    let call = Call::new(began, answer_within, shared.config.limits.longest_call());
+    let longest = shared.config.limits.longest_call();
+    let call = match &placed {
+        Some(placed) => Call::outbound(began, placed.ring_within, answer_within, placed.longest.min(longest)),
+        None => Call::new(began, answer_within, longest),
+    };
+    // Of a call that was let in nobody may wish anything; the sender is kept so that the wish never comes.
+    let (_nobody, nothing) = mpsc::channel(1);
+    let mut wish_to_end = placed.map_or(nothing, |placed| placed.hang_up);
     let mut running = Running {
         call,
         opening,
@@ -133,6 +165,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         early: VecDeque::new(),
         timer: None,
         hand_over: None,
+        early_description: Vec::new(),
         arrivals,
         record,
         ended: None,
@@ -168,6 +201,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
                     media.handle_control(shared.clock.now(), from, datagram);
                 }
             }
+            Some(()) = wish_to_end.recv() => running.tell_call(call::Input::Requested),
             Ok(()) = stop.changed() => running.tell_call(call::Input::Shutdown),
         }
     }
@@ -198,20 +232,27 @@ impl Running {
     }
 
     fn open(&mut self) {
-        let Opening { correlation_id, call_sid, trunk, from, to, locale, .. } = self.opening.clone();
+        let Opening { call_sid, from, to, direction, .. } = self.opening.clone();
         self.log(
             "CALL_STARTED",
             Level::Info,
-            "a call was let in",
-            json!({ "from": from, "to": to, "call_sid": call_sid }),
+            if self.is_ours() { "a call is placed" } else { "a call was let in" },
+            json!({ "from": from, "to": to, "call_sid": call_sid, "direction": direction }),
         );
-        self.write(Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, at_ms: self.at_ms() });
+        if !self.is_ours() {
+            self.write(self.opening.entry(self.at_ms()));
+        }
         let (function, opening, arrivals) =
             (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
         tokio::spawn(async move {
             let opened = function.open(&opening).await.map_err(|error| error.to_string());
             let _ = arrivals.send(Arrival::Opened(opened)).await;
         });
+    }
+
+    /// Whether we placed it.
+    fn is_ours(&self) -> bool {
+        self.opening.direction == Direction::Outbound
     }
 
     fn next_timeout(&self) -> Moment {
@@ -245,7 +286,7 @@ impl Running {
     }
 
     fn refresh(&self) {
-        let Some(header) = self.start.interval.as_ref().map(Interval::header) else { return };
+        let Some(header) = self.start.interval.as_ref().map(Interval::refresh_header) else { return };
         let (dialog, arrivals) = (self.start.incoming.dialog.clone(), self.arrivals.clone());
         tokio::spawn(async move {
             let went_through = dialog.refresh(header).await;
@@ -370,7 +411,7 @@ impl Running {
             format: settings.format,
             turn_detection: settings.turn_detection,
             instructions: opened.session.instructions.clone().unwrap_or_default(),
-            greeting: opened.greeting.clone().unwrap_or_else(|| greeting(locale)),
+            greeting: opened.greeting.clone().unwrap_or_else(|| greeting(self.opening.direction, locale)),
             voice: settings.voice.clone(),
             tools: opened.session.tools.clone(),
             roll_over_after: Duration::from_secs(settings.roll_over_minutes * 60),
@@ -393,8 +434,22 @@ impl Running {
             Signal::NotAcknowledged => self.tell_call(call::Input::NotAcknowledged),
             Signal::Cancelled => self.tell_call(call::Input::Cancelled),
             Signal::HungUp => self.tell_call(call::Input::HungUp),
-            Signal::Reoffer { offer, session_expires, supports_timer, answer } => {
-                let decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
+            Signal::Ringing(description) => {
+                self.shared.calls.ringing(&self.opening.correlation_id);
+                if !description.is_empty() {
+                    self.early_description = description;
+                }
+            }
+            Signal::PickedUp { answer, session_expires } => self.picked_up(&answer, session_expires.as_deref()),
+            Signal::Refused(status) => {
+                self.shared.calls.refused(&self.opening.correlation_id, status);
+                self.tell_call(call::Input::Refused(status));
+            }
+            Signal::Reoffer { offer, wants_offer, session_expires, supports_timer, answer } => {
+                let mut decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
+                if let (true, Ok(accepted)) = (wants_offer, &mut decided) {
+                    accepted.description = Some(self.offer_again());
+                }
                 let _ = answer.send(decided);
             }
             Signal::TransferTold(fragment) => {
@@ -422,8 +477,54 @@ impl Running {
                 }
                 _ => return self.tell_call(call::Input::AnswerRefused),
             }
+        } else if !answer.is_empty() {
+            self.answered_again(answer);
         }
         self.tell_call(call::Input::Acknowledged);
+    }
+
+    /// The offer that a re-INVITE without one asks for: what we have.
+    fn offer_again(&mut self) -> String {
+        let codec = self.start.agreed.map(|agreed| agreed.codec);
+        let (codecs, allowed) = policy_of(&self.start.trunk);
+        let codecs = codec.as_ref().map_or(codecs, std::slice::from_ref);
+        self.start.local.offer(Policy { codecs, allowed: &allowed })
+    }
+
+    /// The peer's answer to such an offer. One that cannot be used leaves the session as it was.
+    fn answered_again(&mut self, answer: &[u8]) {
+        let now = self.now();
+        let (codecs, allowed) = policy_of(&self.start.trunk);
+        let law = self.law();
+        match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
+            Ok(agreed) if agreed.codec.law() == law => {
+                if let Some(media) = &mut self.media {
+                    media.redescribe(now, agreed.remote, agreed.remote_control, agreed.on_hold);
+                }
+                self.start.agreed = Some(agreed);
+            }
+            _ => self.log("ANSWER_UNUSABLE", Level::Warn, "an answer to our offer changes nothing", json!({})),
+        }
+    }
+
+    /// Somebody answers the call that we placed.
+    fn picked_up(&mut self, answer: &[u8], session_expires: Option<&str>) {
+        let early = std::mem::take(&mut self.early_description);
+        // An answer that came with the ringing is the answer (RFC 6337 §2.2).
+        let answer = if answer.is_empty() { &early } else { answer };
+        let (codecs, allowed) = policy_of(&self.start.trunk);
+        match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
+            // The model already speaks the law that we offered.
+            Ok(agreed) if agreed.codec.law() == self.law() => self.start.agreed = Some(agreed),
+            _ => return self.tell_call(call::Input::AnswerRefused),
+        }
+        let (now, at_ms) = (self.now(), self.at_ms());
+        self.start.interval = session_expires.and_then(Interval::of_answer);
+        self.timer = self.start.interval.map(|interval| SessionTimer::new(now, interval));
+        self.shared.calls.answered(&self.opening.correlation_id, now, at_ms);
+        self.write(Entry::Answered { at_ms });
+        self.tell_call(call::Input::PickedUp);
+        self.start_media();
     }
 
     fn reoffer(
@@ -482,6 +583,12 @@ impl Running {
                 // The apology must not wait behind what the model still had to say.
                 self.silence();
                 self.announce(Announcement::Apology);
+            }
+            // The INVITE is on its way since before this task began.
+            call::Output::Dial => {}
+            call::Output::Cancel => {
+                let dialog = self.start.incoming.dialog.clone();
+                tokio::spawn(async move { dialog.cancel().await });
             }
             call::Output::HangUp(cause) => {
                 // A peer that is gone lets a BYE wait for half a minute; the record does not.
@@ -661,6 +768,7 @@ impl Running {
         self.log("CALL_ENDED", Level::Info, cause.as_str(), json!({ "cause": cause.as_str(), "media": media }));
         self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
         self.shared.metrics.ended(cause, report.as_ref());
+        self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
         self.shared.ended(&self.start.trunk.name, &self.start.did.number.0);
         self.shared.ports.give_back(now, self.start.pair.port);
     }
@@ -698,8 +806,16 @@ pub fn refused(refusal: Refusal) -> Refused {
     Refused { status: refusal.status().unwrap_or(403), headers }
 }
 
-fn greeting(locale: Locale) -> String {
-    format!("Greet the caller briefly in {} and ask how you can help.", locale.english_name())
+fn greeting(direction: Direction, locale: Locale) -> String {
+    let language = locale.english_name();
+    match direction {
+        Direction::Inbound => format!("Greet the caller briefly in {language} and ask how you can help."),
+        Direction::Outbound => {
+            format!(
+                "You are calling somebody, who has just answered. Greet them briefly in {language} and say why you call."
+            )
+        }
+    }
 }
 
 /// 32 random bits.

@@ -1,4 +1,4 @@
-//! `/healthz` and `/metrics`.
+//! `/healthz` and `/metrics`, and the way to `/calls`.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::calls_api;
 use super::relay::Shared;
 
 /// Connections at a time; a scraper needs one.
@@ -36,8 +37,14 @@ pub async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Socket
             let shared = shared.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request| {
-                    let response = answer(&shared, &request);
-                    async move { Ok::<_, Infallible>(response) }
+                    let shared = shared.clone();
+                    async move {
+                        let response = match calls_api::is_ours(request.uri().path()) {
+                            true => calls_api::answer(&shared, request).await,
+                            false => answer(&shared, &request),
+                        };
+                        Ok::<_, Infallible>(response)
+                    }
                 });
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
@@ -60,7 +67,7 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render())
         }
         (_, "/healthz" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "there are /healthz and /metrics\n".into()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "there are /healthz, /metrics and /calls\n".into()),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;

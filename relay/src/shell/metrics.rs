@@ -10,6 +10,8 @@ use prometheus_client::registry::Registry;
 use crate::media::session::Report;
 use crate::sip::admission::{REFUSALS, Refusal};
 use crate::sip::call::{END_CAUSES, EndCause};
+use crate::sip::outbound::{NOT_PLACED, NotPlaced};
+use crate::sip::qualify::{STATES, State};
 
 type Labelled = Family<[(&'static str, &'static str); 1], Counter>;
 
@@ -27,6 +29,10 @@ pub struct Metrics {
     packets_lost: Counter,
     concealed_ms: Counter,
     interruptions: Counter,
+    trunks: Family<[(&'static str, String); 2], Gauge>,
+    trunk_reports: Labelled,
+    placed: Counter,
+    not_placed: Labelled,
 }
 
 impl Default for Metrics {
@@ -43,12 +49,22 @@ impl Default for Metrics {
             packets_lost: Counter::default(),
             concealed_ms: Counter::default(),
             interruptions: Counter::default(),
+            trunks: Family::default(),
+            trunk_reports: Labelled::default(),
+            placed: Counter::default(),
+            not_placed: Labelled::default(),
         };
         for cause in END_CAUSES {
             drop(metrics.ended.get_or_create(&[("cause", cause.as_str())]));
         }
         for refusal in REFUSALS {
             drop(metrics.refused.get_or_create(&[("reason", refusal.as_str())]));
+        }
+        for reason in NOT_PLACED {
+            drop(metrics.not_placed.get_or_create(&[("reason", reason.as_str())]));
+        }
+        for outcome in ["stored", "failed"] {
+            drop(metrics.trunk_reports.get_or_create(&[("outcome", outcome)]));
         }
         let registry = &mut metrics.registry;
         registry.register("calls_ended", "Calls that ended, by cause", metrics.ended.clone());
@@ -61,6 +77,14 @@ impl Default for Metrics {
         registry.register("rtp_lost", "RTP packets given up", metrics.packets_lost.clone());
         registry.register("rtp_concealed_ms", "Sound made up for lost packets", metrics.concealed_ms.clone());
         registry.register("interruptions", "Times that a caller interrupted the agent", metrics.interruptions.clone());
+        registry.register("calls_placed", "Calls that were placed", metrics.placed.clone());
+        registry.register(
+            "calls_not_placed",
+            "Calls that were asked for and not placed, by reason",
+            metrics.not_placed.clone(),
+        );
+        registry.register("trunk_state", "1 for the state that a trunk is in", metrics.trunks.clone());
+        registry.register("trunk_reports", "Reports on the trunks, by outcome", metrics.trunk_reports.clone());
         metrics
     }
 }
@@ -96,6 +120,29 @@ impl Metrics {
     /// A call was not let in.
     pub fn refused(&self, refusal: Refusal) {
         self.refused.get_or_create(&[("reason", refusal.as_str())]).inc();
+    }
+
+    /// A call is placed.
+    pub fn placed(&self) {
+        self.placed.inc();
+    }
+
+    /// A call that was asked for is not placed.
+    pub fn not_placed(&self, reason: NotPlaced) {
+        self.not_placed.get_or_create(&[("reason", reason.as_str())]).inc();
+    }
+
+    /// How a trunk is; every state has a value.
+    pub fn trunk(&self, trunk: &str, state: State) {
+        for word in STATES {
+            let labels = [("trunk", trunk.to_owned()), ("state", word.to_owned())];
+            self.trunks.get_or_create(&labels).set(i64::from(word == state.as_str()));
+        }
+    }
+
+    /// A report on the trunks was stored, or was not.
+    pub fn trunks_reported(&self, stored: bool) {
+        self.trunk_reports.get_or_create(&[("outcome", if stored { "stored" } else { "failed" })]).inc();
     }
 
     /// The text that Prometheus reads.

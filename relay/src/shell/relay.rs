@@ -15,12 +15,15 @@ use super::announcements::Announcements;
 use super::call::{self, Start, dice, policy_of, refused};
 use super::clock::Clock;
 use super::journal::Journal;
+use super::ledger::Ledger;
 use super::log::{Level, Log};
 use super::metrics::Metrics;
+use super::outbound::Calls;
 use super::ports::Ports;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
+use super::trunks::{self, Trunks};
 use super::{http, sip_stack};
 use crate::config::{Config, Digest, Trunk};
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
@@ -46,6 +49,10 @@ pub struct Shared {
     pub connector: Arc<Connector>,
     /// The key for the model where a call brings none.
     pub model_key: Arc<str>,
+    /// How the trunks are.
+    pub trunks: Trunks,
+    /// Calls that it was asked to place.
+    pub calls: Calls,
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
     admission: Mutex<Admission>,
@@ -75,6 +82,9 @@ pub enum StartError {
     /// A trunk that asks for credentials has none.
     #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
     Password(String),
+    /// Nobody could ask for a call.
+    #[error("outbound.key_env names the variable {0}, but it is not set: nobody could ask for a call")]
+    CallsKey(String),
     /// The client of the session function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -106,6 +116,11 @@ impl Relay {
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
         let desk = Desk { journal, function, log };
+        let (calls_key, calls_passwords) = calls_secrets(&config, &secret)?;
+        let now_ms = clock.unix_ms(clock.now());
+        let (ledger, lines) = Ledger::open(directory, now_ms)
+            .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
+        let calls = Calls::new(calls_key, calls_passwords, ledger, &lines, now_ms);
         let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
         let shared = Arc::new(Shared {
             clock,
@@ -114,6 +129,8 @@ impl Relay {
             ports: Ports::new(config.media.bind, config.media.ports.0.clone()),
             connector: Arc::new(connector),
             model_key: secret(&config.model.api_key_env).unwrap_or_default().into(),
+            trunks: Trunks::new(clock.now(), &config),
+            calls,
             stop_calls: watch::Sender::new(()),
             admission: Mutex::default(),
             authenticator: Mutex::new(Authenticator::new(key())),
@@ -125,14 +142,17 @@ impl Relay {
             let message = "calls of a former process are being closed";
             log.event("RELAY_RECOVERING", Level::Warn, message, json!({ "calls": leftovers.len() }));
         }
-        let now_ms = clock.unix_ms(clock.now());
         for leftover in leftovers {
             scribe::finish(desk.clone(), leftover, now_ms);
         }
-        let listen = shared.config.http.listen;
-        let http = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error))?;
         let stop = CancellationToken::new();
-        sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
+        let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
+        shared.calls.connect(signalling.clone());
+        trunks::watch(shared.clone(), signalling);
+        // Last: whoever hears that the relay is well may call.
+        let listen = shared.config.http.listen;
+        let served = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error));
+        let http = served.inspect_err(|_| stop.cancel())?;
         log.event("RELAY_STARTED", Level::Info, "calls are welcome", json!({ "trunks": shared.config.trunks.len() }));
         Ok(Relay { shared, stop, http })
     }
@@ -173,15 +193,28 @@ impl Shared {
         self.admission().running()
     }
 
+    /// Takes a line for a call that we place.
+    pub fn take_line(&self, call: Admitted) -> Result<(), Refusal> {
+        let mut admission = self.admission();
+        admission.check_room(&self.config, call)?;
+        admission.began(&call.trunk.name, &call.did.number.0);
+        Ok(())
+    }
+
+    /// Calls that run on a trunk.
+    pub fn calls_on(&self, trunk: &str) -> usize {
+        self.admission().running_on(trunk)
+    }
+
     /// Whether calls are welcome, and what there is to say about it.
     pub fn health(&self) -> (bool, Value) {
-        let admission = self.admission();
-        let open = admission.is_open(&self.config);
+        let (open, calls) = {
+            let admission = self.admission();
+            (admission.is_open(&self.config), admission.running())
+        };
         let status = open.err().map_or("ok", Refusal::as_str);
-        (
-            open.is_ok(),
-            json!({ "status": status, "calls": admission.running(), "most_calls": self.config.limits.calls }),
-        )
+        let (most_calls, trunks) = (self.config.limits.calls, trunks::told(self, true));
+        (open.is_ok(), json!({ "status": status, "calls": calls, "most_calls": most_calls, "trunks": trunks }))
     }
 }
 
@@ -189,6 +222,13 @@ impl Shared {
 struct Door(Arc<Shared>);
 
 impl Door {
+    /// A trunk that asks something is there.
+    fn heard(&self, source: Option<IpAddr>) {
+        if let Some(Ok(trunk)) = source.map(|source| Admission::trunk_of(&self.0.config, source)) {
+            self.0.trunks.heard(self.0.clock.now(), &trunk.name);
+        }
+    }
+
     fn request<'a>(invite: &'a Invite) -> Request<'a> {
         Request {
             scheme: &invite.scheme,
@@ -287,6 +327,7 @@ impl Door {
             local,
             description,
             agreed,
+            placed: None,
         })
     }
 }
@@ -299,6 +340,21 @@ fn passwords(config: &Config, secret: &impl Fn(&str) -> Option<String>) -> Resul
         None => Err(StartError::Password(trunk.name.clone())),
     };
     asking.map(password).collect()
+}
+
+/// The key for those who ask for calls, and passwords for trunks that ask us for one.
+fn calls_secrets(
+    config: &Config,
+    secret: &impl Fn(&str) -> Option<String>,
+) -> Result<(Option<String>, HashMap<String, String>), StartError> {
+    let Some(outbound) = &config.outbound else { return Ok((None, HashMap::new())) };
+    let key = secret(&outbound.key_env).ok_or_else(|| StartError::CallsKey(outbound.key_env.clone()))?;
+    let asked = config.trunks.iter().filter_map(|trunk| Some((trunk, trunk.outbound.as_ref()?.digest.as_ref()?)));
+    let password = |(trunk, digest): (&Trunk, &Digest)| match secret(&digest.password_env) {
+        Some(password) => Ok((trunk.name.clone(), password)),
+        None => Err(StartError::Password(trunk.name.clone())),
+    };
+    Ok((Some(key), asked.map(password).collect::<Result<_, _>>()?))
 }
 
 /// 64 random bytes.
@@ -332,6 +388,7 @@ impl Reception for Door {
     }
 
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>> {
+        self.heard(invite.source);
         if let Some(challenges) = self.challenge(invite) {
             // Without credentials it is the ordinary first half of every call; with wrong ones it is a refusal.
             if invite.authorization.is_some() {
@@ -348,6 +405,7 @@ impl Reception for Door {
             Ok(start) => {
                 self.0.admission().began(&start.trunk.name, &start.did.number.0);
                 self.0.metrics.began();
+                self.0.trunks.called(self.0.clock.now(), &start.trunk.name);
                 tokio::spawn(call::run(self.0.clone(), start));
             }
             Err(incoming) => {
@@ -360,7 +418,8 @@ impl Reception for Door {
         }
     }
 
-    fn unavailable(&self) -> Option<Refused> {
+    fn unavailable(&self, source: Option<IpAddr>) -> Option<Refused> {
+        self.heard(source);
         self.0.admission().is_open(&self.0.config).err().map(refused)
     }
 }

@@ -33,17 +33,16 @@ pub struct Desk {
 
 /// Begins the record of a call.
 pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
+    begin_with(desk, opening, Vec::new())
+}
+
+/// Begins the record of a call whose first entries are in the journal already.
+pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Entry> {
     let (sender, entries) = mpsc::channel(MOST_WAITING);
-    let scribe = Scribe {
-        desk,
-        opening,
-        owed: Vec::new(),
-        last: 0,
-        last_at_ms: 0,
-        answered_at_ms: None,
-        ended: None,
-        failing: false,
-    };
+    let last_at_ms = written.last().and_then(Entry::at_ms).unwrap_or_default();
+    let owed: Vec<(u64, Entry)> = (1..).zip(written).collect();
+    let last = owed.len() as u64;
+    let scribe = Scribe { desk, opening, owed, last, last_at_ms, answered_at_ms: None, ended: None, failing: false };
     tokio::spawn(scribe.run(entries));
     sender
 }
@@ -80,15 +79,19 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
 
 fn opening_of(entry: &Entry) -> Option<Opening> {
     match entry {
-        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, .. } => Some(Opening {
-            correlation_id: correlation_id.clone(),
-            call_sid: call_sid.clone(),
-            trunk: trunk.clone(),
-            from: from.clone(),
-            to: to.clone(),
-            agent: String::new(),
-            locale: *locale,
-        }),
+        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } => {
+            Some(Opening {
+                correlation_id: correlation_id.clone(),
+                call_sid: call_sid.clone(),
+                trunk: trunk.clone(),
+                from: from.clone(),
+                to: to.clone(),
+                agent: String::new(),
+                locale: *locale,
+                direction: *direction,
+                reference: reference.clone(),
+            })
+        }
         _ => None,
     }
 }

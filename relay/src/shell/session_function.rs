@@ -5,9 +5,11 @@ use std::time::Duration;
 use ihuza_core::locale::Locale;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::config::SessionFunction;
-use crate::journal::{entry::Entry, told};
+use crate::journal::entry::{Direction, Entry};
+use crate::journal::told;
 use crate::sip::call::EndCause;
 
 /// A tool may take longer than an opening.
@@ -33,6 +35,18 @@ pub struct Opening {
     pub agent: String,
     /// The language of the greeting.
     pub locale: Locale,
+    /// Who called whom.
+    pub direction: Direction,
+    /// The name that whoever asked for the call gave it.
+    pub reference: Option<String>,
+}
+
+impl Opening {
+    /// As it begins the journal.
+    pub fn entry(&self, at_ms: i64) -> Entry {
+        let Opening { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } = self.clone();
+        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, at_ms }
+    }
 }
 
 /// What the agent of a call is made of. Both spellings are read.
@@ -85,6 +99,7 @@ pub struct Function {
     url: String,
     key: String,
     timeout: Duration,
+    relay_name: String,
 }
 
 impl Function {
@@ -92,7 +107,8 @@ impl Function {
     pub fn new(settings: &SessionFunction, key: String) -> Result<Function, FunctionError> {
         let client = reqwest::Client::builder().build().map_err(FunctionError::Unreached)?;
         let url = settings.url.trim_end_matches('/').to_owned();
-        Ok(Function { client, url, key, timeout: Duration::from_millis(settings.timeout_ms) })
+        let timeout = Duration::from_millis(settings.timeout_ms);
+        Ok(Function { client, url, key, timeout, relay_name: settings.relay_name.clone() })
     }
 
     /// Opens a call.
@@ -100,6 +116,7 @@ impl Function {
         let body = json!({
             "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
+            "direction": opening.direction,
         });
         let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
         serde_json::from_value(answer).map_err(|_| FunctionError::Unreadable)
@@ -115,7 +132,7 @@ impl Function {
         });
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "trunk": opening.trunk, "started_at": started_at, "events": events,
+            "trunk": opening.trunk, "direction": opening.direction, "started_at": started_at, "events": events,
         });
         self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
     }
@@ -131,6 +148,7 @@ impl Function {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
             "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
+            "direction": opening.direction,
         });
         let answer = self.post("/tools", &opening.correlation_id, &body, TOOL_WITHIN).await?;
         // `{ok, result}` or `{ok, error}`: the model reads both.
@@ -148,10 +166,17 @@ impl Function {
     ) -> Result<(), FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
-            "locale": opening.locale, "trunk": opening.trunk, "cause": told::cause(cause), "reason": cause.as_str(),
-            "answered_at": answered_at_ms.and_then(told::time), "ended_at": ended_at_ms.and_then(told::time), "last_seq": last_seq, "media": media,
+            "locale": opening.locale, "trunk": opening.trunk, "direction": opening.direction, "cause": told::cause(cause, answered_at_ms.is_some()), "reason": cause.as_str(),
+            "answered_at": answered_at_ms.and_then(told::time),
+            "ended_at": ended_at_ms.and_then(told::time), "last_seq": last_seq, "media": media,
         });
         self.post("/end", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
+    }
+
+    /// Tells how the trunks are: `{name, status, reason, active_calls, last_heard_at, last_call_at}` each.
+    pub async fn trunks(&self, trunks: Vec<Value>) -> Result<(), FunctionError> {
+        let body = json!({ "relay": self.relay_name, "trunks": trunks });
+        self.post("/trunks", &Uuid::new_v4().to_string(), &body, RECORDS_WITHIN).await.map(|_| ())
     }
 
     async fn post(

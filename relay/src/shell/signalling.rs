@@ -9,6 +9,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::sip::admission::Refusal;
+use ihuza_core::phone::E164;
+
+use crate::config::PeerAddress;
 
 /// Something that takes its time.
 pub type Later<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -62,7 +65,7 @@ pub struct Refused {
 /// What happens to a call.
 #[derive(Debug)]
 pub enum Signal {
-    /// The ACK to our 200, with the answer if the offer was ours.
+    /// The ACK to a 200 of ours, with the answer if the offer was ours.
     Acknowledged(Vec<u8>),
     /// No ACK came; the stack has sent a BYE.
     NotAcknowledged,
@@ -70,10 +73,23 @@ pub enum Signal {
     Cancelled,
     /// BYE.
     HungUp,
+    /// Our INVITE is answered with 180 or 183, with a description of early media if there is one.
+    Ringing(Vec<u8>),
+    /// Our INVITE is answered with 200, which the stack acknowledges.
+    PickedUp {
+        /// The answer to our offer; empty if it came with the ringing.
+        answer: Vec<u8>,
+        /// `Session-Expires`.
+        session_expires: Option<String>,
+    },
+    /// Our INVITE is refused with this status, or went nowhere.
+    Refused(Option<u16>),
     /// A new offer, or a refresh without one. To be answered.
     Reoffer {
         /// The offer; empty if there is none.
         offer: Vec<u8>,
+        /// There is none, and the answer must bring one: the peer's answer to it comes with `Acknowledged`.
+        wants_offer: bool,
         /// `Session-Expires`.
         session_expires: Option<String>,
         /// Whether the peer supports timers.
@@ -106,6 +122,8 @@ pub trait Dialog: Send + Sync {
     fn accept(&self, accepted: &Accepted);
     /// A final refusal before any 200.
     fn reject(&self, status: u16);
+    /// CANCEL of an INVITE of ours, and BYE if it was answered meanwhile.
+    fn cancel(&self) -> Later<'_, ()>;
     /// BYE, with a cause of Q.850.
     fn hang_up(&self, q850: u8) -> Later<'_, ()>;
     /// REFER to a number; the status that it is answered with, if any.
@@ -114,7 +132,7 @@ pub trait Dialog: Send + Sync {
     fn refresh(&self, session_expires: String) -> Later<'_, bool>;
 }
 
-/// A call that was let in, and what happens to it.
+/// A call that was let in, or is being placed, and what happens to it.
 pub struct Incoming {
     /// What can be done with it.
     pub dialog: Arc<dyn Dialog>,
@@ -132,6 +150,31 @@ pub trait Reception: Send + Sync + 'static {
     fn judge(&self, invite: &Invite) -> Result<(), Option<Refused>>;
     /// A call that was let in begins.
     fn begin(&self, invite: Invite, incoming: Incoming);
-    /// What OPTIONS is answered with: nothing if calls are welcome.
-    fn unavailable(&self) -> Option<Refused>;
+    /// What OPTIONS of this address is answered with: nothing if calls are welcome.
+    fn unavailable(&self, source: Option<IpAddr>) -> Option<Refused>;
+}
+
+/// What the relay begins by itself.
+pub trait Signalling: Send + Sync {
+    /// OPTIONS; the status that it is answered with, if any.
+    fn ping(&self, peer: &PeerAddress) -> Later<'static, Option<u16>>;
+    /// INVITE. It may be refused before this returns: the signals tell.
+    fn call(&self, outgoing: Outgoing) -> Incoming;
+}
+
+/// A call that is to be placed.
+#[derive(Clone)]
+pub struct Outgoing {
+    /// Where the trunk takes requests.
+    pub peer: PeerAddress,
+    /// Our number.
+    pub from: E164,
+    /// Whom to call.
+    pub to: E164,
+    /// `Call-ID`.
+    pub call_id: String,
+    /// Our description.
+    pub offer: String,
+    /// User name and password, should the trunk ask (401, 407).
+    pub credentials: Option<(String, String)>,
 }

@@ -6,14 +6,23 @@
 mod socket;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use rsipstack::EndpointBuilder;
-use rsipstack::dialog::dialog::{DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle};
+use rsipstack::dialog::authenticate::Credential;
+use rsipstack::dialog::dialog::{
+    Dialog as AnyDialog, DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle,
+};
 use rsipstack::dialog::dialog_layer::DialogLayer;
+use rsipstack::dialog::invitation::InviteOption;
 use rsipstack::dialog::invite_dialog::InviteDialog;
-use rsipstack::sip::{HasHeaders, Header, HeadersExt, Method, Request, SipMessage, StatusCode, Uri, Version};
+use rsipstack::sip::{
+    HasHeaders, Header, HeadersExt, Method, Request, Response, SipMessage, StatusCode, Uri, Version, typed,
+};
 use rsipstack::transaction::endpoint::MessageInspector;
+use rsipstack::transaction::key::{TransactionKey, TransactionRole};
+use rsipstack::transaction::make_tag;
 use rsipstack::transaction::transaction::Transaction;
 use rsipstack::transport::tls::{TlsConfig, TlsListenerConnection};
 use rsipstack::transport::udp::UdpConnection;
@@ -21,12 +30,16 @@ use rsipstack::transport::{SipAddr, TcpListenerConnection, TransportLayer};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Reception, Refused, Signal};
-use crate::config::Sip;
+use super::signalling::{Accepted, Dialog, Incoming, Invite, Later, Outgoing, Reception, Refused, Signal, Signalling};
+use crate::config::{PeerAddress, Sip, Transport};
+use crate::sip::digest;
 use crate::sip::precheck::{Verdict, settle};
 
 /// What may be waiting for one call; more is a peer that floods its own call.
 const MOST_SIGNALS: usize = 32;
+/// An ACK is looked for so often, and for as long as a 200 is repeated (64*T1).
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+const MOST_LOOKS: u32 = 640;
 const ALLOW: [Method; 8] = [
     Method::Invite,
     Method::Ack,
@@ -54,8 +67,17 @@ pub enum StackError {
     Start(String),
 }
 
-/// Listens and serves until `stop`.
-pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: CancellationToken) -> Result<(), StackError> {
+/// Listens and serves until `stop`, by which time what it gives is gone.
+pub async fn serve(
+    settings: &Sip,
+    reception: Arc<dyn Reception>,
+    stop: CancellationToken,
+) -> Result<Weak<dyn Signalling>, StackError> {
+    let streams: Vec<SocketAddr> =
+        settings.tcp.into_iter().chain(settings.tls.as_ref().map(|tls| tls.listen)).collect();
+    for listen in &streams {
+        claim(*listen).map_err(|error| StackError::Listen(*listen, error.to_string()))?;
+    }
     let transport = TransportLayer::new(stop.clone());
     let external = |listen: SocketAddr| settings.advertised.map(|ip| SocketAddr::new(ip, listen.port()));
     if let Some(listen) = settings.udp {
@@ -91,7 +113,9 @@ pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: Cancella
         .build();
     let mut incoming = endpoint.incoming_transactions().map_err(|error| StackError::Start(error.to_string()))?;
     let served = endpoint.inner.clone();
-    let stack = Stack { layer: Arc::new(DialogLayer::new(endpoint.inner.clone())), reception };
+    let stack = Arc::new(Stack { layer: Arc::new(DialogLayer::new(endpoint.inner.clone())), reception });
+    let as_signalling: Arc<dyn Signalling> = stack.clone();
+    let signalling = Arc::downgrade(&as_signalling);
     tokio::spawn(async move { served.serve().await });
     tokio::spawn(async move {
         while let Some(transaction) = incoming.recv().await {
@@ -99,14 +123,58 @@ pub async fn serve(settings: &Sip, reception: Arc<dyn Reception>, stop: Cancella
         }
         drop(endpoint);
     });
-    Ok(())
+    for listen in streams {
+        until_taken(listen).await?;
+    }
+    Ok(signalling)
 }
 
-/// Notes where a message came from.
+/// Whether nobody listens there. rsipstack 0.7.14 opens its streams later, in a task that keeps quiet about failures.
+fn claim(listen: SocketAddr) -> std::io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(listen), socket2::Type::STREAM, None)?;
+    // With it the stack may open the same address meanwhile, and without a listener nobody is disturbed.
+    socket.set_reuse_address(true)?;
+    socket.bind(&listen.into())
+}
+
+/// Waits until the stack listens.
+async fn until_taken(listen: SocketAddr) -> Result<(), StackError> {
+    for _ in 0..200 {
+        if claim(listen).is_err() {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(StackError::Listen(listen, "the stack does not open it".into()))
+}
+
+/// Waits until a dialog takes requests: rsipstack 0.7.14 drops, without an answer, what comes while the ACK or the request
+/// before it is still being worked on. On a stream nobody would send it again.
+async fn until_confirmed(dialog: &AnyDialog, is_bye: bool) {
+    for _ in 0..200 {
+        let state = dialog.state();
+        // A BYE may come before the ACK.
+        if state.is_confirmed() || state.is_terminated() || is_bye && state.waiting_ack() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Notes where a message came from, and puts digests as the stack and the trunks understand them.
 struct Marker;
 
 impl MessageInspector for Marker {
-    fn before_send(&self, message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+    fn before_send(&self, mut message: SipMessage, _: Option<&SipAddr>) -> SipMessage {
+        if let SipMessage::Request(request) = &mut message {
+            for header in request.headers.iter_mut() {
+                match header {
+                    Header::Authorization(given) => *given = digest::standard_credentials(given.value()).into(),
+                    Header::ProxyAuthorization(given) => *given = digest::standard_credentials(given.value()).into(),
+                    _ => {}
+                }
+            }
+        }
         message
     }
 
@@ -119,9 +187,25 @@ impl MessageInspector for Marker {
                 }
                 SipMessage::Request(request)
             }
-            response @ SipMessage::Response(_) => response,
+            SipMessage::Response(mut response) => {
+                if [401, 407].contains(&response.status_code.code()) {
+                    for name in ["WWW-Authenticate", "Proxy-Authenticate"] {
+                        put_challenge(&mut response, name);
+                    }
+                }
+                SipMessage::Response(response)
+            }
         }
     }
+}
+
+/// Leaves one challenge of that name, the best; none if none can be answered.
+fn put_challenge(response: &mut Response, name: &'static str) {
+    let is_one = |header: &Header| header.name().eq_ignore_ascii_case(name);
+    let values: Vec<&str> = response.headers.iter().filter(|header| is_one(header)).map(Header::value).collect();
+    let best = digest::readable_challenge(&values);
+    response.headers.retain(|header| !is_one(header));
+    response.headers.extend(best.map(|best| rsipstack::sip::headers::make_header(name, best)).into_iter().collect());
 }
 
 struct Stack {
@@ -132,7 +216,13 @@ struct Stack {
 impl Stack {
     fn transaction(&self, mut transaction: Transaction) {
         if let Some(mut dialog) = self.layer.match_dialog(&transaction) {
-            tokio::spawn(async move { dialog.handle(&mut transaction).await });
+            tokio::spawn(async move {
+                if !matches!(transaction.original.method, Method::Ack | Method::Cancel | Method::PRack) {
+                    let is_bye = transaction.original.method == Method::Bye;
+                    until_confirmed(&dialog, is_bye).await;
+                }
+                dialog.handle(&mut transaction).await
+            });
             return;
         }
         if let Some((status, headers)) = self.unfit(&mut transaction) {
@@ -141,7 +231,7 @@ impl Stack {
         match transaction.original.method {
             Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
             Method::Invite => self.invite(transaction),
-            Method::Options => match self.reception.unavailable() {
+            Method::Options => match self.reception.unavailable(source_of(&transaction.original)) {
                 None => {
                     let accept = Header::Accept("application/sdp".into());
                     refuse(transaction, 200, vec![accept, allow(), Header::Supported("timer".into())]);
@@ -209,6 +299,144 @@ impl Stack {
     }
 }
 
+impl Stack {
+    /// OPTIONS outside of any dialog (RFC 3261 §11.1).
+    fn options(&self, peer: &PeerAddress) -> Option<Transaction> {
+        let endpoint = &self.layer.endpoint;
+        let ours = self.listener(peer.transport);
+        let host = ours.as_ref().map_or_else(|| "localhost".to_owned(), |ours| ours.addr.to_string());
+        let from = typed::From {
+            display_name: None,
+            uri: Uri::try_from(format!("sip:ihuza@{host}").as_str()).ok()?,
+            params: vec![],
+        };
+        let target = uri_of(None, peer)?;
+        let to = typed::To { display_name: None, uri: target.clone(), params: vec![] };
+        let via = endpoint.get_via(ours, None).ok()?;
+        let mut request =
+            endpoint.make_request(Method::Options, target.clone(), via, from.with_tag(make_tag()), to, 1, None);
+        request.headers.push(Header::Contact(format!("<sip:ihuza@{host}>").into()));
+        request.headers.push(Header::Accept("application/sdp".into()));
+        let key = TransactionKey::from_request(&request, TransactionRole::Client).ok()?;
+        let mut transaction = Transaction::new_client(key, request, endpoint.clone(), None);
+        transaction.destination = SipAddr::try_from(target).ok();
+        Some(transaction)
+    }
+
+    /// The listener whose address is ours towards a peer.
+    fn listener(&self, transport: Transport) -> Option<SipAddr> {
+        let wanted = transport_of(transport);
+        self.layer.endpoint.transport_layer.get_listen_addrs().into_iter().find(|ours| ours.r#type == Some(wanted))
+    }
+}
+
+impl Signalling for Stack {
+    fn ping(&self, peer: &PeerAddress) -> Later<'static, Option<u16>> {
+        let options = self.options(peer);
+        Box::pin(async move {
+            let mut transaction = options?;
+            transaction.send().await.ok()?;
+            loop {
+                if let SipMessage::Response(response) = transaction.receive().await?
+                    && response.status_code.code() >= 200
+                {
+                    return Some(response.status_code.code());
+                }
+            }
+        })
+    }
+
+    fn call(&self, outgoing: Outgoing) -> Incoming {
+        let (sender, signals) = mpsc::channel(MOST_SIGNALS);
+        let (states, changes) = self.layer.new_dialog_state_channel();
+        let begun = self.invitation(&outgoing).and_then(|option| self.layer.do_invite_async(option, states).ok());
+        let Some((dialog, answered)) = begun else {
+            let _ = sender.try_send(Signal::Refused(None));
+            return Incoming { dialog: Arc::new(NoDialog), signals };
+        };
+        let nowhere = sender.clone();
+        tokio::spawn(watch(self.layer.clone(), dialog.clone(), changes, sender));
+        tokio::spawn(async move {
+            // Every answer shows in the dialog's states; that none came, or none that can be read, does not.
+            if !matches!(answered.await, Ok(Ok((_, Some(_))))) {
+                let _ = nowhere.send(Signal::Refused(None)).await;
+            }
+        });
+        Incoming { dialog: Arc::new(Handle { dialog }), signals }
+    }
+}
+
+impl Stack {
+    /// The INVITE; nothing if an address cannot be written.
+    fn invitation(&self, outgoing: &Outgoing) -> Option<InviteOption> {
+        let peer = &outgoing.peer;
+        let ours = self.listener(peer.transport);
+        let host = ours.map_or_else(|| "localhost".to_owned(), |ours| ours.addr.to_string());
+        let caller = format!("sip:{}@{host}", outgoing.from.as_str());
+        let callee = uri_of(Some(outgoing.to.as_str()), peer)?;
+        Some(InviteOption {
+            caller: Uri::try_from(caller.as_str()).ok()?,
+            destination: SipAddr::try_from(&callee).ok(),
+            callee,
+            contact: Uri::try_from(format!("sip:ihuza@{host}").as_str()).ok()?,
+            offer: Some(outgoing.offer.clone().into_bytes()),
+            call_id: Some(outgoing.call_id.clone()),
+            credential: outgoing.credentials.clone().map(|(username, password)| Credential {
+                username,
+                password,
+                realm: None,
+                auth_username: None,
+            }),
+            headers: Some(vec![
+                Header::Allow(ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into()),
+                Header::Supported("timer".into()),
+                Header::Other("P-Asserted-Identity".into(), format!("<{caller}>")),
+            ]),
+            ..InviteOption::default()
+        })
+    }
+}
+
+/// In the place of a dialog that never came to be.
+struct NoDialog;
+
+impl Dialog for NoDialog {
+    fn ring(&self) {}
+    fn accept(&self, _: &Accepted) {}
+    fn reject(&self, _: u16) {}
+    fn cancel(&self) -> Later<'_, ()> {
+        Box::pin(async {})
+    }
+    fn hang_up(&self, _: u8) -> Later<'_, ()> {
+        Box::pin(async {})
+    }
+    fn refer(&self, _: String) -> Later<'_, Option<u16>> {
+        Box::pin(async { None })
+    }
+    fn refresh(&self, _: String) -> Later<'_, bool> {
+        Box::pin(async { false })
+    }
+}
+
+fn transport_of(transport: Transport) -> rsipstack::sip::Transport {
+    match transport {
+        Transport::Udp => rsipstack::sip::Transport::Udp,
+        Transport::Tcp => rsipstack::sip::Transport::Tcp,
+        Transport::Tls => rsipstack::sip::Transport::Tls,
+    }
+}
+
+/// The address of a peer, or of a number there.
+fn uri_of(number: Option<&str>, peer: &PeerAddress) -> Option<Uri> {
+    let user = number.map(|number| format!("{number}@")).unwrap_or_default();
+    let transport = match peer.transport {
+        Transport::Udp => ";transport=udp",
+        Transport::Tcp => ";transport=tcp",
+        Transport::Tls => ";transport=tls",
+    };
+    Uri::try_from(format!("sip:{user}{}{transport}", peer.host_and_port()).as_str()).ok()
+}
+
 /// Turns the states of a dialog into signals, until it is over.
 async fn watch(
     layer: Arc<DialogLayer>,
@@ -216,15 +444,28 @@ async fn watch(
     mut changes: DialogStateReceiver,
     signals: mpsc::Sender<Signal>,
 ) {
+    let ours = dialog.role() == TransactionRole::Client;
     let mut acknowledged = false;
     while let Some(state) = changes.recv().await {
         match state {
             // Told again after every request within the dialog.
+            DialogState::Confirmed(_, answer) if ours && !std::mem::replace(&mut acknowledged, true) => {
+                let session_expires = answer.header_value("Session-Expires");
+                let _ = signals.send(Signal::PickedUp { answer: answer.body().clone(), session_expires }).await;
+            }
+            DialogState::Early(_, answer) if ours => {
+                let _ = signals.send(Signal::Ringing(answer.body().clone())).await;
+            }
             DialogState::Confirmed(..) if !std::mem::replace(&mut acknowledged, true) => {
                 let body = dialog.last_remote_ack().map(|ack| ack.body().clone()).unwrap_or_default();
                 let _ = signals.send(Signal::Acknowledged(body)).await;
             }
-            DialogState::Updated(_, request, handle) => update(&signals, &request, handle).await,
+            DialogState::Updated(_, request, handle) => {
+                update(&signals, &request, handle).await;
+                if wants_offer(&request) {
+                    tokio::spawn(wait_for_answer(dialog.clone(), request.header_value("CSeq"), signals.clone()));
+                }
+            }
             DialogState::Info(_, request, handle) => {
                 let text = String::from_utf8_lossy(request.body()).into_owned();
                 let _ = signals.send(Signal::Info(text)).await;
@@ -249,6 +490,11 @@ async fn watch(
             }
             DialogState::Terminated(id, reason) => {
                 let signal = match reason {
+                    TerminatedReason::UasOther(status) if ours => Some(Signal::Refused(Some(status.code()))),
+                    TerminatedReason::ProxyAuthRequired if ours => Some(Signal::Refused(Some(407))),
+                    TerminatedReason::UasBye if ours => Some(Signal::HungUp),
+                    // Our own CANCEL or BYE.
+                    TerminatedReason::UacCancel | TerminatedReason::UacBye if ours => None,
                     TerminatedReason::UacCancel => Some(Signal::Cancelled),
                     TerminatedReason::Timeout => Some(Signal::NotAcknowledged),
                     TerminatedReason::UacBye => Some(Signal::HungUp),
@@ -270,10 +516,31 @@ async fn watch(
     }
 }
 
+/// A re-INVITE without an offer asks for ours (RFC 3261 §14.2); an UPDATE without one only refreshes.
+fn wants_offer(request: &Request) -> bool {
+    request.method == Method::Invite && request.body().is_empty()
+}
+
+/// The stack keeps the ACK to a re-INVITE, and tells nobody that it came.
+async fn wait_for_answer(dialog: InviteDialog, cseq: Option<String>, signals: mpsc::Sender<Signal>) {
+    let number = |value: &str| value.split_whitespace().next().and_then(|number| number.parse::<u32>().ok());
+    let Some(wanted) = cseq.as_deref().and_then(number) else { return };
+    for _ in 0..MOST_LOOKS {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let ack = dialog.last_remote_ack();
+        let is_it = |ack: &Request| ack.header_value("CSeq").as_deref().and_then(number) == Some(wanted);
+        if let Some(ack) = ack.filter(is_it) {
+            let _ = signals.send(Signal::Acknowledged(ack.body().clone())).await;
+            return;
+        }
+    }
+}
+
 async fn update(signals: &mpsc::Sender<Signal>, request: &Request, handle: TransactionHandle) {
     let (answer, decided) = oneshot::channel();
     let signal = Signal::Reoffer {
         offer: request.body().clone(),
+        wants_offer: wants_offer(request),
         session_expires: request.header_value("Session-Expires"),
         supports_timer: tags(request, "Supported").iter().any(|tag| tag.eq_ignore_ascii_case("timer")),
         answer,
@@ -308,6 +575,13 @@ impl Dialog for Handle {
 
     fn reject(&self, status: u16) {
         let _ = self.dialog.reject(Some(status.into()), None);
+    }
+
+    fn cancel(&self) -> Later<'_, ()> {
+        // Whether it is a CANCEL or, if a 200 crossed it, a BYE, only the dialog knows.
+        Box::pin(async move {
+            let _ = self.dialog.hangup_with_reason("Q.850;cause=16".to_owned()).await;
+        })
     }
 
     fn hang_up(&self, q850: u8) -> Later<'_, ()> {
@@ -365,6 +639,10 @@ fn allow() -> Header {
     Header::Allow(ALLOW.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into())
 }
 
+fn source_of(request: &Request) -> Option<IpAddr> {
+    request.header_value(SOURCE)?.parse().ok()
+}
+
 fn has_to_tag(request: &Request) -> bool {
     request.to_header().ok().and_then(|to| to.tag().ok().flatten()).is_some()
 }
@@ -388,7 +666,7 @@ fn read(request: &Request) -> Option<Invite> {
     let via = request.via_header().ok()?.value().to_owned();
     let caller = request.header_value("P-Asserted-Identity").unwrap_or_else(|| from.value().to_owned());
     Some(Invite {
-        source: request.header_value(SOURCE).and_then(|source| source.parse().ok()),
+        source: source_of(request),
         scheme: request.uri.scheme.as_ref().map_or_else(|| "sip".to_owned(), ToString::to_string),
         called: request.uri.user().map_or_else(|| request.uri.host().to_string(), str::to_owned),
         caller: user_of(&caller),

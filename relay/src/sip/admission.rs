@@ -234,6 +234,11 @@ impl Admission {
         self.running
     }
 
+    /// Calls that run on a trunk.
+    pub fn running_on(&self, trunk: &str) -> usize {
+        self.by_trunk.get(trunk).copied().unwrap_or_default()
+    }
+
     /// Whether a call could be let in at all; what OPTIONS is answered by.
     pub fn is_open(&self, config: &Config) -> Result<(), Refusal> {
         match () {
@@ -243,7 +248,8 @@ impl Admission {
         }
     }
 
-    fn check_room(&self, config: &Config, Admitted { trunk, did }: Admitted) -> Result<(), Refusal> {
+    /// Whether there is a line for one more call, in whichever direction.
+    pub fn check_room(&self, config: &Config, Admitted { trunk, did }: Admitted) -> Result<(), Refusal> {
         self.is_open(config)?;
         if self.by_trunk.get(&trunk.name).is_some_and(|count| *count >= trunk.calls) {
             return Err(Refusal::TrunkFull);
@@ -289,13 +295,13 @@ pub fn unsupported<'a>(required: &[&'a str]) -> Vec<&'a str> {
 
 /// A token bucket; it begins full.
 #[derive(Debug, Default)]
-struct Bucket {
+pub(super) struct Bucket {
     used: f64,
     at: Moment,
 }
 
 impl Bucket {
-    fn take(&mut self, now: Moment, per_second: f64, size: f64) -> bool {
+    pub(super) fn take(&mut self, now: Moment, per_second: f64, size: f64) -> bool {
         self.used = (self.used - now.since(self.at).as_secs_f64() * per_second).max(0.0);
         self.at = now;
         let may = self.used + 1.0 <= size;
@@ -388,16 +394,16 @@ mod tests {
             admission.judge(Moment::default(), &config, source(), request).err()
         };
         for _ in 0..10 {
-            admission.began("mtn", &number);
+            admission.began("mtn_sip", &number);
         }
         assert_eq!(judge(&mut admission, &french()), Some(Refusal::NumberFull));
         assert_eq!(judge(&mut admission, &request()), None);
-        admission.began("mtn", &config.trunks[0].dids[0].number.0);
+        admission.began("mtn_sip", &config.trunks[0].dids[0].number.0);
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::TrunkFull));
         admission.began("other", &number);
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::RelayFull));
         admission.ended("other", &number);
-        admission.ended("mtn", &number);
+        admission.ended("mtn_sip", &number);
         assert_eq!((judge(&mut admission, &french()), admission.running()), (None, 10));
         admission.drain();
         assert_eq!(judge(&mut admission, &request()), Some(Refusal::Draining));

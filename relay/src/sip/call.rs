@@ -1,7 +1,8 @@
 //! The life of one call, from its INVITE to its one end.
 //!
 //! It rings at once, is answered when the model can speak (or, if that never comes, so that an apology can be spoken),
-//! and ends for exactly one reason, whoever else also wanted to end it.
+//! and ends for exactly one reason, whoever else also wanted to end it. A call that we place rings at the other end, and
+//! is given up after a while.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -38,10 +39,22 @@ pub enum EndCause {
     Shutdown,
     /// The relay died; its next start closed the call.
     RelayRestart,
+    /// Nobody answered the call that we placed.
+    NoAnswer,
+    /// Whom we called is busy.
+    Busy,
+    /// Whom we called, or the trunk, does not want it.
+    Rejected,
+    /// The call that we placed did not get through.
+    Unreachable,
+    /// Whoever asked for the call took it back before it was answered.
+    Withdrawn,
+    /// Whoever asked for the call ended it.
+    Requested,
 }
 
 /// Every cause, for metrics that are there from the start.
-pub const END_CAUSES: [EndCause; 12] = [
+pub const END_CAUSES: [EndCause; 18] = [
     EndCause::CallerHungUp,
     EndCause::CallerCancelled,
     EndCause::AgentHungUp,
@@ -54,9 +67,26 @@ pub const END_CAUSES: [EndCause; 12] = [
     EndCause::SessionExpired,
     EndCause::Shutdown,
     EndCause::RelayRestart,
+    EndCause::NoAnswer,
+    EndCause::Busy,
+    EndCause::Rejected,
+    EndCause::Unreachable,
+    EndCause::Withdrawn,
+    EndCause::Requested,
 ];
 
 impl EndCause {
+    /// What a final answer to an INVITE of ours says (RFC 3261 §21); none is no answer within the transaction's life.
+    pub fn of_status(status: Option<u16>) -> EndCause {
+        match status {
+            Some(486 | 600) => EndCause::Busy,
+            // 480 is what most switches say when it rang for too long; 487 where their own timer cancelled it.
+            Some(408 | 480 | 487) => EndCause::NoAnswer,
+            Some(403 | 433 | 603 | 607 | 608) => EndCause::Rejected,
+            _ => EndCause::Unreachable,
+        }
+    }
+
     /// The word in records, logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -72,6 +102,12 @@ impl EndCause {
             EndCause::SessionExpired => "session_expired",
             EndCause::Shutdown => "shutdown",
             EndCause::RelayRestart => "relay_restart",
+            EndCause::NoAnswer => "no_answer",
+            EndCause::Busy => "busy",
+            EndCause::Rejected => "rejected",
+            EndCause::Unreachable => "unreachable",
+            EndCause::Withdrawn => "withdrawn",
+            EndCause::Requested => "requested",
         }
     }
 }
@@ -105,6 +141,12 @@ pub enum Input {
     SessionExpired,
     /// The relay ends.
     Shutdown,
+    /// Whom we called has answered, and media flows.
+    PickedUp,
+    /// Our INVITE was refused with this status, or with none at all.
+    Refused(Option<u16>),
+    /// Whoever asked for the call wants it to end.
+    Requested,
     /// Time has passed.
     Timeout,
 }
@@ -120,6 +162,10 @@ pub enum Output {
     Reject(u16),
     /// Say that we are sorry, protected from interruption.
     Apologise,
+    /// INVITE.
+    Dial,
+    /// CANCEL: an INVITE of ours is given up.
+    Cancel,
     /// BYE, with this cause of Q.850.
     HangUp(u8),
     /// The call is over; told exactly once, and last.
@@ -129,6 +175,14 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Ringing,
+    /// Ours, and it rings at the other end.
+    Calling {
+        by: Moment,
+    },
+    /// Ours, and answered before the model could speak.
+    Awaiting {
+        by: Moment,
+    },
     /// Answered, not acknowledged.
     Answered,
     Talking,
@@ -149,6 +203,9 @@ pub struct Call {
     stage: Stage,
     answer_by: Moment,
     end_by: Moment,
+    answer_within: Duration,
+    longest: Duration,
+    model_ready: bool,
     model_failed: bool,
     out: VecDeque<Output>,
 }
@@ -160,15 +217,36 @@ impl Call {
             stage: Stage::Ringing,
             answer_by: now + answer_within,
             end_by: now + longest,
+            answer_within,
+            longest,
+            model_ready: false,
             model_failed: false,
             out: VecDeque::from([Output::Ring]),
         }
+    }
+
+    /// A call that we place. `longest` counts from its answer.
+    pub fn outbound(now: Moment, ring_within: Duration, answer_within: Duration, longest: Duration) -> Call {
+        let mut call = Call::new(now, answer_within, longest);
+        call.stage = Stage::Calling { by: now + ring_within };
+        call.out = VecDeque::from([Output::Dial]);
+        call
     }
 
     /// Takes something in. After its end a call ignores everything.
     pub fn handle_input(&mut self, now: Moment, input: Input) {
         match (self.stage, input) {
             (Stage::Over, _) => {}
+            (Stage::Calling { .. }, Input::PickedUp) => self.picked_up(now),
+            (Stage::Calling { .. }, Input::Refused(status)) => self.end(EndCause::of_status(status)),
+            (Stage::Calling { .. }, Input::HungUp) => self.end(EndCause::Unreachable),
+            (Stage::Calling { .. }, Input::Requested) => self.hang_up(EndCause::Withdrawn),
+            (_, Input::PickedUp | Input::Refused(_)) => {}
+            (_, Input::Requested) => self.hang_up(EndCause::Requested),
+            (Stage::Calling { .. }, Input::ModelReady) => self.model_ready = true,
+            (Stage::Calling { .. }, Input::ModelFailed) => self.model_failed = true,
+            (Stage::Awaiting { .. }, Input::ModelReady) => self.stage = Stage::Talking,
+            (Stage::Awaiting { .. }, Input::ModelFailed) => self.apologise(now),
             (_, Input::HungUp) => self.end(EndCause::CallerHungUp),
             (Stage::Ringing, Input::Cancelled) => self.end(EndCause::CallerCancelled),
             // It crossed our 200: the caller sends a BYE, or the missing ACK ends the call.
@@ -192,7 +270,12 @@ impl Call {
             (Stage::Leaving { cause, .. }, Input::Silent) => self.hang_up(cause),
             (_, Input::Timeout) => self.timeout(now),
             (
-                Stage::Ringing | Stage::Answered | Stage::Talking | Stage::Leaving { .. },
+                Stage::Ringing
+                | Stage::Calling { .. }
+                | Stage::Awaiting { .. }
+                | Stage::Answered
+                | Stage::Talking
+                | Stage::Leaving { .. },
                 Input::ModelReady | Input::ModelFailed | Input::Acknowledged | Input::AgentEnds | Input::Silent,
             ) => {}
         }
@@ -207,6 +290,8 @@ impl Call {
     pub fn next_timeout(&self) -> Option<Moment> {
         match self.stage {
             Stage::Ringing => Some(self.answer_by.min(self.end_by)),
+            Stage::Calling { by } => Some(by),
+            Stage::Awaiting { by } => Some(by.min(self.end_by)),
             Stage::Answered | Stage::Talking => Some(self.end_by),
             Stage::Leaving { by, .. } => Some(by),
             Stage::Over => None,
@@ -222,12 +307,25 @@ impl Call {
         match self.stage {
             Stage::Leaving { cause, by } if now >= by => self.hang_up(cause),
             Stage::Leaving { .. } | Stage::Over => {}
+            Stage::Calling { by } if now >= by => self.hang_up(EndCause::NoAnswer),
+            Stage::Calling { .. } => {}
             _ if now >= self.end_by => self.hang_up(EndCause::TooLong),
             Stage::Ringing if now >= self.answer_by => {
                 self.model_failed = true;
                 self.answer();
             }
-            Stage::Ringing | Stage::Answered | Stage::Talking => {}
+            Stage::Awaiting { by } if now >= by => self.apologise(now),
+            Stage::Ringing | Stage::Awaiting { .. } | Stage::Answered | Stage::Talking => {}
+        }
+    }
+
+    fn picked_up(&mut self, now: Moment) {
+        self.end_by = now + self.longest;
+        self.stage = Stage::Awaiting { by: now + self.answer_within };
+        if self.model_failed {
+            self.apologise(now);
+        } else if self.model_ready {
+            self.stage = Stage::Talking;
         }
     }
 
@@ -249,7 +347,8 @@ impl Call {
     fn hang_up(&mut self, cause: EndCause) {
         match self.stage {
             Stage::Ringing => self.out.push_back(Output::Reject(503)),
-            Stage::Answered | Stage::Talking | Stage::Leaving { .. } => {
+            Stage::Calling { .. } => self.out.push_back(Output::Cancel),
+            Stage::Awaiting { .. } | Stage::Answered | Stage::Talking | Stage::Leaving { .. } => {
                 self.out.push_back(Output::HangUp(q850(cause)));
             }
             Stage::Over => return,
@@ -270,7 +369,13 @@ fn q850(cause: EndCause) -> u8 {
         | EndCause::CallerCancelled
         | EndCause::AgentHungUp
         | EndCause::Transferred
+        | EndCause::Requested
+        | EndCause::Withdrawn
         | EndCause::TooLong => 16,
+        EndCause::Busy => 17,
+        EndCause::NoAnswer => 19,
+        EndCause::Rejected => 21,
+        EndCause::Unreachable => 31,
         EndCause::NoAck | EndCause::SessionExpired => 102,
         EndCause::MediaLost => 27,
         EndCause::MediaRefused => 88,
@@ -361,6 +466,72 @@ mod tests {
         );
     }
 
+    /// As `after`, of a call that we place.
+    fn placed(inputs: &[Input]) -> Vec<Output> {
+        let mut call = Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST);
+        assert_eq!(drain(&mut call), [Output::Dial]);
+        for input in inputs {
+            call.handle_input(Moment::from_millis(100), *input);
+        }
+        drain(&mut call)
+    }
+
+    #[test]
+    fn a_call_of_ours_talks_when_it_is_answered_and_the_model_can_speak_in_either_order() {
+        for inputs in [[ModelReady, PickedUp, HungUp], [PickedUp, ModelReady, HungUp]] {
+            assert_eq!(placed(&inputs), [Output::Ended(EndCause::CallerHungUp)]);
+        }
+        let goodbye = [Output::HangUp(16), Output::Ended(EndCause::AgentHungUp)];
+        assert_eq!(placed(&[ModelReady, PickedUp, AgentEnds, Silent]), goodbye);
+    }
+
+    #[test]
+    fn whoever_does_not_answer_is_let_alone_after_a_while() {
+        let mut call = Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST);
+        call.handle_input(Moment::from_millis(44_999), Timeout);
+        assert_eq!(drain(&mut call), [Output::Dial]);
+        call.handle_input(Moment::from_millis(45_000), Timeout);
+        // A 200 that crosses our CANCEL is ended by whoever sent the CANCEL.
+        call.handle_input(Moment::from_millis(45_010), PickedUp);
+        assert_eq!(drain(&mut call), [Output::Cancel, Output::Ended(EndCause::NoAnswer)]);
+    }
+
+    #[test]
+    fn a_refusal_of_our_call_is_told_by_its_status() {
+        for (status, cause) in [
+            (Some(486), EndCause::Busy),
+            (Some(600), EndCause::Busy),
+            (Some(480), EndCause::NoAnswer),
+            (Some(603), EndCause::Rejected),
+            (Some(403), EndCause::Rejected),
+            (Some(404), EndCause::Unreachable),
+            (Some(407), EndCause::Unreachable),
+            (Some(503), EndCause::Unreachable),
+            (None, EndCause::Unreachable),
+        ] {
+            assert_eq!(placed(&[Refused(status)]), [Output::Ended(cause)], "{status:?}");
+        }
+        assert_eq!(placed(&[PickedUp, Refused(Some(486))]), [], "it was answered already");
+    }
+
+    #[test]
+    fn whoever_asked_for_a_call_ends_it_before_and_after_its_answer() {
+        assert_eq!(placed(&[Requested]), [Output::Cancel, Output::Ended(EndCause::Withdrawn)]);
+        assert_eq!(placed(&[PickedUp, Requested]), [Output::HangUp(16), Output::Ended(EndCause::Requested)]);
+    }
+
+    #[test]
+    fn somebody_whom_we_called_hears_an_apology_when_there_is_no_model() {
+        let sorry = [Output::Apologise, Output::HangUp(41), Output::Ended(EndCause::ModelFailed)];
+        assert_eq!(placed(&[ModelFailed, PickedUp, Silent]), sorry);
+        assert_eq!(placed(&[PickedUp, ModelFailed, Silent]), sorry);
+        let mut call = Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST);
+        call.handle_input(Moment::from_millis(1000), PickedUp);
+        assert_eq!(call.next_timeout(), Some(Moment::from_millis(11_000)));
+        call.handle_input(Moment::from_millis(11_000), Timeout);
+        assert_eq!(drain(&mut call), [Output::Dial, Output::Apologise]);
+    }
+
     #[test]
     fn words_of_causes_are_those_of_the_record() {
         for cause in END_CAUSES {
@@ -370,12 +541,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_it_ends_once_and_every_state_has_a_way_out(steps in proptest::collection::vec((0_usize..14, 0_u64..20_000), 0..60)) {
-            const ALL: [Input; 14] = [
+        fn whatever_happens_it_ends_once_and_every_state_has_a_way_out(ours: bool, steps in proptest::collection::vec((0_usize..18, 0_u64..20_000), 0..60)) {
+            const ALL: [Input; 18] = [
                 ModelReady, ModelFailed, Acknowledged, NotAcknowledged, AnswerRefused, Cancelled, HungUp, MediaLost,
-                AgentEnds, Silent, Transferred, SessionExpired, Shutdown, Timeout,
+                AgentEnds, Silent, Transferred, SessionExpired, Shutdown, PickedUp, Refused(Some(486)), Refused(None),
+                Requested, Timeout,
             ];
-            let mut call = Call::new(Moment::default(), ANSWER_WITHIN, LONGEST);
+            let mut call = if ours {
+                Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST)
+            } else {
+                Call::new(Moment::default(), ANSWER_WITHIN, LONGEST)
+            };
             let mut now = Moment::default();
             let mut out = Vec::new();
             for (input, wait) in steps {

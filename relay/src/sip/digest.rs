@@ -191,6 +191,56 @@ impl Given {
     }
 }
 
+/// Of the challenges to a request of ours, the strongest that the stack can answer, written as it reads it.
+///
+/// rsipstack 0.7.14 knows `SHA256` where RFC 7616 says `SHA-256`, and one `qop` where there may be a list. It may go when
+/// that does.
+pub fn readable_challenge(challenges: &[&str]) -> Option<String> {
+    let strength = |challenge: &&&str| match parameter(challenge, "algorithm").unwrap_or_default() {
+        text if text.eq_ignore_ascii_case("SHA-256") => 2,
+        text if text.is_empty() || text.eq_ignore_ascii_case("MD5") => 1,
+        _ => 0,
+    };
+    let best = challenges.iter().filter(|challenge| challenge.len() <= MOST_BYTES && strength(challenge) > 0);
+    let best = best.rev().max_by_key(strength)?;
+    let (_, rest) = best.trim().split_once(char::is_whitespace)?;
+    let mut written = vec![];
+    let mut rest = rest.trim_start();
+    while !rest.is_empty() {
+        let (name, after) = rest.split_once('=')?;
+        let (value, after) = value(after.trim_start())?;
+        let name = name.trim();
+        let value = match name.to_ascii_lowercase().as_str() {
+            "algorithm" if value.eq_ignore_ascii_case("SHA-256") => "SHA256".to_owned(),
+            "qop" => value.split(',').map(str::trim).find(|qop| qop.eq_ignore_ascii_case("auth"))?.to_owned(),
+            "algorithm" | "stale" => value,
+            _ => value.replace(['"', '\\'], ""),
+        };
+        let quoted = !["algorithm", "stale"].contains(&name.to_ascii_lowercase().as_str());
+        written.push(if quoted { format!("{name}=\"{value}\"") } else { format!("{name}={value}") });
+        rest = after.trim_start();
+    }
+    Some(format!("Digest {}", written.join(", ")))
+}
+
+/// Credentials of ours as RFC 7616 §3.4 has them: what [`readable_challenge`] changed, changed back.
+pub fn standard_credentials(credentials: &str) -> String {
+    credentials.replace("algorithm=SHA256", "algorithm=SHA-256").replace("qop=\"auth\"", "qop=auth")
+}
+
+fn parameter(challenge: &str, wanted: &str) -> Option<String> {
+    let (_, mut rest) = challenge.trim().split_once(char::is_whitespace)?;
+    while !rest.trim().is_empty() {
+        let (name, after) = rest.split_once('=')?;
+        let (value, after) = value(after.trim_start())?;
+        if name.trim().eq_ignore_ascii_case(wanted) {
+            return Some(value);
+        }
+        rest = after;
+    }
+    None
+}
+
 /// A token or a quoted string, and what follows its comma.
 fn value(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
@@ -227,6 +277,32 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_strongest_challenge_that_can_be_answered_is_chosen_and_put_as_the_stack_reads_it() {
+        let (md5, sha) = (
+            r#"Digest realm="mtn, kigali",nonce="n",qop="auth-int,auth""#,
+            r#"digest realm="a", nonce="n", algorithm=SHA-256, qop="auth", stale=true"#,
+        );
+        let best = |challenges: &[&str]| readable_challenge(challenges);
+        assert_eq!(best(&[md5]).as_deref(), Some(r#"Digest realm="mtn, kigali", nonce="n", qop="auth""#));
+        assert_eq!(
+            best(&[md5, sha]).as_deref(),
+            Some(r#"Digest realm="a", nonce="n", algorithm=SHA256, qop="auth", stale=true"#)
+        );
+        assert_eq!(best(&[r#"Digest realm="a", nonce="n", algorithm=SHA-512-256"#, md5]), best(&[md5]));
+        for unusable in [
+            "",
+            "Digest",
+            "Basic realm=\"a\" x",
+            r#"Digest nonce="n", qop="auth-int""#,
+            r#"Digest nonce="n", algorithm=AKAv1-MD5"#,
+        ] {
+            assert_eq!(best(&[unusable]), None, "{unusable}");
+        }
+        let given = r#"Digest username="a", algorithm=SHA256, qop="auth", nc=00000001"#;
+        assert_eq!(standard_credentials(given), r#"Digest username="a", algorithm=SHA-256, qop=auth, nc=00000001"#);
+    }
 
     const TRUNK: Credentials = Credentials { username: "trunk", password: "secret" };
 
@@ -323,6 +399,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_challenge_is_put_or_left(challenge in "(Digest )?[ -~]{0,60}") {
+            let _ = readable_challenge(&[&challenge]);
+        }
+
         #[test]
         fn any_header_is_read_or_refused(header in "(Digest )?[ -~]{0,200}") {
             let (mut authenticator, _) = fixture();

@@ -10,12 +10,12 @@ pub const MIN_SE: u32 = 90;
 /// Longer ones are shortened: what nobody has refreshed for an hour is over.
 const MOST_SECONDS: u32 = 3600;
 
-/// Who has to refresh.
+/// Who has to refresh, seen from a request of the peer's: there the peer is the client, and we are the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refresher {
-    /// Who called.
+    /// The peer.
     Uac,
-    /// Who was called: we.
+    /// We.
     Uas,
 }
 
@@ -52,6 +52,17 @@ impl Interval {
         Ok(Some(Interval { seconds: seconds.min(MOST_SECONDS), refresher, peer_supports }))
     }
 
+    /// What an INVITE of ours was answered with; nothing if it cannot be read or is shorter than the RFC allows. Who
+    /// refreshes is told from our side: the peer is the server of that INVITE, and of no later request of ours.
+    pub fn of_answer(session_expires: &str) -> Option<Interval> {
+        let interval = Interval::of_request(Some(session_expires), true).ok()??;
+        let refresher = match interval.refresher {
+            Refresher::Uac => Refresher::Uas,
+            Refresher::Uas => Refresher::Uac,
+        };
+        Some(Interval { refresher, ..interval })
+    }
+
     /// The value of the answer's `Session-Expires`.
     pub fn header(&self) -> String {
         let refresher = match self.refresher {
@@ -59,6 +70,11 @@ impl Interval {
             Refresher::Uas => "uas",
         };
         format!("{};refresher={refresher}", self.seconds)
+    }
+
+    /// The value of `Session-Expires` in a refresh of ours: in that request we are the client (§7.4).
+    pub fn refresh_header(&self) -> String {
+        format!("{};refresher=uac", self.seconds)
     }
 
     /// Whether the answer must say `Require: timer` (§9).
@@ -143,6 +159,23 @@ mod tests {
         check("90;refresher=uac", true, Ok("90;refresher=uac"));
         check("99999", true, Ok("3600;refresher=uac"));
         assert_eq!(Interval::of_request(None, true), Ok(None));
+    }
+
+    #[test]
+    fn an_answer_to_our_invite_says_whose_part_it_is_the_other_way_round() {
+        let read = |value| Interval::of_answer(value).map(|interval| (interval.seconds, interval.refresher));
+        assert_eq!(read("1800;refresher=uac"), Some((1800, Refresher::Uas)), "we");
+        assert_eq!(read("1800;refresher=uas"), Some((1800, Refresher::Uac)), "the peer");
+        assert_eq!((read("10;refresher=uas"), read("soon")), (None, None));
+    }
+
+    #[test]
+    fn a_refresh_of_ours_is_a_request_in_which_we_are_the_client() {
+        let interval = Interval { seconds: 90, refresher: Refresher::Uas, peer_supports: true };
+        assert_eq!(
+            (interval.header().as_str(), interval.refresh_header().as_str()),
+            ("90;refresher=uas", "90;refresher=uac")
+        );
     }
 
     #[test]

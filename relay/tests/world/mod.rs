@@ -1,6 +1,8 @@
 //! A relay with everything around it: a model, a session function, and a caller, all on this machine.
 #![allow(dead_code, reason = "each of the tests that share it uses a part of it")]
 
+pub mod callee;
+
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
 use std::sync::{Arc, Mutex};
@@ -14,7 +16,7 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use ihuza_core::realtime;
-use ihuza_relay::config::Config;
+use ihuza_relay::config::{Config, Peer, PeerAddress, Transport};
 use ihuza_relay::media::rtp::Packet;
 use ihuza_relay::shell::relay::Relay;
 use serde_json::{Value, json};
@@ -73,6 +75,13 @@ fn reads(path: &str, body: &Value) {
     let refused = match path.rsplit('/').next() {
         Some("events") => realtime::events_fields(body).err(),
         Some("tools") => realtime::tool_run(body).err(),
+        Some("trunks") => {
+            for trunk in body["trunks"].as_array().unwrap() {
+                // What the table of reports takes, and nothing besides.
+                assert!(["active", "down"].contains(&trunk["status"].as_str().unwrap()), "{body}");
+            }
+            realtime::trunk_fields(body).err()
+        }
         Some("end") => {
             assert!(realtime::CAUSES.contains(&body["cause"].as_str().unwrap()), "{body}");
             realtime::end_fields(body).err()
@@ -219,17 +228,23 @@ pub struct World {
     pub model: Model,
     pub directory: std::path::PathBuf,
     faults: Faults,
-    config: Config,
+    pub config: Config,
 }
 
 impl World {
     /// With a relay in this process.
     pub async fn start() -> World {
         let mut world = World::without_relay().await;
-        let relay = Relay::start(world.config.clone(), secret).await.unwrap();
-        world.http = relay.http;
-        world.relay = Some(relay);
+        world.begin(|_| ()).await;
         world
+    }
+
+    /// Starts the relay, its settings changed.
+    pub async fn begin(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let relay = Relay::start(self.config.clone(), secret).await.unwrap();
+        self.http = relay.http;
+        self.relay = Some(relay);
     }
 
     /// All but the relay.
@@ -289,7 +304,7 @@ impl World {
         std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
         command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
-        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD"] {
+        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY"] {
             command.env(name, secret(name).unwrap());
         }
         let process = Process(command.spawn().unwrap());
@@ -386,7 +401,7 @@ impl Drop for Process {
 }
 
 /// An address that was free a moment ago, for UDP and TCP alike. Below the range that the kernel gives out by itself.
-fn free_address() -> SocketAddr {
+pub fn free_address() -> SocketAddr {
     loop {
         let port = 10_000 + (ihuza_relay::shell::call::dice() % 10_000) as u16;
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -396,10 +411,16 @@ fn free_address() -> SocketAddr {
     }
 }
 
-fn secret(name: &str) -> Option<String> {
+/// A trunk that takes requests there.
+pub fn peer(address: SocketAddr) -> Peer {
+    Peer(PeerAddress { transport: Transport::Udp, host: address.ip().to_string(), port: address.port() })
+}
+
+pub fn secret(name: &str) -> Option<String> {
     match name {
         "MODEL_KEY" => Some("model-key".into()),
         "TRUNK_PASSWORD" => Some("secret".into()),
+        "CALLS_KEY" => Some("calls-key".into()),
         "FUNCTION_KEY" => Some("function-key".into()),
         _ => None,
     }
@@ -458,6 +479,11 @@ impl Caller {
         self.sip.send_to(text.as_bytes(), self.relay).await.unwrap();
     }
 
+    /// Where it takes requests.
+    pub fn address(&self) -> SocketAddr {
+        self.sip.local_addr().unwrap()
+    }
+
     /// The next message of that kind: a status, or a method.
     pub async fn expect(&mut self, first: &str) -> Reply {
         let mut buffer = vec![0; 8192];
@@ -477,6 +503,15 @@ impl Caller {
         let Ok(text) = waited.await else { panic!("waited for {first:?}, saw {seen:?}") };
         let status = text.strip_prefix("SIP/2.0 ").and_then(|rest| rest[..3].parse().ok()).unwrap_or(0);
         Reply { status, text }
+    }
+
+    /// The next message, if it is of that kind.
+    pub async fn next_of(&mut self, first: &str) -> Option<Reply> {
+        let mut buffer = vec![0; 8192];
+        let (length, _) = self.sip.recv_from(&mut buffer).await.unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let status = text.strip_prefix("SIP/2.0 ").and_then(|rest| rest[..3].parse().ok()).unwrap_or(0);
+        text.starts_with(first).then_some(Reply { status, text })
     }
 
     /// Answers a request of the relay's.

@@ -33,12 +33,15 @@ impl History {
 
     /// The messages that tell a new connection.
     pub fn replay(&self) -> impl Iterator<Item = String> {
-        self.turns.iter().map(|(speaker, text)| {
-            let (role, kind) = match speaker {
-                Speaker::Caller => ("user", "input_text"),
-                Speaker::Agent => ("assistant", "output_text"),
-            };
-            super::created(&json!({ "type": "message", "role": role, "content": [{ "type": kind, "text": text }] }))
-        })
+        self.turns.iter().map(|(speaker, text)| message(*speaker, text))
     }
+}
+
+/// The message that tells a connection of one turn.
+pub fn message(speaker: Speaker, text: &str) -> String {
+    let (role, kind) = match speaker {
+        Speaker::Caller => ("user", "input_text"),
+        Speaker::Agent => ("assistant", "output_text"),
+    };
+    super::created(&json!({ "type": "message", "role": role, "content": [{ "type": kind, "text": text }] }))
 }

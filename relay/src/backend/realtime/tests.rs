@@ -303,6 +303,41 @@ fn a_broken_connection_is_made_again_with_what_was_said() {
     assert_eq!(out, ["2> conversation.item.create", "2> input_audio_buffer.append", "Ready"]);
 }
 
+/// A second connection in the place of a broken first one: what it is told.
+fn made_again(talk: &mut Talk) -> Vec<String> {
+    talk.after(0);
+    talk.give(Input::Connected(Link(2)));
+    talk.says(2, json!({ "type": "session.created" }));
+    talk.says(2, json!({ "type": "session.updated" }))
+}
+
+#[test]
+fn whoever_waits_for_an_answer_gets_one_from_the_next_connection() {
+    let mut talk = Talk::ready();
+    talk.give(Input::Greet);
+    talk.give(Input::Disconnected(Link(1)));
+    assert_eq!(made_again(&mut talk), ["Ready", "2> response.create"], "the greeting, for nothing was said yet");
+
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "Muraho" }));
+    let out = talk.give(Input::Disconnected(Link(1)));
+    assert_eq!(out, ["complete r1"], "its sound ends where it ends");
+    assert_eq!(made_again(&mut talk), ["2> conversation.item.create", "Ready", "2> response.create"]);
+    let out = talk.give(Input::Spoken(heard("r1", 500, 500)));
+    assert_eq!(out, ["Agent: Muraho"], "and is recorded");
+}
+
+#[test]
+fn whoever_interrupted_the_old_connection_is_not_answered_before_he_has_spoken() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "input_audio_buffer.speech_started" }));
+    talk.give(Input::Cut(vec![heard("r1", 200, 500)]));
+    talk.give(Input::Disconnected(Link(1)));
+    assert!(!made_again(&mut talk).iter().any(|output| output.ends_with("response.create")));
+}
+
 #[test]
 fn a_model_that_does_not_come_back_is_given_up() {
     let mut talk = Talk::ready();
