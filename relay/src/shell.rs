@@ -9,6 +9,7 @@ pub mod link;
 pub mod log;
 pub mod metrics;
 pub mod ports;
+pub mod recorder;
 pub mod relay;
 pub mod scribe;
 pub mod session_function;

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::backend::{Speaker, Usage};
 use crate::sip::call::EndCause;
+use crate::sip::consent::State;
 
 /// One line of a call's story. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,6 +81,33 @@ pub enum Entry {
         /// When.
         at_ms: i64,
     },
+    /// The caller was told that the call is recorded, or refused it.
+    Consent {
+        /// Which of the two.
+        state: State,
+        /// The language of the announcement.
+        locale: Locale,
+        /// When.
+        at_ms: i64,
+    },
+    /// A recording begins; where it ends nobody may have lived to say, so its file is named now.
+    Recording {
+        /// The name of its file.
+        file: String,
+        /// When.
+        at_ms: i64,
+    },
+    /// A recording is over.
+    Recorded {
+        /// The name of its file.
+        file: String,
+        /// How much of the call is in it.
+        duration_ms: u64,
+        /// Why it ended before the call, if it did.
+        failure: Option<String>,
+        /// When.
+        at_ms: i64,
+    },
     /// The call is over.
     Ended {
         /// Why.
@@ -114,6 +142,9 @@ impl Entry {
             | Entry::Tool { at_ms, .. }
             | Entry::Transferred { at_ms, .. }
             | Entry::Used { at_ms, .. }
+            | Entry::Consent { at_ms, .. }
+            | Entry::Recording { at_ms, .. }
+            | Entry::Recorded { at_ms, .. }
             | Entry::Ended { at_ms, .. } => Some(*at_ms),
             Entry::Posted { .. } | Entry::Closed => None,
         }

@@ -33,6 +33,15 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
         Entry::Transferred { outcome, status, .. } => {
             json!({"type": "transferred", "outcome": outcome, "status": status})
         }
+        Entry::Consent { state, locale, .. } => json!({
+            "type": "consent", "kind": "recording", "state": state.as_str(), "method": state.method(),
+            "language": locale.as_str(),
+        }),
+        Entry::Recording { file, .. } => json!({"type": "recording", "state": "begun", "file": file}),
+        Entry::Recorded { file, duration_ms, failure, .. } => {
+            let state = if failure.is_some() { "failed" } else { "ended" };
+            json!({"type": "recording", "state": state, "file": file, "duration_ms": duration_ms, "reason": failure})
+        }
         Entry::Ended { cause, media, .. } => json!({"type": "ended", "cause": self::cause(*cause), "media": media}),
         Entry::Posted { .. } | Entry::Closed => Value::Null,
     };
@@ -85,6 +94,7 @@ mod tests {
 
     use super::*;
     use crate::sip::call::END_CAUSES;
+    use crate::sip::consent::State;
 
     fn entries() -> Vec<Entry> {
         let at_ms = 1_795_000_000_123;
@@ -122,6 +132,9 @@ mod tests {
                 at_ms,
             },
             Entry::Ended { cause: EndCause::CallerHungUp, media: Value::Null, at_ms },
+            Entry::Consent { state: State::Announced, locale: Locale::Rw, at_ms },
+            Entry::Recording { file: "c.wav".into(), at_ms },
+            Entry::Recorded { file: "c.wav".into(), duration_ms: 1500, failure: None, at_ms },
         ]
     }
 
@@ -143,7 +156,10 @@ mod tests {
                 "tool",
                 "transferred",
                 "response.done",
-                "ended"
+                "ended",
+                "consent",
+                "recording",
+                "recording"
             ]
         );
         assert!(
@@ -161,6 +177,9 @@ mod tests {
             (&json!(2), &json!(5))
         );
         assert_eq!(usage["input_token_details"]["cached_tokens_details"]["audio_tokens"], 4);
+        let told = |name: &str| read[9][name].as_str().unwrap().to_owned();
+        assert_eq!(["kind", "state", "method", "language"].map(told), ["recording", "announced", "announcement", "rw"]);
+        assert_eq!((&read[11]["file"], &read[11]["duration_ms"]), (&json!("c.wav"), &json!(1500)));
         assert!(!json!(events).to_string().contains("+250"), "who calls whom stands beside the events");
     }
 

@@ -23,6 +23,7 @@ use super::rtcp::{Control, one_way_delay_ms};
 use super::rtp::{self, Packet, Placed, SequenceNumbers};
 use super::source::{Network, Source, Verdict};
 use super::statistics::Reception;
+use super::tape::Tape;
 use super::{FRAME_MS, FRAME_SAMPLES, TICKS_PER_MS};
 use crate::moment::Moment;
 
@@ -84,6 +85,8 @@ pub enum Output {
     Digit(Digit),
     /// An item of the agent was spoken to its end.
     Spoken(Heard),
+    /// A piece of the recording, both tracks.
+    Recorded(Vec<u8>),
     /// Nothing came from the other side for too long.
     Dead,
 }
@@ -164,6 +167,8 @@ pub struct Session {
     sent: u64,
     unknown: u64,
     concealed_ticks: u64,
+    /// Both directions, while they are recorded.
+    tape: Option<Tape>,
     out: VecDeque<Output>,
 }
 
@@ -196,6 +201,7 @@ impl Session {
             sent: 0,
             unknown: 0,
             concealed_ticks: 0,
+            tape: None,
             out: VecDeque::new(),
             setup,
         }
@@ -327,6 +333,16 @@ impl Session {
         self.playout.queued_ms()
     }
 
+    /// From now on both directions are recorded, as they are heard on the telephone.
+    pub fn record(&mut self) {
+        self.tape.get_or_insert_with(|| Tape::new(self.setup.law.silence()));
+    }
+
+    /// Nothing more is recorded; what is left on the tape.
+    pub fn stop_recording(&mut self) -> Vec<u8> {
+        self.tape.take().map(Tape::finish).unwrap_or_default()
+    }
+
     /// A key that came by SIP.
     pub fn info_digit(&mut self, now: Moment, digit: Digit) {
         if let Some(digit) = self.keypad.info(now, digit) {
@@ -424,6 +440,9 @@ impl Session {
         if self.on_hold {
             return;
         }
+        if let Some(tape) = &mut self.tape {
+            tape.heard(&payload);
+        }
         match self.guard.as_mut().map(|guard| guard.heard(now, samples.into_iter(), payload.clone())) {
             None => self.out.push_back(Output::Audio(payload)),
             Some(Gate::Pass(frames)) => self.out.extend(frames.into_iter().map(Output::Audio)),
@@ -452,7 +471,11 @@ impl Session {
         };
         if !self.on_hold {
             let law = self.setup.law;
-            self.out.push_back(Output::Audio(samples.into_iter().map(|sample| law.encode(sample)).collect()));
+            let audio: Vec<u8> = samples.into_iter().map(|sample| law.encode(sample)).collect();
+            if let Some(tape) = &mut self.tape {
+                tape.heard(&audio);
+            }
+            self.out.push_back(Output::Audio(audio));
         }
     }
 
@@ -474,6 +497,9 @@ impl Session {
                 let missed = (now.since(self.next_send).as_micros() / FRAME.as_micros()) as u32 + 1;
                 self.timestamp = self.timestamp.wrapping_add(missed.wrapping_mul(FRAME_SAMPLES as u32));
                 self.next_send += FRAME * missed;
+                if let Some(tape) = &mut self.tape {
+                    tape.skipped(missed as usize * FRAME_SAMPLES);
+                }
                 break;
             }
             burst += 1;
@@ -497,6 +523,10 @@ impl Session {
             // Silence is sent too: carriers cut legs on which nothing comes.
             None => (vec![self.setup.law.silence(); FRAME_SAMPLES], false),
         };
+        if let Some(tape) = &mut self.tape {
+            tape.said(&payload);
+            self.out.extend(tape.piece().map(Output::Recorded));
+        }
         let [ssrc, ..] = self.setup.dice;
         let packet = Packet {
             marker,

@@ -15,15 +15,16 @@ use super::announcements::Announcement;
 use super::link;
 use super::log::Level;
 use super::ports::Pair;
+use super::recorder::Recording;
 use super::relay::Shared;
-use super::scribe;
+use super::scribe::{self, Line};
 use super::session_function::{Opened, Opening};
 use super::signalling::{Accepted, Incoming, Refused, Signal};
 use crate::backend::realtime::{Realtime, Setup};
 use crate::backend::{self, Link, VoiceBackend};
 use crate::config::{Did, Trunk};
 use crate::journal::entry::Entry;
-use crate::media::dtmf;
+use crate::media::dtmf::{self, Digit};
 use crate::media::g711::Law;
 use crate::media::playout::ItemId;
 use crate::media::session::{self, Session};
@@ -31,6 +32,7 @@ use crate::media::source::Network;
 use crate::moment::Moment;
 use crate::sip::admission::Refusal;
 use crate::sip::call::{self, Call, EndCause};
+use crate::sip::consent::{self, Consent};
 use crate::sip::description::{Agreed, Local, Policy};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
 use crate::sip::transfer::{self, Outcome, Transfer};
@@ -73,6 +75,7 @@ enum Arrival {
     Opened(Result<Opened, String>),
     Tool { call_id: String, name: String, took: Duration, output: Result<String, String> },
     Refreshed(bool),
+    ConsentKept(bool),
     Referred(Option<u16>),
 }
 
@@ -100,7 +103,10 @@ struct Running {
     timer: Option<SessionTimer>,
     hand_over: Option<HandOver>,
     arrivals: mpsc::Sender<Arrival>,
-    record: mpsc::Sender<Entry>,
+    record: mpsc::Sender<Line>,
+    /// On a trunk that records.
+    consent: Option<Consent>,
+    recording: Option<Recording>,
     ended: Option<EndCause>,
 }
 
@@ -135,6 +141,8 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         hand_over: None,
         arrivals,
         record,
+        consent: None,
+        recording: None,
         ended: None,
         shared: shared.clone(),
         start,
@@ -184,7 +192,11 @@ impl Running {
     }
 
     fn write(&self, entry: Entry) {
-        if self.record.try_send(entry).is_err() {
+        self.write_line(entry.into());
+    }
+
+    fn write_line(&self, line: Line) {
+        if self.record.try_send(line).is_err() {
             self.log("JOURNAL_FAILED", Level::Error, "the record of a call does not keep up", json!({}));
         }
     }
@@ -220,7 +232,8 @@ impl Running {
         let media = self.media.as_ref().map(Session::next_timeout);
         let timer = self.timer.as_ref().map(SessionTimer::next_timeout);
         let transfer = self.transfer().map(|transfer| transfer.next_timeout());
-        [self.call.next_timeout(), model, media, timer, transfer].into_iter().flatten().fold(far, Moment::min)
+        let consent = self.consent.as_ref().and_then(Consent::next_timeout);
+        [self.call.next_timeout(), model, media, timer, transfer, consent].into_iter().flatten().fold(far, Moment::min)
     }
 
     fn timeout(&mut self) {
@@ -236,6 +249,9 @@ impl Running {
         }
         if let Some(outcome) = self.transfer().and_then(|transfer| transfer.poll(now)) {
             self.handed_over(outcome);
+        }
+        if let Some(output) = self.consent.as_mut().and_then(|consent| consent.timeout(now)) {
+            self.do_for_consent(output);
         }
         match self.timer.as_mut().and_then(|timer| timer.poll(now)) {
             Some(Due::Expired) => self.tell_call(call::Input::SessionExpired),
@@ -331,6 +347,11 @@ impl Running {
             Arrival::Referred(status) => {
                 if let Some(outcome) = self.transfer().and_then(|transfer| transfer.answered(status)) {
                     self.handed_over(outcome);
+                }
+            }
+            Arrival::ConsentKept(certain) => {
+                if let Some(output) = self.consent.as_mut().and_then(|consent| consent.kept(certain)) {
+                    self.do_for_consent(output);
                 }
             }
             Arrival::Refreshed(true) => {
@@ -527,9 +548,80 @@ impl Running {
             media.redescribe(now, agreed.remote, agreed.remote_control, true);
         }
         self.media = Some(media);
+        if self.start.trunk.record {
+            self.ask_consent();
+        }
+        // What the agent says first waits behind the announcement.
         for output in std::mem::take(&mut self.early) {
             self.do_for_model(output);
         }
+    }
+
+    /// Says that the call is recorded; the recording begins behind it.
+    fn ask_consent(&mut self) {
+        let (now, law) = (self.now(), self.law());
+        // The call's language may be one that the trunk's announcements lack.
+        let locales = [self.opening.locale, self.start.did.locale.0];
+        let words = |locale| Some((locale, self.shared.announcements.spoken(Announcement::Consent, locale, law)?));
+        let Some((locale, sound)) = locales.into_iter().find_map(words) else {
+            return self.log("RECORDING_REFUSED", Level::Error, "there is no announcement: not recorded", json!({}));
+        };
+        let wait = Duration::from_millis(self.shared.config.recording.refusal_wait_ms);
+        let refuse_key = self.start.trunk.refuse_key.and_then(Digit::from_char);
+        self.consent = Some(Consent::new(locale, refuse_key, wait));
+        if let Some(media) = &mut self.media {
+            media.announce(now, &ItemId::from(Announcement::Consent.as_str()), sound.into());
+        }
+    }
+
+    fn do_for_consent(&mut self, output: consent::Output) {
+        match output {
+            consent::Output::Keep(state) => {
+                let locale = self.consent.as_ref().map_or(self.opening.locale, |consent| consent.locale);
+                let (line, kept) = Line::kept(Entry::Consent { state, locale, at_ms: self.at_ms() });
+                self.log("RECORDING_CONSENT", Level::Info, state.as_str(), json!({ "state": state.as_str() }));
+                self.write_line(line);
+                if state == consent::State::Announced {
+                    let arrivals = self.arrivals.clone();
+                    tokio::spawn(async move {
+                        let certain = kept.await.unwrap_or(false);
+                        let _ = arrivals.send(Arrival::ConsentKept(certain)).await;
+                    });
+                }
+            }
+            consent::Output::Record => {
+                let Some(recorder) = &self.shared.recorder else { return };
+                match recorder.begin(&self.opening.correlation_id, self.law()) {
+                    Ok(recording) => {
+                        self.write(Entry::Recording { file: recording.file(), at_ms: self.at_ms() });
+                        self.recording = Some(recording);
+                        if let Some(media) = &mut self.media {
+                            media.record();
+                        }
+                    }
+                    Err(error) => self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({})),
+                }
+            }
+        }
+    }
+
+    fn recorded(&mut self, sound: Vec<u8>) {
+        if let Some(Err(error)) = self.recording.as_mut().map(|recording| recording.append(sound)) {
+            self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({}));
+            self.end_recording(Some(error.to_string()));
+        }
+    }
+
+    fn end_recording(&mut self, failure: Option<String>) {
+        let rest = self.media.as_mut().map(Session::stop_recording).unwrap_or_default();
+        let Some(mut recording) = self.recording.take() else { return };
+        let failure = failure.or_else(|| recording.append(rest).err().map(|error| error.to_string()));
+        let (file, duration_ms) = (recording.file(), recording.duration_ms());
+        self.write(Entry::Recorded { file, duration_ms, failure, at_ms: self.at_ms() });
+    }
+
+    fn is_announcing_consent(&self) -> bool {
+        self.consent.as_ref().is_some_and(Consent::is_announcing)
     }
 
     fn announce(&mut self, announcement: Announcement) {
@@ -617,12 +709,28 @@ impl Running {
         match output {
             session::Output::Rtp { to, datagram } => send(&self.start.pair.media, &datagram, to),
             session::Output::Rtcp { to, datagram } => send(&self.start.pair.control, &datagram, to),
+            // The announcement cannot be interrupted.
+            session::Output::Audio(_) if self.is_announcing_consent() => {}
             session::Output::Audio(audio) => self.tell_model(backend::Input::Audio(audio)),
+            session::Output::Recorded(sound) => self.recorded(sound),
             session::Output::Digit(digit) => {
                 self.write(Entry::Digit { at_ms: self.at_ms() });
+                let (answered, output) = self.consent.as_mut().map_or((false, None), |consent| consent.key(digit));
+                if let Some(output) = output {
+                    self.do_for_consent(output);
+                }
+                if answered {
+                    return;
+                }
                 self.tell_model(backend::Input::Digit(digit));
             }
             session::Output::Spoken(heard) => {
+                let now = self.now();
+                let is_notice = *heard.item == *Announcement::Consent.as_str();
+                if let Some(output) = self.consent.as_mut().filter(|_| is_notice).and_then(|asked| asked.announced(now))
+                {
+                    self.do_for_consent(output);
+                }
                 self.tell_model(backend::Input::Spoken(heard));
                 if self.media.as_ref().is_some_and(|media| media.queued_ms() == 0) {
                     self.tell_call(call::Input::Silent);
@@ -643,6 +751,7 @@ impl Running {
             media.end(now);
         }
         self.carry_out();
+        self.end_recording(None);
         self.links.clear();
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);

@@ -18,6 +18,7 @@ use super::journal::Journal;
 use super::log::{Level, Log};
 use super::metrics::Metrics;
 use super::ports::Ports;
+use super::recorder::Recorder;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
@@ -42,6 +43,8 @@ pub struct Shared {
     pub ports: Ports,
     /// What the relay itself says.
     pub announcements: Announcements,
+    /// Recordings, where a trunk records.
+    pub recorder: Option<Recorder>,
     /// TLS towards the model.
     pub connector: Arc<Connector>,
     /// The key for the model where a call brings none.
@@ -61,8 +64,11 @@ pub enum StartError {
     #[error("journal in {0} cannot be opened: {1}")]
     Journal(String, std::io::Error),
     /// The files of what it says itself.
-    #[error("announcements in {0} cannot be read: {1}")]
-    Announcements(String, std::io::Error),
+    #[error("announcements: {0}")]
+    Announcements(std::io::Error),
+    /// The recordings' directory.
+    #[error("recordings in {0} cannot be kept: {1}")]
+    Recordings(String, std::io::Error),
     /// The HTTP server.
     #[error("cannot listen for HTTP on {0}: {1}")]
     Http(SocketAddr, std::io::Error),
@@ -94,22 +100,20 @@ impl Relay {
         // Two providers in one program make rustls panic at its first connection; the first to be installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let passwords = passwords(&config, &secret)?;
-        let announcements = match &config.media.announcements {
-            Some(directory) => Announcements::read(directory)
-                .map_err(|error| StartError::Announcements(directory.display().to_string(), error))?,
-            None => Announcements::default(),
-        };
+        let announcements = Announcements::of(&config).map_err(StartError::Announcements)?;
         let clock = Clock::start();
         let log = Log::new(clock);
         let directory = &config.journal.directory;
         let (journal, leftovers) = Journal::open(directory, clock)
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
+        let recorder = recorder(&config, log)?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
         let desk = Desk { journal, function, log };
         let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
         let shared = Arc::new(Shared {
             clock,
             announcements,
+            recorder,
             metrics: Metrics::default(),
             ports: Ports::new(config.media.bind, config.media.ports.0.clone()),
             connector: Arc::new(connector),
@@ -298,6 +302,22 @@ fn passwords(config: &Config, secret: &impl Fn(&str) -> Option<String>) -> Resul
         None => Err(StartError::Password(trunk.name.clone())),
     };
     asking.map(password).collect()
+}
+
+/// The writer of recordings, if any trunk records; what a former process left unfinished is finished.
+fn recorder(config: &Config, log: Log) -> Result<Option<Recorder>, StartError> {
+    let Some(directory) =
+        config.recording.directory.as_ref().filter(|_| config.trunks.iter().any(|trunk| trunk.record))
+    else {
+        return Ok(None);
+    };
+    let (recorder, mended) =
+        Recorder::open(directory).map_err(|error| StartError::Recordings(directory.display().to_string(), error))?;
+    for correlation_id in mended {
+        let message = "the recording of a former process was finished";
+        log.event("RECORDING_MENDED", Level::Warn, message, json!({ "correlation_id": correlation_id }));
+    }
+    Ok(Some(recorder))
 }
 
 /// 64 random bytes.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Journal, Leftover};
 use super::log::{Level, Log};
@@ -31,11 +31,31 @@ pub struct Desk {
     pub log: Log,
 }
 
+/// An entry, and who waits for it to be on disk.
+pub struct Line {
+    entry: Entry,
+    kept: Option<oneshot::Sender<bool>>,
+}
+
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Line {
+        Line { entry, kept: None }
+    }
+}
+
+impl Line {
+    /// An entry that something depends on: whether it is on disk comes by the receiver.
+    pub fn kept(entry: Entry) -> (Line, oneshot::Receiver<bool>) {
+        let (kept, is_kept) = oneshot::channel();
+        (Line { entry, kept: Some(kept) }, is_kept)
+    }
+}
+
 /// Begins the record of a call.
-pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
-    let (sender, entries) = mpsc::channel(MOST_WAITING);
+pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Line> {
+    let (sender, lines) = mpsc::channel(MOST_WAITING);
     let scribe = Scribe { desk, opening, owed: Vec::new(), last: 0, last_at_ms: 0, ended: None, failing: false };
-    tokio::spawn(scribe.run(entries));
+    tokio::spawn(scribe.run(lines));
     sender
 }
 
@@ -94,13 +114,16 @@ struct Scribe {
 }
 
 impl Scribe {
-    async fn run(mut self, mut entries: mpsc::Receiver<Entry>) {
+    async fn run(mut self, mut lines: mpsc::Receiver<Line>) {
         let mut post = tokio::time::interval(POST_EVERY);
         post.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                entry = entries.recv() => match entry {
-                    Some(entry) => self.write(entry).await,
+                line = lines.recv() => match line {
+                    Some(Line { entry, kept }) => {
+                        let on_disk = self.write(entry).await;
+                        let _ = kept.map(|kept| kept.send(on_disk));
+                    }
                     None => break,
                 },
                 // A failure costs nothing: what is owed stays owed and is tried again.
@@ -115,19 +138,22 @@ impl Scribe {
         self.close().await;
     }
 
-    async fn write(&mut self, entry: Entry) {
+    /// Whether it is on disk.
+    async fn write(&mut self, entry: Entry) -> bool {
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
         // The call is worth more than its journal: without it, it goes on from memory.
-        if let Err(error) = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await {
+        let written = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await;
+        if let Err(error) = &written {
             self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
         }
         if entry.is_told() {
             self.last += 1;
             self.owed.push((self.last, entry));
         }
+        written.is_ok()
     }
 
     async fn post(&mut self) -> bool {

@@ -225,7 +225,13 @@ pub struct World {
 impl World {
     /// With a relay in this process.
     pub async fn start() -> World {
+        World::start_with(|_, _| {}).await
+    }
+
+    /// With a relay in this process, with other settings; the directory is the world's own.
+    pub async fn start_with(change: impl FnOnce(&mut Config, &std::path::Path)) -> World {
         let mut world = World::without_relay().await;
+        change(&mut world.config, &world.directory);
         let relay = Relay::start(world.config.clone(), secret).await.unwrap();
         world.http = relay.http;
         world.relay = Some(relay);
