@@ -276,6 +276,7 @@ pub struct Trunk {
     /// A short name, for records, logs and metrics.
     pub name: String,
     /// Addresses of its signalling. Packets of others are dropped before they are read.
+    #[serde(default)]
     pub sources: Vec<Range>,
     /// Addresses of its media besides the one that its session description names.
     #[serde(default)]
@@ -293,12 +294,22 @@ pub struct Trunk {
     pub record: bool,
     /// The key by which a caller refuses to be recorded, as `"2"`; the announcement has to say so.
     pub refuse_key: Option<char>,
+    /// A gateway may bring its calls over a WebSocket, `/mtn-media`.
+    pub gateway: Option<Gateway>,
     /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
     #[serde(default)]
     pub transfer_prefixes: Vec<String>,
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,
+}
+
+/// How a gateway proves that it is of this trunk.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Environment variable with the secret that it shows, or that tokens are signed with.
+    pub secret_env: String,
 }
 
 /// A codec of a trunk.
@@ -510,7 +521,7 @@ impl Config {
             if self.trunks.iter().take(n).any(|other| other.name == trunk.name) {
                 return wrong(format!("{at}.name"), "is the name of another trunk already");
             }
-            if trunk.sources.is_empty() {
+            if trunk.sources.is_empty() && trunk.gateway.is_none() {
                 return wrong(
                     format!("{at}.sources"),
                     "is empty: without addresses every packet of this trunk is dropped",

@@ -8,6 +8,17 @@ use crate::backend::{Speaker, Usage};
 use crate::sip::call::EndCause;
 use crate::sip::consent::State;
 
+/// By which way a call came: the first half of its name in the record, as a trunk's own id is its own alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// SIP and RTP.
+    #[default]
+    MtnSip,
+    /// A gateway that streams media over a WebSocket.
+    MtnMedia,
+}
+
 /// One line of a call's story. Times are milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -18,6 +29,9 @@ pub enum Entry {
         correlation_id: String,
         /// The trunk's Call-ID.
         call_sid: String,
+        /// By which way it came.
+        #[serde(default)]
+        origin: Origin,
         /// The trunk.
         trunk: String,
         /// Who calls, in E.164, if known.

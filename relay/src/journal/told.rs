@@ -93,6 +93,7 @@ mod tests {
     use ihuza_core::realtime::{CAUSES, events_fields};
 
     use super::*;
+    use crate::journal::entry::Origin;
     use crate::sip::call::END_CAUSES;
     use crate::sip::consent::State;
 
@@ -102,6 +103,7 @@ mod tests {
             Entry::Opened {
                 correlation_id: "c".into(),
                 call_sid: "s".into(),
+                origin: Origin::MtnSip,
                 trunk: "mtn".into(),
                 from: Some("+250788123456".into()),
                 to: "+250788000100".into(),

@@ -30,8 +30,8 @@ use crate::moment::Moment;
 const FRAME: Duration = Duration::from_millis(FRAME_MS);
 /// After a late wake-up so many packets may leave at once; what is beyond is left out of the timeline.
 const MOST_AT_ONCE: u32 = 3;
-/// A packet carries 200 ms at most; longer ones are cut.
-const LONGEST_PAYLOAD: usize = 1600;
+/// Five seconds, which is what a gateway's message may carry; longer ones are cut. A datagram never carries so much.
+const LONGEST_PAYLOAD: usize = 40_000;
 /// Until nothing was heard for so long, the model hears nothing either: packets of 40 ms are no gap.
 const FILL_AFTER: Duration = Duration::from_millis(40);
 
@@ -161,6 +161,8 @@ pub struct Session {
     sequence_number: u16,
     timestamp: u32,
     next_send: Moment,
+    /// Between two talk spurts nothing is sent.
+    quiet_between: bool,
     /// How much earlier than its turn the stream runs, since the agent began to speak between two turns.
     ahead: Duration,
     control: Control,
@@ -196,6 +198,7 @@ impl Session {
             sequence_number: sequence_number as u16,
             timestamp,
             next_send: now + FRAME,
+            quiet_between: false,
             ahead: Duration::ZERO,
             control: Control::new(now, ssrc, setup.cname.clone(), setup.ntp_at_start, seed),
             sent: 0,
@@ -331,6 +334,11 @@ impl Session {
     /// How long what waits will last.
     pub fn queued_ms(&self) -> u32 {
         self.playout.queued_ms()
+    }
+
+    /// Where the way to the caller needs no keeping open, silence is not sent.
+    pub fn keep_silence(&mut self) {
+        self.quiet_between = true;
     }
 
     /// From now on both directions are recorded, as they are heard on the telephone.
@@ -513,6 +521,7 @@ impl Session {
             self.next_send += std::mem::take(&mut self.ahead);
             return;
         }
+        let is_silence = frame.is_none();
         let (payload, marker) = match frame {
             Some(frame) => {
                 if let Some(guard) = &mut self.guard {
@@ -526,6 +535,11 @@ impl Session {
         if let Some(tape) = &mut self.tape {
             tape.said(&payload);
             self.out.extend(tape.piece().map(Output::Recorded));
+        }
+        if is_silence && self.quiet_between {
+            self.timestamp = self.timestamp.wrapping_add(FRAME_SAMPLES as u32);
+            self.next_send += FRAME;
+            return;
         }
         let [ssrc, ..] = self.setup.dice;
         let packet = Packet {

@@ -8,25 +8,27 @@ use std::time::Duration;
 use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::announcements::Announcement;
+use super::gateway::{Arrived, Line, Stuck};
 use super::link;
 use super::log::Level;
 use super::ports::Pair;
 use super::recorder::Recording;
 use super::relay::Shared;
-use super::scribe::{self, Line};
+use super::scribe;
 use super::session_function::{Opened, Opening};
 use super::signalling::{Accepted, Incoming, Refused, Signal};
 use crate::backend::realtime::{Realtime, Setup};
 use crate::backend::{self, Link, VoiceBackend};
 use crate::config::{Did, Trunk};
-use crate::journal::entry::Entry;
+use crate::journal::entry::{Entry, Origin};
 use crate::media::dtmf::{self, Digit};
 use crate::media::g711::Law;
-use crate::media::playout::ItemId;
+use crate::media::playout::{Heard, ItemId};
 use crate::media::session::{self, Session};
 use crate::media::source::Network;
 use crate::moment::Moment;
@@ -46,20 +48,27 @@ const TRANSFER_TO: &str = "transfer_to";
 /// A tool of our own: the agent says goodbye.
 const END_CALL: &str = "end_call";
 
+/// Stands for the other end of a call over a gateway, which has no address; one for documentation (RFC 5737).
+pub const GATEWAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 9);
+
 /// What a call is made of when it is let in.
 pub struct Start {
     /// SIP.
     pub incoming: Incoming,
     /// The trunk's Call-ID.
     pub call_sid: String,
+    /// By which way it came.
+    pub origin: Origin,
     /// By which trunk.
     pub trunk: Trunk,
     /// For which number.
     pub did: Did,
     /// Who calls.
     pub caller: Option<E164>,
-    /// Ports for its media.
-    pub pair: Pair,
+    /// Ports for its media, if it comes by RTP.
+    pub pair: Option<Pair>,
+    /// The gateway that brings it, if one does.
+    pub line: Option<Line>,
     /// Our end, which has answered the offer.
     pub local: Local,
     /// Our description.
@@ -103,7 +112,7 @@ struct Running {
     timer: Option<SessionTimer>,
     hand_over: Option<HandOver>,
     arrivals: mpsc::Sender<Arrival>,
-    record: mpsc::Sender<Line>,
+    record: mpsc::Sender<scribe::Line>,
     /// On a trunk that records.
     consent: Option<Consent>,
     recording: Option<Recording>,
@@ -116,6 +125,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
     let opening = Opening {
         correlation_id: Uuid::new_v4().to_string(),
         call_sid: start.call_sid.clone(),
+        origin: start.origin,
         trunk: start.trunk.name.clone(),
         from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
         to: start.did.number.0.as_str().to_owned(),
@@ -159,19 +169,20 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         // Fair on purpose: a flood on the media port must not keep the model or SIP waiting.
         tokio::select! {
             () = tokio::time::sleep_until(wake) => running.timeout(),
-            Ok((length, from)) = running.start.pair.media.recv_from(&mut media_buffer) => {
+            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.media), &mut media_buffer) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, media_buffer.get(..length)) {
                     media.handle_datagram(shared.clock.now(), from, datagram);
                 }
             }
             Some(event) = from_model.recv() => running.tell_model(event),
+            Some(arrived) = from_line(&mut running.start.line) => running.line_brings(arrived),
             signal = running.start.incoming.signals.recv() => match signal {
                 Some(signal) => running.signal(signal),
                 // The stack has given the dialog up.
                 None => running.tell_call(call::Input::HungUp),
             },
             Some(arrival) = arrived.recv() => running.arrival(arrival),
-            Ok((length, from)) = running.start.pair.control.recv_from(&mut control_buffer) => {
+            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.control), &mut control_buffer) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, control_buffer.get(..length)) {
                     media.handle_control(shared.clock.now(), from, datagram);
                 }
@@ -180,6 +191,22 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         }
     }
     running.close();
+}
+
+/// The next datagram of a port, if there is one.
+async fn datagram(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+    match socket {
+        Some(socket) => socket.recv_from(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a gateway brings next, if there is one.
+async fn from_line(line: &mut Option<Line>) -> Option<Arrived> {
+    match line {
+        Some(line) => line.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Running {
@@ -195,7 +222,7 @@ impl Running {
         self.write_line(entry.into());
     }
 
-    fn write_line(&self, line: Line) {
+    fn write_line(&self, line: scribe::Line) {
         if self.record.try_send(line).is_err() {
             self.log("JOURNAL_FAILED", Level::Error, "the record of a call does not keep up", json!({}));
         }
@@ -210,14 +237,14 @@ impl Running {
     }
 
     fn open(&mut self) {
-        let Opening { correlation_id, call_sid, trunk, from, to, locale, .. } = self.opening.clone();
+        let Opening { correlation_id, call_sid, origin, trunk, from, to, locale, .. } = self.opening.clone();
         self.log(
             "CALL_STARTED",
             Level::Info,
             "a call was let in",
             json!({ "from": from, "to": to, "call_sid": call_sid }),
         );
-        self.write(Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, at_ms: self.at_ms() });
+        self.write(Entry::Opened { correlation_id, call_sid, origin, trunk, from, to, locale, at_ms: self.at_ms() });
         let (function, opening, arrivals) =
             (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
         tokio::spawn(async move {
@@ -233,7 +260,11 @@ impl Running {
         let timer = self.timer.as_ref().map(SessionTimer::next_timeout);
         let transfer = self.transfer().map(|transfer| transfer.next_timeout());
         let consent = self.consent.as_ref().and_then(Consent::next_timeout);
-        [self.call.next_timeout(), model, media, timer, transfer, consent].into_iter().flatten().fold(far, Moment::min)
+        let line = self.start.line.as_ref().and_then(Line::next_timeout);
+        [self.call.next_timeout(), model, media, timer, transfer, consent, line]
+            .into_iter()
+            .flatten()
+            .fold(far, Moment::min)
     }
 
     fn timeout(&mut self) {
@@ -250,6 +281,10 @@ impl Running {
         if let Some(outcome) = self.transfer().and_then(|transfer| transfer.poll(now)) {
             self.handed_over(outcome);
         }
+        if let Some(line) = &mut self.start.line {
+            line.timeout(now);
+        }
+        self.heard_by_caller();
         if let Some(output) = self.consent.as_mut().and_then(|consent| consent.timeout(now)) {
             self.do_for_consent(output);
         }
@@ -276,7 +311,7 @@ impl Running {
     /// Asks the trunk to take the call over, as soon as the agent has said what it had to say.
     fn refer_when_silent(&mut self) {
         let now = self.now();
-        let speaks = self.media.as_ref().is_some_and(|media| media.queued_ms() > 0);
+        let speaks = self.is_speaking();
         let Some(hand_over) = self.hand_over.as_mut().filter(|hand_over| hand_over.transfer.is_none() && !speaks)
         else {
             return;
@@ -414,6 +449,7 @@ impl Running {
             Signal::NotAcknowledged => self.tell_call(call::Input::NotAcknowledged),
             Signal::Cancelled => self.tell_call(call::Input::Cancelled),
             Signal::HungUp => self.tell_call(call::Input::HungUp),
+            Signal::Lost => self.tell_call(call::Input::MediaLost),
             Signal::Reoffer { offer, session_expires, supports_timer, answer } => {
                 let decided = self.reoffer(&offer, session_expires.as_deref(), supports_timer);
                 let _ = answer.send(decided);
@@ -544,6 +580,9 @@ impl Running {
                 ntp_at_start: self.shared.clock.ntp_at_start(),
             },
         );
+        if self.start.line.is_some() {
+            media.keep_silence();
+        }
         if agreed.on_hold {
             media.redescribe(now, agreed.remote, agreed.remote_control, true);
         }
@@ -578,7 +617,7 @@ impl Running {
         match output {
             consent::Output::Keep(state) => {
                 let locale = self.consent.as_ref().map_or(self.opening.locale, |consent| consent.locale);
-                let (line, kept) = Line::kept(Entry::Consent { state, locale, at_ms: self.at_ms() });
+                let (line, kept) = scribe::Line::kept(Entry::Consent { state, locale, at_ms: self.at_ms() });
                 self.log("RECORDING_CONSENT", Level::Info, state.as_str(), json!({ "state": state.as_str() }));
                 self.write_line(line);
                 if state == consent::State::Announced {
@@ -653,7 +692,7 @@ impl Running {
                 None => self.early.push_back(backend::Output::Complete(item)),
             },
             backend::Output::Flush => {
-                let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+                let heard = self.cut_off();
                 if !heard.is_empty() {
                     self.shared.metrics.interrupted();
                     self.tell_model(backend::Input::Cut(heard));
@@ -702,13 +741,21 @@ impl Running {
     }
 
     fn do_for_media(&mut self, output: session::Output) {
-        let send = |socket: &tokio::net::UdpSocket, datagram: &[u8], to: SocketAddr| {
+        let send = |socket: Option<&UdpSocket>, datagram: &[u8], to: SocketAddr| {
             // A full socket buffer is loss like any other: the next packet is 20 ms away.
-            let _ = socket.try_send_to(datagram, to);
+            let _ = socket.map(|socket| socket.try_send_to(datagram, to));
         };
+        let now = self.now();
+        let pair = self.start.pair.as_ref();
         match output {
-            session::Output::Rtp { to, datagram } => send(&self.start.pair.media, &datagram, to),
-            session::Output::Rtcp { to, datagram } => send(&self.start.pair.control, &datagram, to),
+            session::Output::Rtp { to, datagram } => match &mut self.start.line {
+                Some(line) => {
+                    let said = line.say(now, &datagram);
+                    self.unless_stuck(said);
+                }
+                None => send(pair.map(|pair| &pair.media), &datagram, to),
+            },
+            session::Output::Rtcp { to, datagram } => send(pair.map(|pair| &pair.control), &datagram, to),
             // The announcement cannot be interrupted.
             session::Output::Audio(_) if self.is_announcing_consent() => {}
             session::Output::Audio(audio) => self.tell_model(backend::Input::Audio(audio)),
@@ -724,20 +771,72 @@ impl Running {
                 }
                 self.tell_model(backend::Input::Digit(digit));
             }
-            session::Output::Spoken(heard) => {
-                let now = self.now();
-                let is_notice = *heard.item == *Announcement::Consent.as_str();
-                if let Some(output) = self.consent.as_mut().filter(|_| is_notice).and_then(|asked| asked.announced(now))
-                {
-                    self.do_for_consent(output);
+            session::Output::Spoken(heard) => match &mut self.start.line {
+                // What has left is not heard yet.
+                Some(line) => {
+                    let marked = line.ended(now, heard);
+                    self.unless_stuck(marked);
                 }
-                self.tell_model(backend::Input::Spoken(heard));
-                if self.media.as_ref().is_some_and(|media| media.queued_ms() == 0) {
-                    self.tell_call(call::Input::Silent);
-                    self.refer_when_silent();
-                }
-            }
+                None => self.spoken(heard),
+            },
             session::Output::Dead => self.tell_call(call::Input::MediaLost),
+        }
+    }
+
+    /// The caller has heard an item to its end.
+    fn spoken(&mut self, heard: Heard) {
+        let now = self.now();
+        let is_notice = *heard.item == *Announcement::Consent.as_str();
+        if let Some(output) = self.consent.as_mut().filter(|_| is_notice).and_then(|asked| asked.announced(now)) {
+            self.do_for_consent(output);
+        }
+        self.tell_model(backend::Input::Spoken(heard));
+        if self.media.is_some() && !self.is_speaking() {
+            self.tell_call(call::Input::Silent);
+            self.refer_when_silent();
+        }
+    }
+
+    /// Whether there is something to say that was not heard yet.
+    fn is_speaking(&self) -> bool {
+        self.media.as_ref().is_some_and(|media| media.queued_ms() > 0)
+            || self.start.line.as_ref().is_some_and(Line::is_speaking)
+    }
+
+    /// Silences the agent at once; what was heard of each item that was cut off.
+    fn cut_off(&mut self) -> Vec<Heard> {
+        let now = self.now();
+        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let is_announcing = self.is_announcing_consent();
+        let Some(line) = self.start.line.as_mut().filter(|_| !is_announcing) else { return heard };
+        let (heard, cleared) = line.cut(now, heard);
+        self.unless_stuck(cleared);
+        self.heard_by_caller();
+        heard
+    }
+
+    fn line_brings(&mut self, arrived: Arrived) {
+        let now = self.now();
+        match (arrived, &mut self.media, &mut self.start.line) {
+            (Arrived::Packet(packet), Some(media), _) => media.handle_datagram(now, GATEWAY, &packet),
+            (Arrived::Digit(digit), Some(media), _) => media.info_digit(now, digit),
+            (Arrived::Mark(name), _, Some(line)) => line.echoed(now, &name),
+            (Arrived::Packet(_) | Arrived::Digit(_), None, _) | (Arrived::Mark(_), _, None) => {}
+        }
+        self.heard_by_caller();
+    }
+
+    /// What a gateway says that it has played.
+    fn heard_by_caller(&mut self) {
+        while let Some(heard) = self.start.line.as_mut().and_then(Line::poll_heard) {
+            self.spoken(heard);
+        }
+    }
+
+    /// A gateway that does not take what is said to it is as good as gone.
+    fn unless_stuck(&mut self, sent: Result<(), Stuck>) {
+        if sent.is_err() {
+            self.tell_call(call::Input::MediaLost);
         }
     }
 
@@ -745,7 +844,7 @@ impl Running {
         let now = self.now();
         let cause = self.ended.unwrap_or(EndCause::Shutdown);
         // What the agent was saying is told as far as it was heard.
-        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let heard = self.cut_off();
         self.tell_model(backend::Input::Cut(heard));
         if let Some(media) = &mut self.media {
             media.end(now);
@@ -759,7 +858,9 @@ impl Running {
         self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
         self.shared.metrics.ended(cause, report.as_ref());
         self.shared.ended(&self.start.trunk.name, &self.start.did.number.0);
-        self.shared.ports.give_back(now, self.start.pair.port);
+        if let Some(pair) = &self.start.pair {
+            self.shared.ports.give_back(now, pair.port);
+        }
     }
 }
 

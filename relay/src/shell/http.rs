@@ -1,4 +1,4 @@
-//! `/healthz` and `/metrics`.
+//! `/healthz` and `/metrics`, and the door to `/mtn-media`.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use super::gateway;
 use super::relay::Shared;
 
 /// Connections at a time; a scraper needs one.
@@ -35,13 +36,17 @@ pub async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Socket
             let Ok((stream, _)) = listener.accept().await else { continue };
             let shared = shared.clone();
             tokio::spawn(async move {
-                let service = service_fn(move |request| {
-                    let response = answer(&shared, &request);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let response = if request.uri().path().starts_with(gateway::PATH) {
+                        gateway::upgrade(&shared, request)
+                    } else {
+                        answer(&shared, &request)
+                    };
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
                 drop(seat);
             });
         }

@@ -1,13 +1,13 @@
 //! The relay as a whole: starts its parts, lets calls in, and ends without harming those that run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_websockets::Connector;
 
@@ -24,10 +24,15 @@ use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
 use super::{http, sip_stack};
 use crate::config::{Config, Digest, Trunk};
+use crate::gateway::token::Tokens;
+use crate::journal::entry::Origin;
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
 use crate::sip::description::{DescriptionError, Local, Policy};
 use crate::sip::digest::{Authenticator, Credentials, Verdict};
 use crate::sip::session_timer::Interval;
+
+/// Gateways that have not named their call; each has five seconds for it.
+const MOST_GATEWAYS_WAITING: usize = 64;
 
 /// What all calls share.
 pub struct Shared {
@@ -51,6 +56,14 @@ pub struct Shared {
     pub model_key: Arc<str>,
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
+    /// What gateways show, by their trunks' names.
+    pub gateway_secrets: HashMap<String, String>,
+    /// Tokens of gateways that were used.
+    pub tokens: Mutex<Tokens>,
+    /// Seats for gateways that have not named their call.
+    pub gateways_waiting: Arc<Semaphore>,
+    /// Names of the calls that gateways carry.
+    streams: Mutex<HashSet<String>>,
     admission: Mutex<Admission>,
     authenticator: Mutex<Authenticator>,
     /// Passwords of trunks, by their names.
@@ -81,6 +94,9 @@ pub enum StartError {
     /// A trunk that asks for credentials has none.
     #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
     Password(String),
+    /// A trunk that takes gateways has no secret for them.
+    #[error("trunk {0} has gateway.secret_env, but that variable is not set: no gateway could call")]
+    GatewaySecret(String),
     /// The client of the session function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -100,6 +116,7 @@ impl Relay {
         // Two providers in one program make rustls panic at its first connection; the first to be installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let passwords = passwords(&config, &secret)?;
+        let gateway_secrets = gateway_secrets(&config, &secret)?;
         let announcements = Announcements::of(&config).map_err(StartError::Announcements)?;
         let clock = Clock::start();
         let log = Log::new(clock);
@@ -119,6 +136,10 @@ impl Relay {
             connector: Arc::new(connector),
             model_key: secret(&config.model.api_key_env).unwrap_or_default().into(),
             stop_calls: watch::Sender::new(()),
+            gateway_secrets,
+            tokens: Mutex::default(),
+            gateways_waiting: Arc::new(Semaphore::new(MOST_GATEWAYS_WAITING)),
+            streams: Mutex::default(),
             admission: Mutex::default(),
             authenticator: Mutex::new(Authenticator::new(key())),
             passwords,
@@ -168,6 +189,23 @@ impl Shared {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a call over a gateway is let in.
+    pub fn let_in<'c>(&self, trunk: &'c Trunk, request: &Request) -> Result<Admitted<'c>, Refusal> {
+        self.admission().judge_for(self.clock.now(), &self.config, trunk, request)
+    }
+
+    /// A call begins.
+    pub fn began(&self, trunk: &str, number: &E164) {
+        self.admission().began(trunk, number);
+        self.metrics.began();
+    }
+
+    /// A place for a gateway's call of this name; nothing if there is one. It is free again when what is returned is dropped.
+    pub fn place_of_stream(self: &Arc<Self>, call_sid: &str) -> Option<StreamPlace> {
+        let is_new = self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(call_sid.to_owned());
+        is_new.then(|| StreamPlace { shared: self.clone(), call_sid: call_sid.to_owned() })
+    }
+
     /// A call is over.
     pub fn ended(&self, trunk: &str, number: &E164) {
         self.admission().ended(trunk, number);
@@ -186,6 +224,18 @@ impl Shared {
             open.is_ok(),
             json!({ "status": status, "calls": admission.running(), "most_calls": self.config.limits.calls }),
         )
+    }
+}
+
+/// The place of one call over a gateway.
+pub struct StreamPlace {
+    shared: Arc<Shared>,
+    call_sid: String,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.call_sid);
     }
 }
 
@@ -284,9 +334,11 @@ impl Door {
             call_sid,
             caller,
             interval,
+            origin: Origin::MtnSip,
             trunk,
             did,
-            pair,
+            pair: Some(pair),
+            line: None,
             local,
             description,
             agreed,
@@ -302,6 +354,19 @@ fn passwords(config: &Config, secret: &impl Fn(&str) -> Option<String>) -> Resul
         None => Err(StartError::Password(trunk.name.clone())),
     };
     asking.map(password).collect()
+}
+
+/// The secrets of gateways that the settings name, all of them or none.
+fn gateway_secrets(
+    config: &Config,
+    secret: &impl Fn(&str) -> Option<String>,
+) -> Result<HashMap<String, String>, StartError> {
+    let taking = config.trunks.iter().filter_map(|trunk| Some((trunk, trunk.gateway.as_ref()?)));
+    let shown = |(trunk, gateway): (&Trunk, &crate::config::Gateway)| match secret(&gateway.secret_env) {
+        Some(secret) => Ok((trunk.name.clone(), secret)),
+        None => Err(StartError::GatewaySecret(trunk.name.clone())),
+    };
+    taking.map(shown).collect()
 }
 
 /// The writer of recordings, if any trunk records; what a former process left unfinished is finished.
@@ -358,8 +423,7 @@ impl Reception for Door {
     fn begin(&self, invite: Invite, incoming: Incoming) {
         match self.start(&invite, incoming) {
             Ok(start) => {
-                self.0.admission().began(&start.trunk.name, &start.did.number.0);
-                self.0.metrics.began();
+                self.0.began(&start.trunk.name, &start.did.number.0);
                 tokio::spawn(call::run(self.0.clone(), start));
             }
             Err(incoming) => {

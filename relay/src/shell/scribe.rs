@@ -82,9 +82,10 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
 
 fn opening_of(entry: &Entry) -> Option<Opening> {
     match entry {
-        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, .. } => Some(Opening {
+        Entry::Opened { correlation_id, call_sid, origin, trunk, from, to, locale, .. } => Some(Opening {
             correlation_id: correlation_id.clone(),
             call_sid: call_sid.clone(),
+            origin: *origin,
             trunk: trunk.clone(),
             from: from.clone(),
             to: to.clone(),

@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::SessionFunction;
-use crate::journal::{entry::Entry, told};
+use crate::journal::entry::{Entry, Origin};
+use crate::journal::told;
 use crate::sip::call::EndCause;
 
 /// A tool may take longer than an opening.
@@ -23,6 +24,8 @@ pub struct Opening {
     pub correlation_id: String,
     /// The trunk's.
     pub call_sid: String,
+    /// By which way it came.
+    pub origin: Origin,
     /// The trunk.
     pub trunk: String,
     /// Who calls, in E.164.
@@ -98,7 +101,7 @@ impl Function {
     /// Opens a call.
     pub async fn open(&self, opening: &Opening) -> Result<Opened, FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
+            "call_sid": opening.call_sid, "origin": opening.origin, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
         });
         let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
@@ -109,7 +112,7 @@ impl Function {
     pub async fn events(&self, opening: &Opening, entries: &[(u64, Entry)]) -> Result<(), FunctionError> {
         let events: Vec<Value> = entries.iter().map(|(seq, entry)| told::event(*seq, entry)).collect();
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
             "trunk": opening.trunk, "events": events,
         });
         self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
@@ -124,7 +127,7 @@ impl Function {
         arguments: &str,
     ) -> Result<String, FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
             "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
         });
         let answer = self.post("/tools", &opening.correlation_id, &body, TOOL_WITHIN).await?;
@@ -142,7 +145,7 @@ impl Function {
         media: &Value,
     ) -> Result<(), FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
             "locale": opening.locale, "trunk": opening.trunk, "cause": told::cause(cause), "reason": cause.as_str(),
             "ended_at": told::time(ended_at_ms), "last_seq": last_seq, "media": media,
         });

@@ -68,6 +68,8 @@ pub enum Signal {
     Cancelled,
     /// BYE.
     HungUp,
+    /// The other side is gone without a word.
+    Lost,
     /// A new offer, or a refresh without one. To be answered.
     Reoffer {
         /// The offer; empty if there is none.

@@ -18,9 +18,9 @@ use ihuza_relay::config::Config;
 use ihuza_relay::media::rtp::Packet;
 use ihuza_relay::shell::relay::Relay;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio_websockets::{Message, ServerBuilder};
+use tokio_websockets::{ClientBuilder, Message, ServerBuilder, WebSocketStream};
 
 /// Nothing on one machine takes longer.
 pub const SOON: Duration = Duration::from_secs(8);
@@ -266,6 +266,10 @@ impl World {
             sources = ["127.0.0.2"]
             digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD" }}
             did = [{{ number = "+250788000200", agent = "concierge", locale = "en" }}]
+            [[trunk]]
+            name = "mtn-ws"
+            gateway = {{ secret_env = "GATEWAY_SECRET" }}
+            did = [{{ number = "+250788000300", agent = "concierge", locale = "en" }}]
             "#,
             media + 99,
             directory.display(),
@@ -281,7 +285,7 @@ impl World {
         std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
         command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
-        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD"] {
+        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "GATEWAY_SECRET"] {
             command.env(name, secret(name).unwrap());
         }
         let process = Process(command.spawn().unwrap());
@@ -393,8 +397,129 @@ fn secret(name: &str) -> Option<String> {
         "MODEL_KEY" => Some("model-key".into()),
         "TRUNK_PASSWORD" => Some("secret".into()),
         "FUNCTION_KEY" => Some("function-key".into()),
+        "GATEWAY_SECRET" => Some(GATEWAY_SECRET.into()),
         _ => None,
     }
+}
+
+/// What gateways show.
+pub const GATEWAY_SECRET: &str = "gateway-secret";
+
+/// A gateway that streams media over a WebSocket.
+pub struct Gateway {
+    socket: WebSocketStream<TcpStream>,
+    chunk: u64,
+}
+
+impl World {
+    /// A gateway that shows this in the head of its request, or nothing; a refusal is an error.
+    pub async fn gateway_with(&self, secret: Option<&str>) -> Result<Gateway, tokio_websockets::Error> {
+        let uri = format!("ws://{}/mtn-media", self.http).parse().unwrap();
+        let mut client = ClientBuilder::from_uri(uri);
+        if let Some(secret) = secret {
+            let header = format!("Bearer {secret}").parse().unwrap();
+            client = client.add_header(hyper::header::AUTHORIZATION, header).unwrap();
+        }
+        let stream = TcpStream::connect(self.http).await.unwrap();
+        Ok(Gateway { socket: client.connect_on(stream).await?.0, chunk: 0 })
+    }
+
+    /// A gateway that shows its secret.
+    pub async fn gateway(&self) -> Gateway {
+        self.gateway_with(Some(GATEWAY_SECRET)).await.unwrap()
+    }
+}
+
+impl Gateway {
+    pub async fn say(&mut self, message: Value) {
+        self.text(&message.to_string()).await;
+    }
+
+    pub async fn text(&mut self, text: &str) {
+        self.socket.send(Message::text(text.to_owned())).await.unwrap();
+    }
+
+    /// Says something that may not be taken any more.
+    pub async fn try_say(&mut self, message: Value) -> Result<(), tokio_websockets::Error> {
+        self.socket.send(Message::text(message.to_string())).await
+    }
+
+    /// Names its call.
+    pub async fn start(&mut self, call_sid: &str, more: Value) {
+        let mut start = json!({
+            "callSid": call_sid, "from": "+250788123456", "to": "+250788000300",
+            "mediaFormat": { "encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1 },
+        });
+        for (name, value) in more.as_object().unwrap() {
+            start[name] = value.clone();
+        }
+        self.say(json!({ "event": "connected", "protocol": "Call", "version": "1.0.0" })).await;
+        self.say(json!({ "event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": start })).await;
+    }
+
+    /// Frames of voice, each filled with one byte.
+    pub async fn speak(&mut self, byte: u8, frames: usize) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for _ in 0..frames {
+            tick.tick().await;
+            self.chunk += 1;
+            let (chunk, timestamp) = (self.chunk.to_string(), (self.chunk * 20).to_string());
+            let media =
+                json!({ "track": "inbound", "chunk": chunk, "timestamp": timestamp, "payload": base64(&[byte; 160]) });
+            self.say(json!({ "event": "media", "streamSid": "MZ1", "media": media })).await;
+        }
+    }
+
+    /// Sends a mark back.
+    pub async fn echo(&mut self, mark: &Value) {
+        self.say(json!({ "event": "mark", "streamSid": "MZ1", "mark": mark["mark"] })).await;
+    }
+
+    /// The next message.
+    pub async fn next(&mut self) -> Value {
+        let waited = tokio::time::timeout(SOON, async {
+            loop {
+                let message = self.socket.next().await.expect("the socket is open").unwrap();
+                if let Some(text) = message.as_text() {
+                    return serde_json::from_str(text).unwrap();
+                }
+                assert!(!message.is_close(), "closed: {:?}", message.as_close());
+            }
+        });
+        waited.await.expect("a message in time")
+    }
+
+    /// The next message of this kind, and the sound that came before it.
+    pub async fn until(&mut self, event: &str) -> (Value, Vec<u8>) {
+        let mut sound = Vec::new();
+        loop {
+            let message = self.next().await;
+            if message["event"] == "media" {
+                sound.extend(from_base64(message["media"]["payload"].as_str().unwrap()));
+            }
+            if message["event"] == event {
+                return (message, sound);
+            }
+        }
+    }
+
+    /// The number with which the relay closes the socket.
+    pub async fn closed(&mut self) -> u16 {
+        let waited = tokio::time::timeout(SOON, async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(message)) if message.is_close() => return message.as_close().unwrap().0.into(),
+                    Some(Ok(_)) => {}
+                    other => panic!("no closing frame, but {other:?}"),
+                }
+            }
+        });
+        waited.await.expect("the socket is closed in time")
+    }
+}
+
+fn from_base64(text: &str) -> Vec<u8> {
+    ihuza_relay::backend::audio::Converter::Untouched.from_model(text).unwrap().to_vec()
 }
 
 /// A telephone.
