@@ -4,7 +4,7 @@ use ihuza_core::locale::Locale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backend::{Speaker, Usage};
+use crate::backend::{LanguageSource, Speaker, Usage};
 use crate::sip::call::EndCause;
 use crate::sip::consent::State;
 
@@ -56,9 +56,19 @@ pub enum Entry {
         text: String,
         /// The language, if it was noticed.
         locale: Option<Locale>,
+        /// How it is known.
+        #[serde(default)]
+        source: Option<LanguageSource>,
         /// The agent was interrupted.
         interrupted: bool,
         /// When it was known.
+        at_ms: i64,
+    },
+    /// From now on this language is spoken.
+    Language {
+        /// Which.
+        locale: Locale,
+        /// When.
         at_ms: i64,
     },
     /// A key was pressed; which one is not kept, for it may be a PIN.
@@ -153,6 +163,7 @@ impl Entry {
             | Entry::Answered { at_ms }
             | Entry::Said { at_ms, .. }
             | Entry::Digit { at_ms }
+            | Entry::Language { at_ms, .. }
             | Entry::Tool { at_ms, .. }
             | Entry::Transferred { at_ms, .. }
             | Entry::Used { at_ms, .. }
@@ -236,11 +247,13 @@ mod tests {
             speaker: Speaker::Caller,
             text: "Muraho".into(),
             locale: Some(Locale::Rw),
+            source: Some(LanguageSource::Detected),
             interrupted: false,
             at_ms: 5,
         };
         let value = json!({
-            "kind": "said", "speaker": "caller", "text": "Muraho", "locale": "rw", "interrupted": false, "at_ms": 5,
+            "kind": "said", "speaker": "caller", "text": "Muraho", "locale": "rw", "source": "detected",
+            "interrupted": false, "at_ms": 5,
         });
         assert_eq!(serde_json::to_value(&said).unwrap(), value);
         assert_eq!(serde_json::from_value::<Entry>(value).unwrap(), said);

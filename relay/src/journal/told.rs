@@ -4,13 +4,13 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
 use super::entry::Entry;
-use crate::backend::{Speaker, Usage};
+use crate::backend::{LanguageSource, Speaker, Usage};
 use crate::sip::call::EndCause;
 
 /// One event of a batch. A note to ourselves is none.
 pub fn event(seq: u64, entry: &Entry) -> Value {
     let mut event = match entry {
-        Entry::Said { speaker, text, locale, interrupted, .. } => {
+        Entry::Said { speaker, text, locale, source, interrupted, .. } => {
             let role = match speaker {
                 Speaker::Caller => "user",
                 Speaker::Agent => "assistant",
@@ -18,7 +18,8 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
             let mut said = json!({"type": "transcript", "role": role, "text": text, "interrupted": interrupted});
             if let (Some(locale), Some(said)) = (locale, said.as_object_mut()) {
                 said.insert("language".to_owned(), locale.as_str().into());
-                said.insert("language_source".to_owned(), "detected".into());
+                let source = source.unwrap_or(LanguageSource::Detected);
+                said.insert("language_source".to_owned(), source.as_str().into());
             }
             said
         }
@@ -26,6 +27,7 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
         // Who calls whom stands beside the events, once a request.
         Entry::Opened { trunk, .. } => json!({"type": "opened", "trunk": trunk}),
         Entry::Answered { .. } => json!({"type": "answered"}),
+        Entry::Language { locale, .. } => json!({"type": "language", "language": locale.as_str()}),
         Entry::Digit { .. } => json!({"type": "digit"}),
         Entry::Tool { call_id, name, took_ms, ok, .. } => {
             json!({"type": "tool", "tool_call_id": call_id, "name": name, "took_ms": took_ms, "ok": ok})
@@ -115,10 +117,18 @@ mod tests {
                 speaker: Speaker::Caller,
                 text: "Muraho".into(),
                 locale: Some(Locale::Rw),
+                source: Some(LanguageSource::Transcription),
                 interrupted: false,
                 at_ms,
             },
-            Entry::Said { speaker: Speaker::Agent, text: "Yego".into(), locale: None, interrupted: true, at_ms },
+            Entry::Said {
+                speaker: Speaker::Agent,
+                text: "Yego".into(),
+                locale: None,
+                source: None,
+                interrupted: true,
+                at_ms,
+            },
             Entry::Digit { at_ms },
             Entry::Tool { call_id: "t".into(), name: "search_services".into(), took_ms: 12, ok: true, at_ms },
             Entry::Transferred { outcome: "confirmed".into(), status: None, at_ms },
@@ -137,6 +147,7 @@ mod tests {
             Entry::Consent { state: State::Announced, locale: Locale::Rw, at_ms },
             Entry::Recording { file: "c.wav".into(), at_ms },
             Entry::Recorded { file: "c.wav".into(), duration_ms: 1500, failure: None, at_ms },
+            Entry::Language { locale: Locale::Fr, at_ms },
         ]
     }
 
@@ -161,7 +172,8 @@ mod tests {
                 "ended",
                 "consent",
                 "recording",
-                "recording"
+                "recording",
+                "language"
             ]
         );
         assert!(
@@ -170,7 +182,7 @@ mod tests {
         );
         assert_eq!(
             (&read[2]["role"], &read[2]["language"], &read[2]["language_source"]),
-            (&json!("user"), &json!("rw"), &json!("detected"))
+            (&json!("user"), &json!("rw"), &json!("transcription"))
         );
         assert_eq!((&read[3]["role"], &read[3]["interrupted"]), (&json!("assistant"), &json!(true)));
         let usage = &read[7]["usage"];

@@ -418,14 +418,17 @@ impl Running {
 
     /// The agent is known: its model is called while the telephone rings.
     fn prepare(&mut self, opened: Opened) {
-        let settings = &self.shared.config.model;
         let locale = opened.locale.unwrap_or(self.opening.locale);
-        self.opening.locale = locale;
+        if locale != self.opening.locale {
+            self.speaks(locale);
+        }
+        let settings = &self.shared.config.model;
         let setup = Setup {
             law: self.law(),
             format: settings.format,
             turn_detection: settings.turn_detection,
             instructions: opened.session.instructions.clone().unwrap_or_default(),
+            locale,
             greeting: opened.greeting.clone().unwrap_or_else(|| greeting(locale)),
             voice: settings.voice.clone(),
             tools: opened.session.tools.clone(),
@@ -436,6 +439,13 @@ impl Running {
         let mut model = Realtime::new(now, setup);
         model.handle_input(now, backend::Input::Greet);
         self.model = Some(model);
+    }
+
+    /// From now on the call is in this language: its announcements, its record, its summary.
+    fn speaks(&mut self, locale: Locale) {
+        self.opening.locale = locale;
+        self.log("LANGUAGE_CHANGED", Level::Info, locale.english_name(), json!({ "language": locale.as_str() }));
+        self.write(Entry::Language { locale, at_ms: self.at_ms() });
     }
 
     fn law(&self) -> Law {
@@ -699,8 +709,10 @@ impl Running {
                 }
             }
             backend::Output::Said { speaker, text, locale, interrupted } => {
-                self.write(Entry::Said { speaker, text, locale, interrupted, at_ms: self.at_ms() });
+                let (locale, source) = locale.unzip();
+                self.write(Entry::Said { speaker, text, locale, source, interrupted, at_ms: self.at_ms() });
             }
+            backend::Output::Language(locale) => self.speaks(locale),
             backend::Output::ToolCall { call_id, name, arguments } => self.tool(call_id, name, arguments),
             backend::Output::Filler => self.announce(Announcement::Filler),
             backend::Output::Used(usage) => self.write(Entry::Used { usage, at_ms: self.at_ms() }),

@@ -67,6 +67,11 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
         // Told completely, or torn before its first entry: a call that was never let in.
         return desk.journal.remove(&call);
     };
+    let spoken = entries.iter().rev().find_map(|entry| match entry {
+        Entry::Language { locale, .. } => Some(*locale),
+        _ => None,
+    });
+    let opening = Opening { locale: spoken.unwrap_or(opening.locale), ..opening };
     let ended = entries.iter().find_map(end_of);
     let mut scribe =
         Scribe { desk, opening, owed: owed.entries, last: owed.last, last_at_ms: now_ms, ended, failing: false };
@@ -142,6 +147,9 @@ impl Scribe {
     /// Whether it is on disk.
     async fn write(&mut self, entry: Entry) -> bool {
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
+        if let Entry::Language { locale, .. } = &entry {
+            self.opening.locale = *locale;
+        }
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
