@@ -199,11 +199,9 @@ impl Realtime {
             self.next = None;
         } else if self.active.as_ref().is_some_and(|active| active.link == link) {
             self.active = None;
-            // Items, responses and uses of tools of the old connection mean nothing to a new one.
-            self.response = None;
-            self.asked = None;
-            self.cut = None;
-            self.wants_response |= !std::mem::take(&mut self.tools).is_empty();
+            // Responses and uses of tools of the old connection mean nothing to a new one, which is asked again.
+            self.wants_response |= self.response.is_some() || !std::mem::take(&mut self.tools).is_empty();
+            self.abandon();
             self.tools_since = None;
         } else {
             return;
@@ -225,10 +223,23 @@ impl Realtime {
         }
     }
 
+    /// Nothing more comes of what the old connection was saying; what was heard of it is told like everything else.
+    fn abandon(&mut self) {
+        self.response = None;
+        self.asked = None;
+        self.cut = None;
+        for item in &mut self.items {
+            item.written = true;
+            self.out.push_back(Output::Complete(item.id.clone()));
+        }
+        self.settle();
+    }
+
     fn fail(&mut self, reason: &'static str) {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
+        self.abandon();
         for connection in self.active.take().into_iter().chain(self.next.take()) {
             self.out.push_back(Output::Close(connection.link));
         }
@@ -325,11 +336,10 @@ impl Realtime {
         let is_first = self.links == 1 || self.history.is_empty() && self.active.is_none();
         if let Some(old) = self.active.replace(connection) {
             self.out.push_back(Output::Close(old.link));
+            self.wants_response |= self.response.is_some();
         }
         self.attempts = 0;
-        self.response = None;
-        self.asked = None;
-        self.cut = None;
+        self.abandon();
         self.out.extend(self.history.replay().map(|item| Output::Send(link, item)));
         for audio in std::mem::take(&mut self.waiting) {
             self.append(link, &audio);
@@ -692,7 +702,12 @@ fn heard_part(text: &str, heard: &Heard) -> String {
 impl VoiceBackend for Realtime {
     fn handle_input(&mut self, now: Moment, input: Input) {
         if self.failed {
-            return;
+            // What was heard of its last words is told all the same.
+            return match input {
+                Input::Spoken(heard) => self.spoken(heard),
+                Input::Cut(heard) => self.was_cut(heard),
+                _ => {}
+            };
         }
         match input {
             Input::Connected(link) => {

@@ -545,7 +545,12 @@ impl Running {
             call::Output::Ring => self.start.incoming.dialog.ring(),
             call::Output::Answer => self.answer(),
             call::Output::Reject(status) => self.start.incoming.dialog.reject(status),
-            call::Output::Apologise => self.announce(Announcement::Apology),
+            call::Output::Apologise => {
+                // What is left of its last words would outlive the call.
+                let heard = self.cut_off();
+                self.tell_model(backend::Input::Cut(heard));
+                self.announce(Announcement::Apology);
+            }
             call::Output::HangUp(cause) => {
                 // A peer that is gone lets a BYE wait for half a minute; the record does not.
                 let dialog = self.start.incoming.dialog.clone();

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -134,6 +135,7 @@ pub struct Model {
     /// Sound, as the base64 that came.
     pub heard: Arc<Mutex<Vec<String>>>,
     say: Arc<Mutex<Option<mpsc::UnboundedSender<Option<Value>>>>>,
+    gone: Arc<AtomicBool>,
 }
 
 impl Model {
@@ -150,6 +152,12 @@ impl Model {
     /// Cuts the connection.
     pub fn cut(&self) {
         self.say.lock().unwrap().take().unwrap().send(None).unwrap();
+    }
+
+    /// Cuts the connection, and takes no other.
+    pub fn go(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.cut();
     }
 
     /// Speaks for that many milliseconds, as fast as it can.
@@ -175,6 +183,9 @@ async fn model(model: Model) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let model = model.clone();
+            if model.gone.load(Ordering::Relaxed) {
+                continue;
+            }
             tokio::spawn(async move {
                 let Ok((request, mut socket)) = ServerBuilder::new().accept(stream).await else { return };
                 assert_eq!(request.headers()["authorization"], "Bearer model-key");
@@ -518,7 +529,7 @@ impl Gateway {
     }
 }
 
-fn from_base64(text: &str) -> Vec<u8> {
+pub fn from_base64(text: &str) -> Vec<u8> {
     ihuza_relay::backend::audio::Converter::Untouched.from_model(text).unwrap().to_vec()
 }
 
@@ -666,10 +677,31 @@ impl Caller {
         }
     }
 
+    /// This sound, in frames of 20 ms.
+    pub async fn speak_all(&mut self, sound: &[u8]) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for frame in sound.chunks(160) {
+            tick.tick().await;
+            self.packet(8, u32::from(self.sent) * 160, frame).await;
+        }
+    }
+
     pub async fn packet(&mut self, payload_type: u8, timestamp: u32, payload: &[u8]) {
         let packet = Packet { marker: false, payload_type, sequence_number: self.sent, timestamp, ssrc: 77, payload };
         self.rtp.send_to(&packet.to_bytes(), self.media.unwrap()).await.unwrap();
         self.sent = self.sent.wrapping_add(1);
+    }
+
+    /// Listens for that many packets; all of their sound.
+    pub async fn listen_to_all(&self, packets: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 2048];
+        for _ in 0..packets {
+            let waited = tokio::time::timeout(SOON, self.rtp.recv_from(&mut buffer)).await;
+            let (length, _) = waited.expect("a packet in time").unwrap();
+            heard.extend_from_slice(Packet::parse(&buffer[..length]).unwrap().payload);
+        }
+        heard
     }
 
     /// Listens for that many packets; a byte of each.

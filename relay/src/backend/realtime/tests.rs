@@ -351,6 +351,33 @@ fn a_broken_connection_is_made_again_with_what_was_said() {
 }
 
 #[test]
+fn a_sentence_that_the_connection_broke_off_ends_and_the_next_connection_is_asked() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "how much?" }));
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "It costs" }));
+    assert_eq!(talk.give(Input::Disconnected(Link(1))), ["complete r1"], "nothing waits for the rest of it");
+    assert_eq!(talk.after(0), ["connect 2"]);
+    assert_eq!(talk.give(Input::Spoken(heard("r1", 500, 500))), ["Agent: It costs"]);
+    talk.give(Input::Connected(Link(2)));
+    talk.says(2, json!({ "type": "session.created" }));
+    let out = talk.says(2, json!({ "type": "session.updated" }));
+    let item = "2> conversation.item.create";
+    assert_eq!(out, [item, item, "Ready", "2> response.create"]);
+}
+
+#[test]
+fn the_last_words_of_a_model_that_is_gone_are_told_as_far_as_they_were_heard() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "one two three four" }));
+    let out = talk.says(1, json!({ "type": "error", "error": { "type": "insufficient_quota", "code": null } }));
+    assert_eq!(out, ["complete r1", "close 1", "Failed(\"model_refuses_the_account\")"]);
+    assert_eq!(talk.give(Input::Cut(vec![heard("r1", 250, 500)])), ["Agent-: one two"]);
+    assert!(talk.give(Input::Audio(vec![1; 160])).is_empty());
+}
+
+#[test]
 fn a_model_that_does_not_come_back_is_given_up() {
     let mut talk = Talk::ready();
     let mut link = 1;
