@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod faults;
+
 const CALLER: &str = "192.0.2.1:4000";
 
 fn setup() -> Setup {
