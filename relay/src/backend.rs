@@ -4,6 +4,7 @@
 //! and recorded comes out. It opens no socket itself.
 
 pub mod audio;
+pub mod language;
 pub mod realtime;
 
 use bytes::Bytes;
@@ -58,6 +59,26 @@ pub enum Speaker {
     Agent,
 }
 
+/// How the language of a turn is known; the record's `language_source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LanguageSource {
+    /// The recogniser said so.
+    Transcription,
+    /// From the words.
+    Detected,
+}
+
+impl LanguageSource {
+    /// The word in the record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LanguageSource::Transcription => "transcription",
+            LanguageSource::Detected => "detected",
+        }
+    }
+}
+
 /// Tokens that a response used; the cached ones are part of the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Usage {
@@ -103,11 +124,13 @@ pub enum Output {
         speaker: Speaker,
         /// The words.
         text: String,
-        /// The language, as the model or we noticed it.
-        locale: Option<Locale>,
+        /// The language, as the model or we noticed it, and which of the two.
+        locale: Option<(Locale, LanguageSource)>,
         /// The agent was interrupted.
         interrupted: bool,
     },
+    /// From now on the caller speaks this language, and so does the agent.
+    Language(Locale),
     /// Run a tool and answer with `Input::ToolResult`.
     ToolCall {
         /// Names this use of it; the same twice is the same.

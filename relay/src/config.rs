@@ -11,6 +11,7 @@ use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::media::dtmf::Digit;
 use crate::media::g711::Law;
 use crate::media::source::Network;
 
@@ -190,6 +191,9 @@ pub struct Config {
     pub session: SessionFunction,
     /// The journal.
     pub journal: Journal,
+    /// Recordings, on trunks that record.
+    #[serde(default)]
+    pub recording: Recording,
     /// `/healthz`, `/metrics` and `/mtn-media`.
     #[serde(default)]
     pub http: Http,
@@ -348,6 +352,16 @@ pub struct Journal {
     pub directory: PathBuf,
 }
 
+/// Recordings, on trunks that record.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Recording {
+    /// Directory; one WAV file a call, with the caller on the left track and the agent on the right.
+    pub directory: Option<PathBuf>,
+    /// Where a trunk has a `refuse_key`, it is waited for so long after the announcement before anything is recorded.
+    pub refusal_wait_ms: u64,
+}
+
 /// The HTTP server.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -415,6 +429,7 @@ pub struct Trunk {
     /// A short name, for records, logs and metrics.
     pub name: String,
     /// Addresses of its signalling. Packets of others are dropped before they are read.
+    #[serde(default)]
     pub sources: Vec<Range>,
     /// Where it takes requests of ours; without it, it is believed to be there as long as it calls.
     pub peer: Option<Peer>,
@@ -432,6 +447,13 @@ pub struct Trunk {
     pub calls: usize,
     /// Credentials that its requests must carry besides.
     pub digest: Option<Digest>,
+    /// Its calls are recorded, after an announcement (`consent.<language>.alaw`) that nobody can interrupt.
+    #[serde(default)]
+    pub record: bool,
+    /// The key by which a caller refuses to be recorded, as `"2"`; the announcement has to say so.
+    pub refuse_key: Option<char>,
+    /// A gateway may bring its calls over a WebSocket, `/mtn-media`.
+    pub gateway: Option<Gateway>,
     /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
     #[serde(default)]
     pub transfer_prefixes: Vec<String>,
@@ -440,6 +462,14 @@ pub struct Trunk {
     /// The numbers that are ours.
     #[serde(rename = "did")]
     pub dids: Vec<Did>,
+}
+
+/// How a gateway proves that it is of this trunk.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// Environment variable with the secret that it shows, or that tokens are signed with.
+    pub secret_env: String,
 }
 
 /// A codec of a trunk.
@@ -582,6 +612,12 @@ impl Default for Model {
     }
 }
 
+impl Default for Recording {
+    fn default() -> Recording {
+        Recording { directory: None, refusal_wait_ms: 3000 }
+    }
+}
+
 impl Default for Http {
     fn default() -> Http {
         Http { listen: SocketAddr::from(([127, 0, 0, 1], 8088)) }
@@ -677,7 +713,7 @@ impl Config {
             if self.trunks.iter().take(n).any(|other| other.name == trunk.name) {
                 return wrong(format!("{at}.name"), "is the name of another trunk already");
             }
-            if trunk.sources.is_empty() {
+            if trunk.sources.is_empty() && trunk.gateway.is_none() {
                 return wrong(
                     format!("{at}.sources"),
                     "is empty: without addresses every packet of this trunk is dropped",
@@ -696,6 +732,16 @@ impl Config {
             if let Some(outbound) = &trunk.outbound {
                 self.check_outbound(trunk, outbound)
                     .map_err(|(field, problem)| ConfigError::Value { field: format!("{at}.{field}"), problem })?;
+            }
+            if trunk.record && self.recording.directory.is_none() {
+                return wrong("recording.directory".into(), &format!("is missing, and trunk {} records", trunk.name));
+            }
+            if trunk.record && self.media.announcements.is_none() {
+                let problem = format!("is missing, and trunk {} may not record without announcing it", trunk.name);
+                return wrong("media.announcements".into(), &problem);
+            }
+            if trunk.refuse_key.is_some_and(|key| Digit::from_char(key).is_none()) {
+                return wrong(format!("{at}.refuse_key"), "is no key of a telephone: give one of 0 to 9, * or #");
             }
             for (m, did) in trunk.dids.iter().enumerate() {
                 let field = format!("{at}.did[{m}].number");

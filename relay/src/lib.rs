@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod gateway;
 pub mod journal;
 pub mod media;
 pub mod moment;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use ihuza_relay::config::Config;
+use ihuza_relay::shell::announcements::Announcements;
 use ihuza_relay::shell::relay::Relay;
 use ihuza_relay::sip::admission::{Admission, Request};
 use tokio::signal::unix::{SignalKind, signal};
@@ -67,6 +68,7 @@ fn run(command: Command) -> Result<String, String> {
         Command::Run(file) => serve(load(&file)?),
         Command::Check(file) => {
             let config = load(&file)?;
+            Announcements::of(&config).map_err(|error| format!("announcements: {error}"))?;
             let numbers: usize = config.trunks.iter().map(|trunk| trunk.dids.len()).sum();
             Ok(format!("sound: {} trunk(s), {numbers} number(s)", config.trunks.len()))
         }

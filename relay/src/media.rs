@@ -16,6 +16,8 @@ pub mod rtp;
 pub mod session;
 pub mod source;
 pub mod statistics;
+pub mod tape;
+pub mod wav;
 
 /// RTP clock ticks in a millisecond: everything on a trunk runs at 8 kHz, telephone events included.
 pub const TICKS_PER_MS: u32 = 8;

@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod call;
+pub mod consent;
 pub mod description;
 pub mod digest;
 pub mod outbound;

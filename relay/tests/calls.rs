@@ -381,6 +381,49 @@ async fn a_cut_connection_to_the_model_is_made_again_in_the_middle_of_a_call() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_caller_changes_the_language_and_everything_follows() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    until("the model is ready", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    let say = |text: &str, languages: serde_json::Value| {
+        world.model.say(json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": text, "languages": languages }));
+    };
+    let pinned = |language: &str| {
+        let messages = world.model.messages.lock().unwrap();
+        let updates = messages.iter().filter(|message| message["type"] == "session.update");
+        updates
+            .filter(|update| update["session"]["instructions"].as_str().unwrap().contains(&format!("Speak {language}")))
+            .count()
+    };
+    // In the first turn a sentence is enough.
+    say("Bonjour, je cherche une maison", json!(["fr"]));
+    until("the model is told to speak French", || (pinned("French") == 1).then_some(())).await;
+    // Later one turn is not, even if the recogniser is sure of it.
+    say("yes please, how much is it", json!(["en"]));
+    say("oui, la maison à Kicukiro", json!(["fr"]));
+    say("Muraho", json!([]));
+    say("Ndashaka kubona inzu ejo", json!([]));
+    until("the model is told to speak Kinyarwanda", || (pinned("Kinyarwanda") == 1).then_some(())).await;
+    assert_eq!((pinned("French"), pinned("English")), (1, 0));
+    caller.hang_up().await;
+    let end = until("the end is told", || world.told.to("/end").pop()).await;
+    assert_eq!(end["locale"], "rw");
+    let told = world.told.events();
+    let languages: Vec<_> =
+        told.iter().filter(|event| event["type"] == "language").map(|event| event["language"].clone()).collect();
+    assert_eq!(languages, ["fr", "rw"]);
+    let said: Vec<_> = told.iter().filter(|event| event["type"] == "transcript").collect();
+    let known: Vec<_> = said.iter().map(|row| format!("{} {}", row["language"], row["language_source"])).collect();
+    let [sure, seen] = ["transcription", "detected"];
+    assert_eq!(
+        known,
+        [("fr", sure), ("en", sure), ("fr", sure), ("rw", seen), ("rw", seen)]
+            .map(|(language, source)| format!("{language:?} {source:?}"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn draining_refuses_new_calls_and_ends_the_last_ones_at_the_deadline() {
     let mut world = World::start().await;
     let mut caller = world.caller().await;

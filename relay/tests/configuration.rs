@@ -119,6 +119,7 @@ fn words(kinds: &BTreeMap<String, Kind>, rust: &str) -> String {
     }
     match rust {
         "String" => "text".into(),
+        "char" => "one character".into(),
         "bool" => "`true` or `false`".into(),
         "u16" | "u32" | "u64" | "usize" => "whole number".into(),
         "f32" | "f64" => "number".into(),

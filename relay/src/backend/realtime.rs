@@ -10,11 +10,13 @@ mod history;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ihuza_core::locale::{self, Locale};
+use ihuza_core::locale::{self, ALL, Locale};
+use ihuza_core::realtime::in_language;
 use serde_json::{Value, json};
 
 use super::audio::Converter;
-use super::{Input, Link, Output, Speaker, Usage, VoiceBackend};
+use super::language::Language;
+use super::{Input, LanguageSource, Link, Output, Speaker, Usage, VoiceBackend};
 use crate::config::{AudioFormat, TurnDetection};
 use crate::media::dtmf::Digit;
 use crate::media::g711::Law;
@@ -62,6 +64,8 @@ pub struct Setup {
     pub turn_detection: TurnDetection,
     /// The agent's instructions, in the language to be spoken.
     pub instructions: String,
+    /// The language that they begin in.
+    pub locale: Locale,
     /// What the agent is to say first.
     pub greeting: String,
     /// The voice.
@@ -119,6 +123,7 @@ struct Tool {
 #[derive(Debug)]
 pub struct Realtime {
     setup: Setup,
+    language: Language,
     converter: Converter,
     links: u32,
     active: Option<Connection>,
@@ -155,6 +160,7 @@ impl Realtime {
             AudioFormat::Pcm16 => Converter::pcm_24k(setup.law),
         };
         let mut realtime = Realtime {
+            language: Language::new(setup.locale),
             setup,
             converter,
             links: 0,
@@ -240,11 +246,12 @@ impl Realtime {
         if std::mem::replace(&mut self.failed, true) {
             return;
         }
+        // Nobody waits for an answer any more.
+        self.leave_off();
         for connection in self.active.take().into_iter().chain(self.next.take()) {
             self.out.push_back(Output::Close(connection.link));
         }
         self.retry_at = None;
-        self.response = None;
         self.out.push_back(Output::Failed(reason));
     }
 
@@ -276,10 +283,6 @@ impl Realtime {
 
     fn session(&self, hints: bool) -> Value {
         let format = self.format();
-        let mut transcription = json!({ "model": "gpt-transcribe" });
-        if hints && let Some(fields) = transcription.as_object_mut() {
-            fields.insert("languages".into(), json!(["rw", "sw", "fr", "en"]));
-        }
         let turn_detection = match self.setup.turn_detection {
             TurnDetection::ServerVad => json!({
                 "type": "server_vad", "threshold": 0.55, "prefix_padding_ms": 300, "silence_duration_ms": 500,
@@ -295,7 +298,8 @@ impl Realtime {
             "instructions": self.setup.instructions,
             "audio": {
                 "input": {
-                    "format": format, "noise_reduction": { "type": "near_field" }, "transcription": transcription,
+                    "format": format, "noise_reduction": { "type": "near_field" },
+                    "transcription": self.transcription(hints),
                     "turn_detection": turn_detection,
                 },
                 "output": { "format": format, "voice": self.setup.voice },
@@ -306,6 +310,18 @@ impl Realtime {
                 "type": "retention_ratio", "retention_ratio": 0.8, "token_limits": { "post_instructions": 8000 },
             },
         })
+    }
+
+    /// The language that is spoken comes first among the hints; the others stay, or a change would never be noticed.
+    fn transcription(&self, hints: bool) -> Value {
+        let mut transcription = json!({ "model": "gpt-transcribe" });
+        if hints && let Some(fields) = transcription.as_object_mut() {
+            let current = self.language.current();
+            let others = ALL.into_iter().filter(|locale| *locale != current);
+            let languages: Vec<_> = [current].into_iter().chain(others).map(Locale::as_str).collect();
+            fields.insert("languages".into(), json!(languages));
+        }
+        transcription
     }
 
     fn format(&self) -> Value {
@@ -381,8 +397,13 @@ impl Realtime {
                 self.out.push_back(Output::Flush);
             }
             Event::CallerSaid { text, language } => {
-                let locale = language.as_deref().and_then(Locale::from_tag).or_else(|| locale::detect(&text));
+                let told = language.as_deref().and_then(Locale::from_tag);
+                let locale = told.map(|locale| (locale, LanguageSource::Transcription)).or_else(|| detected(&text));
+                let changed = locale.and_then(|(locale, _)| self.language.heard(locale, &text));
                 self.said(Speaker::Caller, text, locale, false);
+                if let Some(locale) = changed {
+                    self.speak(locale);
+                }
             }
             Event::ResponseCreated { response } => {
                 self.response = Some(response);
@@ -555,17 +576,33 @@ impl Realtime {
         while let Some(item) = self.items.pop_front_if(|item| item.written && item.heard.is_some()) {
             let Some((heard, interrupted)) = item.heard else { continue };
             let text = if interrupted { heard_part(&item.text, &heard) } else { item.text };
-            let locale = locale::detect(&text);
+            let locale = detected(&text);
             self.said(Speaker::Agent, text, locale, interrupted);
         }
     }
 
-    fn said(&mut self, speaker: Speaker, text: String, locale: Option<Locale>, interrupted: bool) {
+    fn said(&mut self, speaker: Speaker, text: String, locale: Option<(Locale, LanguageSource)>, interrupted: bool) {
         if text.trim().is_empty() {
             return;
         }
         self.history.push(speaker, &text);
         self.out.push_back(Output::Said { speaker, text, locale, interrupted });
+    }
+
+    /// The caller has changed the language: the agent is told to speak it too, on this connection and on later ones.
+    fn speak(&mut self, locale: Locale) {
+        self.setup.instructions = in_language(&self.setup.instructions, locale);
+        self.out.push_back(Output::Language(locale));
+        let Some(active) = self.active.as_ref().filter(|active| active.stage == Stage::Ready) else { return };
+        let transcription = self.transcription(!active.without_hints);
+        let message = json!({
+            "type": "session.update",
+            "session": {
+                "type": "realtime", "instructions": self.setup.instructions,
+                "audio": { "input": { "transcription": transcription } },
+            },
+        });
+        self.out.push_back(Output::Send(active.link, message.to_string()));
     }
 
     fn hear(&mut self, audio: Vec<u8>) {
@@ -654,6 +691,10 @@ impl Realtime {
 
 /// Names our settings in an error that is about them.
 const SETTINGS: &str = "ihuza-settings";
+
+fn detected(text: &str) -> Option<(Locale, LanguageSource)> {
+    Some((locale::detect(text)?, LanguageSource::Detected))
+}
 
 fn created(item: &Value) -> String {
     json!({ "type": "conversation.item.create", "item": item }).to_string()

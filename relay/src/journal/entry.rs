@@ -4,8 +4,20 @@ use ihuza_core::locale::Locale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backend::{Speaker, Usage};
+use crate::backend::{LanguageSource, Speaker, Usage};
 use crate::sip::call::EndCause;
+use crate::sip::consent::State;
+
+/// By which way a call came: the first half of its name in the record, as a trunk's own id is its own alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// SIP and RTP.
+    #[default]
+    MtnSip,
+    /// A gateway that streams media over a WebSocket.
+    MtnMedia,
+}
 
 /// Who called whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -28,6 +40,9 @@ pub enum Entry {
         correlation_id: String,
         /// The trunk's Call-ID.
         call_sid: String,
+        /// By which way it came.
+        #[serde(default)]
+        origin: Origin,
         /// The trunk.
         trunk: String,
         /// Who calls, in E.164, if known.
@@ -58,9 +73,19 @@ pub enum Entry {
         text: String,
         /// The language, if it was noticed.
         locale: Option<Locale>,
+        /// How it is known.
+        #[serde(default)]
+        source: Option<LanguageSource>,
         /// The agent was interrupted.
         interrupted: bool,
         /// When it was known.
+        at_ms: i64,
+    },
+    /// From now on this language is spoken.
+    Language {
+        /// Which.
+        locale: Locale,
+        /// When.
         at_ms: i64,
     },
     /// A key was pressed; which one is not kept, for it may be a PIN.
@@ -97,6 +122,33 @@ pub enum Entry {
         /// When.
         at_ms: i64,
     },
+    /// The caller was told that the call is recorded, or refused it.
+    Consent {
+        /// Which of the two.
+        state: State,
+        /// The language of the announcement.
+        locale: Locale,
+        /// When.
+        at_ms: i64,
+    },
+    /// A recording begins; where it ends nobody may have lived to say, so its file is named now.
+    Recording {
+        /// The name of its file.
+        file: String,
+        /// When.
+        at_ms: i64,
+    },
+    /// A recording is over.
+    Recorded {
+        /// The name of its file.
+        file: String,
+        /// How much of the call is in it.
+        duration_ms: u64,
+        /// Why it ended before the call, if it did.
+        failure: Option<String>,
+        /// When.
+        at_ms: i64,
+    },
     /// The call is over.
     Ended {
         /// Why.
@@ -128,9 +180,13 @@ impl Entry {
             | Entry::Answered { at_ms }
             | Entry::Said { at_ms, .. }
             | Entry::Digit { at_ms }
+            | Entry::Language { at_ms, .. }
             | Entry::Tool { at_ms, .. }
             | Entry::Transferred { at_ms, .. }
             | Entry::Used { at_ms, .. }
+            | Entry::Consent { at_ms, .. }
+            | Entry::Recording { at_ms, .. }
+            | Entry::Recorded { at_ms, .. }
             | Entry::Ended { at_ms, .. } => Some(*at_ms),
             Entry::Posted { .. } | Entry::Closed => None,
         }
@@ -208,11 +264,13 @@ mod tests {
             speaker: Speaker::Caller,
             text: "Muraho".into(),
             locale: Some(Locale::Rw),
+            source: Some(LanguageSource::Detected),
             interrupted: false,
             at_ms: 5,
         };
         let value = json!({
-            "kind": "said", "speaker": "caller", "text": "Muraho", "locale": "rw", "interrupted": false, "at_ms": 5,
+            "kind": "said", "speaker": "caller", "text": "Muraho", "locale": "rw", "source": "detected",
+            "interrupted": false, "at_ms": 5,
         });
         assert_eq!(serde_json::to_value(&said).unwrap(), value);
         assert_eq!(serde_json::from_value::<Entry>(value).unwrap(), said);

@@ -4,13 +4,13 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
 use super::entry::Entry;
-use crate::backend::{Speaker, Usage};
+use crate::backend::{LanguageSource, Speaker, Usage};
 use crate::sip::call::EndCause;
 
 /// One event of a batch. A note to ourselves is none.
 pub fn event(seq: u64, entry: &Entry) -> Value {
     let mut event = match entry {
-        Entry::Said { speaker, text, locale, interrupted, .. } => {
+        Entry::Said { speaker, text, locale, source, interrupted, .. } => {
             let role = match speaker {
                 Speaker::Caller => "user",
                 Speaker::Agent => "assistant",
@@ -18,7 +18,8 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
             let mut said = json!({"type": "transcript", "role": role, "text": text, "interrupted": interrupted});
             if let (Some(locale), Some(said)) = (locale, said.as_object_mut()) {
                 said.insert("language".to_owned(), locale.as_str().into());
-                said.insert("language_source".to_owned(), "detected".into());
+                let source = source.unwrap_or(LanguageSource::Detected);
+                said.insert("language_source".to_owned(), source.as_str().into());
             }
             said
         }
@@ -28,12 +29,22 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
             json!({"type": "opened", "trunk": trunk, "direction": direction, "reference": reference})
         }
         Entry::Answered { .. } => json!({"type": "answered"}),
+        Entry::Language { locale, .. } => json!({"type": "language", "language": locale.as_str()}),
         Entry::Digit { .. } => json!({"type": "digit"}),
         Entry::Tool { call_id, name, took_ms, ok, .. } => {
             json!({"type": "tool", "tool_call_id": call_id, "name": name, "took_ms": took_ms, "ok": ok})
         }
         Entry::Transferred { outcome, status, .. } => {
             json!({"type": "transferred", "outcome": outcome, "status": status})
+        }
+        Entry::Consent { state, locale, .. } => json!({
+            "type": "consent", "kind": "recording", "state": state.as_str(), "method": state.method(),
+            "language": locale.as_str(),
+        }),
+        Entry::Recording { file, .. } => json!({"type": "recording", "state": "begun", "file": file}),
+        Entry::Recorded { file, duration_ms, failure, .. } => {
+            let state = if failure.is_some() { "failed" } else { "ended" };
+            json!({"type": "recording", "state": state, "file": file, "duration_ms": duration_ms, "reason": failure})
         }
         Entry::Ended { cause, media, .. } => {
             json!({"type": "ended", "cause": self::cause(*cause, true), "media": media})
@@ -97,7 +108,9 @@ mod tests {
 
     use super::*;
     use crate::journal::entry::Direction;
+    use crate::journal::entry::Origin;
     use crate::sip::call::END_CAUSES;
+    use crate::sip::consent::State;
 
     fn entries() -> Vec<Entry> {
         let at_ms = 1_795_000_000_123;
@@ -105,6 +118,7 @@ mod tests {
             Entry::Opened {
                 correlation_id: "c".into(),
                 call_sid: "s".into(),
+                origin: Origin::MtnSip,
                 trunk: "mtn".into(),
                 from: Some("+250788123456".into()),
                 to: "+250788000100".into(),
@@ -118,10 +132,18 @@ mod tests {
                 speaker: Speaker::Caller,
                 text: "Muraho".into(),
                 locale: Some(Locale::Rw),
+                source: Some(LanguageSource::Transcription),
                 interrupted: false,
                 at_ms,
             },
-            Entry::Said { speaker: Speaker::Agent, text: "Yego".into(), locale: None, interrupted: true, at_ms },
+            Entry::Said {
+                speaker: Speaker::Agent,
+                text: "Yego".into(),
+                locale: None,
+                source: None,
+                interrupted: true,
+                at_ms,
+            },
             Entry::Digit { at_ms },
             Entry::Tool { call_id: "t".into(), name: "search_services".into(), took_ms: 12, ok: true, at_ms },
             Entry::Transferred { outcome: "confirmed".into(), status: None, at_ms },
@@ -137,6 +159,10 @@ mod tests {
                 at_ms,
             },
             Entry::Ended { cause: EndCause::CallerHungUp, media: Value::Null, at_ms },
+            Entry::Consent { state: State::Announced, locale: Locale::Rw, at_ms },
+            Entry::Recording { file: "c.wav".into(), at_ms },
+            Entry::Recorded { file: "c.wav".into(), duration_ms: 1500, failure: None, at_ms },
+            Entry::Language { locale: Locale::Fr, at_ms },
         ]
     }
 
@@ -158,7 +184,11 @@ mod tests {
                 "tool",
                 "transferred",
                 "response.done",
-                "ended"
+                "ended",
+                "consent",
+                "recording",
+                "recording",
+                "language"
             ]
         );
         assert!(
@@ -167,7 +197,7 @@ mod tests {
         );
         assert_eq!(
             (&read[2]["role"], &read[2]["language"], &read[2]["language_source"]),
-            (&json!("user"), &json!("rw"), &json!("detected"))
+            (&json!("user"), &json!("rw"), &json!("transcription"))
         );
         assert_eq!((&read[3]["role"], &read[3]["interrupted"]), (&json!("assistant"), &json!(true)));
         assert_eq!((&read[0]["direction"], &read[0]["reference"]), (&json!("outbound"), &json!("order 7")));
@@ -177,6 +207,9 @@ mod tests {
             (&json!(2), &json!(5))
         );
         assert_eq!(usage["input_token_details"]["cached_tokens_details"]["audio_tokens"], 4);
+        let told = |name: &str| read[9][name].as_str().unwrap().to_owned();
+        assert_eq!(["kind", "state", "method", "language"].map(told), ["recording", "announced", "announcement", "rw"]);
+        assert_eq!((&read[11]["file"], &read[11]["duration_ms"]), (&json!("c.wav"), &json!(1500)));
         assert!(!json!(events).to_string().contains("+250"), "who calls whom stands beside the events");
     }
 

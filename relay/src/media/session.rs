@@ -23,14 +23,15 @@ use super::rtcp::{Control, one_way_delay_ms};
 use super::rtp::{self, Packet, Placed, SequenceNumbers};
 use super::source::{Network, Source, Verdict};
 use super::statistics::Reception;
+use super::tape::Tape;
 use super::{FRAME_MS, FRAME_SAMPLES, TICKS_PER_MS};
 use crate::moment::Moment;
 
 const FRAME: Duration = Duration::from_millis(FRAME_MS);
 /// After a late wake-up so many packets may leave at once; what is beyond is left out of the timeline.
 const MOST_AT_ONCE: u32 = 3;
-/// A packet carries 200 ms at most; longer ones are cut.
-const LONGEST_PAYLOAD: usize = 1600;
+/// Five seconds, which is what a gateway's message may carry; longer ones are cut. A datagram never carries so much.
+const LONGEST_PAYLOAD: usize = 40_000;
 /// Until nothing was heard for so long, the model hears nothing either: packets of 40 ms are no gap.
 const FILL_AFTER: Duration = Duration::from_millis(40);
 
@@ -84,6 +85,8 @@ pub enum Output {
     Digit(Digit),
     /// An item of the agent was spoken to its end.
     Spoken(Heard),
+    /// A piece of the recording, both tracks.
+    Recorded(Vec<u8>),
     /// Nothing came from the other side for too long.
     Dead,
 }
@@ -158,12 +161,16 @@ pub struct Session {
     sequence_number: u16,
     timestamp: u32,
     next_send: Moment,
+    /// Between two talk spurts nothing is sent.
+    quiet_between: bool,
     /// How much earlier than its turn the stream runs, since the agent began to speak between two turns.
     ahead: Duration,
     control: Control,
     sent: u64,
     unknown: u64,
     concealed_ticks: u64,
+    /// Both directions, while they are recorded.
+    tape: Option<Tape>,
     out: VecDeque<Output>,
 }
 
@@ -191,11 +198,13 @@ impl Session {
             sequence_number: sequence_number as u16,
             timestamp,
             next_send: now + FRAME,
+            quiet_between: false,
             ahead: Duration::ZERO,
             control: Control::new(now, ssrc, setup.cname.clone(), setup.ntp_at_start, seed),
             sent: 0,
             unknown: 0,
             concealed_ticks: 0,
+            tape: None,
             out: VecDeque::new(),
             setup,
         }
@@ -327,6 +336,21 @@ impl Session {
         self.playout.queued_ms()
     }
 
+    /// Where the way to the caller needs no keeping open, silence is not sent.
+    pub fn keep_silence(&mut self) {
+        self.quiet_between = true;
+    }
+
+    /// From now on both directions are recorded, as they are heard on the telephone.
+    pub fn record(&mut self) {
+        self.tape.get_or_insert_with(|| Tape::new(self.setup.law.silence()));
+    }
+
+    /// Nothing more is recorded; what is left on the tape.
+    pub fn stop_recording(&mut self) -> Vec<u8> {
+        self.tape.take().map(Tape::finish).unwrap_or_default()
+    }
+
     /// A key that came by SIP.
     pub fn info_digit(&mut self, now: Moment, digit: Digit) {
         if let Some(digit) = self.keypad.info(now, digit) {
@@ -424,6 +448,9 @@ impl Session {
         if self.on_hold {
             return;
         }
+        if let Some(tape) = &mut self.tape {
+            tape.heard(&payload);
+        }
         match self.guard.as_mut().map(|guard| guard.heard(now, samples.into_iter(), payload.clone())) {
             None => self.out.push_back(Output::Audio(payload)),
             Some(Gate::Pass(frames)) => self.out.extend(frames.into_iter().map(Output::Audio)),
@@ -452,7 +479,11 @@ impl Session {
         };
         if !self.on_hold {
             let law = self.setup.law;
-            self.out.push_back(Output::Audio(samples.into_iter().map(|sample| law.encode(sample)).collect()));
+            let audio: Vec<u8> = samples.into_iter().map(|sample| law.encode(sample)).collect();
+            if let Some(tape) = &mut self.tape {
+                tape.heard(&audio);
+            }
+            self.out.push_back(Output::Audio(audio));
         }
     }
 
@@ -474,6 +505,9 @@ impl Session {
                 let missed = (now.since(self.next_send).as_micros() / FRAME.as_micros()) as u32 + 1;
                 self.timestamp = self.timestamp.wrapping_add(missed.wrapping_mul(FRAME_SAMPLES as u32));
                 self.next_send += FRAME * missed;
+                if let Some(tape) = &mut self.tape {
+                    tape.skipped(missed as usize * FRAME_SAMPLES);
+                }
                 break;
             }
             burst += 1;
@@ -487,6 +521,7 @@ impl Session {
             self.next_send += std::mem::take(&mut self.ahead);
             return;
         }
+        let is_silence = frame.is_none();
         let (payload, marker) = match frame {
             Some(frame) => {
                 if let Some(guard) = &mut self.guard {
@@ -497,6 +532,15 @@ impl Session {
             // Silence is sent too: carriers cut legs on which nothing comes.
             None => (vec![self.setup.law.silence(); FRAME_SAMPLES], false),
         };
+        if let Some(tape) = &mut self.tape {
+            tape.said(&payload);
+            self.out.extend(tape.piece().map(Output::Recorded));
+        }
+        if is_silence && self.quiet_between {
+            self.timestamp = self.timestamp.wrapping_add(FRAME_SAMPLES as u32);
+            self.next_send += FRAME;
+            return;
+        }
         let [ssrc, ..] = self.setup.dice;
         let packet = Packet {
             marker,

@@ -10,6 +10,9 @@ use crate::moment::Moment;
 const PROBATION: u8 = 4;
 /// A locked source that is silent for so long may be replaced.
 const SILENT_FOR: Duration = Duration::from_secs(5);
+/// One that goes on from another port of the same machine, with its own number, has only been given another by a
+/// translator of addresses. Nobody who does not see its packets knows that number.
+const MOVED_AFTER: Duration = Duration::from_millis(200);
 /// Candidates that are watched at the same time; a sprayer must not make a call grow.
 const MOST_CANDIDATES: usize = 4;
 
@@ -80,6 +83,8 @@ pub struct Source {
     /// From where media may come besides: the carrier's media gateways.
     allowed: Vec<Network>,
     locked: Option<SocketAddr>,
+    /// Its source number.
+    ssrc: Option<u32>,
     last_heard: Moment,
     candidates: Vec<Candidate>,
     /// Packets of others, dropped.
@@ -100,7 +105,15 @@ pub enum Verdict {
 impl Source {
     /// Of a call whose session description names `announced`.
     pub fn new(announced: SocketAddr, allowed: Vec<Network>) -> Source {
-        Source { announced, allowed, locked: None, last_heard: Moment::default(), candidates: Vec::new(), foreign: 0 }
+        Source {
+            announced,
+            allowed,
+            locked: None,
+            ssrc: None,
+            last_heard: Moment::default(),
+            candidates: Vec::new(),
+            foreign: 0,
+        }
     }
 
     /// Where to send.
@@ -121,9 +134,13 @@ impl Source {
     pub fn judge(&mut self, now: Moment, from: SocketAddr, ssrc: u32, sequence_number: u16) -> Verdict {
         if self.locked == Some(from) {
             self.last_heard = now;
+            self.ssrc = Some(ssrc);
             return Verdict::Take;
         }
-        let held = self.locked.is_some() && now.since(self.last_heard) < SILENT_FOR;
+        let held = self.locked.is_some_and(|locked| {
+            let moved = locked.ip() == from.ip() && self.ssrc == Some(ssrc);
+            now.since(self.last_heard) < if moved { MOVED_AFTER } else { SILENT_FOR }
+        });
         if held || !self.may_come_from(from.ip()) {
             self.foreign += 1;
             return Verdict::Drop;
@@ -135,6 +152,7 @@ impl Source {
         }
         let is_first = self.locked.is_none();
         self.locked = Some(from);
+        self.ssrc = Some(ssrc);
         self.last_heard = now;
         self.candidates.clear();
         if is_first { Verdict::Take } else { Verdict::TakeFromNew }
@@ -226,6 +244,21 @@ mod tests {
         verdicts(&mut source, &[(0, "192.0.2.1:4000", 1)]);
         let other: Vec<_> = (0..5).map(|n| (5000 + n * 20, "192.0.2.2:4000", n as u16)).collect();
         assert_eq!(verdicts(&mut source, &other), "...nt");
+    }
+
+    #[test]
+    fn the_same_stream_from_another_port_of_the_machine_is_followed_within_a_third_of_a_second() {
+        let mut moved = source();
+        verdicts(&mut moved, &[(0, "192.0.2.1:4000", 1)]);
+        let other: Vec<_> = (1..16).map(|n| (n * 20, "192.0.2.1:5555", n as u16)).collect();
+        assert_eq!(verdicts(&mut moved, &other), "............ntt");
+        // With another number it is somebody else.
+        let mut other = source();
+        verdicts(&mut other, &[(0, "192.0.2.1:4000", 1)]);
+        for n in 1..100 {
+            let verdict = other.judge(Moment::from_millis(n * 20), at("192.0.2.1:5555"), 2, n as u16);
+            assert_eq!(verdict, Verdict::Drop);
+        }
     }
 
     #[test]

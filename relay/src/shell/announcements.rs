@@ -8,6 +8,7 @@ use std::path::Path;
 
 use ihuza_core::locale::{ALL, Locale};
 
+use crate::config::Config;
 use crate::media::g711::Law;
 
 /// Two minutes; nobody listens to more.
@@ -20,7 +21,11 @@ pub enum Announcement {
     Apology,
     /// A tool takes its time.
     Filler,
+    /// The call is recorded. Without a file of it nothing is recorded: a tone tells nobody anything.
+    Consent,
 }
+
+const ANNOUNCEMENTS: [Announcement; 3] = [Announcement::Apology, Announcement::Filler, Announcement::Consent];
 
 impl Announcement {
     /// The name of its file, and of its item in the playout.
@@ -28,6 +33,7 @@ impl Announcement {
         match self {
             Announcement::Apology => "apology",
             Announcement::Filler => "filler",
+            Announcement::Consent => "consent",
         }
     }
 }
@@ -39,10 +45,30 @@ pub struct Announcements {
 }
 
 impl Announcements {
+    /// All that the settings ask for. What a trunk that records has to announce must be there in the language of each of
+    /// its numbers.
+    pub fn of(config: &Config) -> io::Result<Announcements> {
+        let Some(directory) = &config.media.announcements else { return Ok(Announcements::default()) };
+        let found = Announcements::read(directory)?;
+        for trunk in config.trunks.iter().filter(|trunk| trunk.record) {
+            for did in &trunk.dids {
+                let locale = did.locale.0;
+                if !found.spoken.contains_key(&(Announcement::Consent, locale)) {
+                    return Err(io::Error::other(format!(
+                        "trunk {} records, and there is no consent.{}.alaw to say so: add it, or leave record out",
+                        trunk.name,
+                        locale.as_str()
+                    )));
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// Reads a directory; what is missing there is a tone, what is too long an error.
     pub fn read(directory: &Path) -> io::Result<Announcements> {
         let mut spoken = HashMap::new();
-        for announcement in [Announcement::Apology, Announcement::Filler] {
+        for announcement in ANNOUNCEMENTS {
             for locale in ALL {
                 let path = directory.join(format!("{}.{}.alaw", announcement.as_str(), locale.as_str()));
                 if !path.exists() {
@@ -62,16 +88,19 @@ impl Announcements {
 
     /// The sound, in the law of a call.
     pub fn sound(&self, announcement: Announcement, locale: Locale, law: Law) -> Vec<u8> {
-        let Some(spoken) = self.spoken.get(&(announcement, locale)) else {
-            return match announcement {
-                Announcement::Apology => congestion_tone(law),
-                Announcement::Filler => comfort_tone(law),
-            };
-        };
-        match law {
+        self.spoken(announcement, locale, law).unwrap_or_else(|| match announcement {
+            Announcement::Apology | Announcement::Consent => congestion_tone(law),
+            Announcement::Filler => comfort_tone(law),
+        })
+    }
+
+    /// The words, in the law of a call, if there is a file of them.
+    pub fn spoken(&self, announcement: Announcement, locale: Locale, law: Law) -> Option<Vec<u8>> {
+        let spoken = self.spoken.get(&(announcement, locale))?;
+        Some(match law {
             Law::A => spoken.clone(),
             Law::Mu => spoken.iter().map(|byte| Law::Mu.encode(Law::A.decode(*byte))).collect(),
-        }
+        })
     }
 }
 
@@ -93,6 +122,26 @@ fn tone(law: Law, samples: usize, level: impl Fn(usize) -> f32) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trunk_that_records_must_be_able_to_say_so_in_each_of_its_languages() {
+        let directory = std::env::temp_dir().join(format!("ihuza-relay-consents-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let text = include_str!("../../relay.example.toml").replace("codecs =", "record = true\ncodecs =");
+        let missing = Config::parse(&text).unwrap_err().to_string();
+        assert!(missing.contains("recording.directory"), "{missing}");
+        let mut config = Config::parse(&format!("{text}\n[recording]\ndirectory = \"/tmp\"")).unwrap();
+        config.media.announcements = Some(directory.clone());
+        std::fs::write(directory.join("consent.rw.alaw"), [0x41]).unwrap();
+        let without_french = Announcements::of(&config).unwrap_err().to_string();
+        std::fs::write(directory.join("consent.fr.alaw"), [0x42]).unwrap();
+        let sound = Announcements::of(&config).unwrap().spoken(Announcement::Consent, Locale::Fr, Law::A);
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(without_french.contains("consent.fr.alaw"), "{without_french}");
+        assert_eq!(sound, Some(vec![0x42]));
+        config.trunks[0].record = false;
+        assert!(Announcements::of(&config).is_ok(), "whoever does not record need not say so");
+    }
 
     #[test]
     fn a_file_is_spoken_in_the_law_of_the_call_and_a_missing_one_is_a_tone() {

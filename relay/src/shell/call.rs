@@ -8,13 +8,16 @@ use std::time::Duration;
 use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::announcements::Announcement;
+use super::gateway::{Arrived, Line, Stuck};
 use super::link;
 use super::log::Level;
 use super::ports::Pair;
+use super::recorder::Recording;
 use super::relay::Shared;
 use super::scribe;
 use super::session_function::{Opened, Opening};
@@ -22,15 +25,16 @@ use super::signalling::{Accepted, Incoming, Refused, Signal};
 use crate::backend::realtime::{Realtime, Setup};
 use crate::backend::{self, Link, VoiceBackend};
 use crate::config::{Did, Trunk};
-use crate::journal::entry::{Direction, Entry};
-use crate::media::dtmf;
+use crate::journal::entry::{Direction, Entry, Origin};
+use crate::media::dtmf::{self, Digit};
 use crate::media::g711::Law;
-use crate::media::playout::ItemId;
+use crate::media::playout::{Heard, ItemId};
 use crate::media::session::{self, Session};
 use crate::media::source::Network;
 use crate::moment::Moment;
 use crate::sip::admission::Refusal;
 use crate::sip::call::{self, Call, EndCause};
+use crate::sip::consent::{self, Consent};
 use crate::sip::description::{Agreed, Local, Policy};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
 use crate::sip::transfer::{self, Outcome, Transfer};
@@ -44,20 +48,27 @@ const TRANSFER_TO: &str = "transfer_to";
 /// A tool of our own: the agent says goodbye.
 const END_CALL: &str = "end_call";
 
+/// Stands for the other end of a call over a gateway, which has no address; one for documentation (RFC 5737).
+pub const GATEWAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 9);
+
 /// What a call is made of when it is let in.
 pub struct Start {
     /// SIP.
     pub incoming: Incoming,
     /// The trunk's Call-ID.
     pub call_sid: String,
+    /// By which way it came.
+    pub origin: Origin,
     /// By which trunk.
     pub trunk: Trunk,
     /// For which number.
     pub did: Did,
     /// Who calls.
     pub caller: Option<E164>,
-    /// Ports for its media.
-    pub pair: Pair,
+    /// Ports for its media, if it comes by RTP.
+    pub pair: Option<Pair>,
+    /// The gateway that brings it, if one does.
+    pub line: Option<Line>,
     /// Our end, which has answered the offer.
     pub local: Local,
     /// Our description.
@@ -89,6 +100,7 @@ enum Arrival {
     Opened(Result<Opened, String>),
     Tool { call_id: String, name: String, took: Duration, output: Result<String, String> },
     Refreshed(bool),
+    ConsentKept(bool),
     Referred(Option<u16>),
 }
 
@@ -118,7 +130,10 @@ struct Running {
     /// What an INVITE of ours was answered with while it rang.
     early_description: Vec<u8>,
     arrivals: mpsc::Sender<Arrival>,
-    record: mpsc::Sender<Entry>,
+    record: mpsc::Sender<scribe::Line>,
+    /// On a trunk that records.
+    consent: Option<Consent>,
+    recording: Option<Recording>,
     ended: Option<EndCause>,
 }
 
@@ -130,6 +145,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         || Opening {
             correlation_id: Uuid::new_v4().to_string(),
             call_sid: start.call_sid.clone(),
+            origin: start.origin,
             trunk: start.trunk.name.clone(),
             from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
             to: start.did.number.0.as_str().to_owned(),
@@ -168,6 +184,8 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         early_description: Vec::new(),
         arrivals,
         record,
+        consent: None,
+        recording: None,
         ended: None,
         shared: shared.clone(),
         start,
@@ -184,19 +202,20 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         // Fair on purpose: a flood on the media port must not keep the model or SIP waiting.
         tokio::select! {
             () = tokio::time::sleep_until(wake) => running.timeout(),
-            Ok((length, from)) = running.start.pair.media.recv_from(&mut media_buffer) => {
+            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.media), &mut media_buffer) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, media_buffer.get(..length)) {
                     media.handle_datagram(shared.clock.now(), from, datagram);
                 }
             }
             Some(event) = from_model.recv() => running.tell_model(event),
+            Some(arrived) = from_line(&mut running.start.line) => running.line_brings(arrived),
             signal = running.start.incoming.signals.recv() => match signal {
                 Some(signal) => running.signal(signal),
                 // The stack has given the dialog up.
                 None => running.tell_call(call::Input::HungUp),
             },
             Some(arrival) = arrived.recv() => running.arrival(arrival),
-            Ok((length, from)) = running.start.pair.control.recv_from(&mut control_buffer) => {
+            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.control), &mut control_buffer) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, control_buffer.get(..length)) {
                     media.handle_control(shared.clock.now(), from, datagram);
                 }
@@ -206,6 +225,22 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         }
     }
     running.close();
+}
+
+/// The next datagram of a port, if there is one.
+async fn datagram(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
+    match socket {
+        Some(socket) => socket.recv_from(buffer).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a gateway brings next, if there is one.
+async fn from_line(line: &mut Option<Line>) -> Option<Arrived> {
+    match line {
+        Some(line) => line.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 impl Running {
@@ -218,7 +253,11 @@ impl Running {
     }
 
     fn write(&self, entry: Entry) {
-        if self.record.try_send(entry).is_err() {
+        self.write_line(entry.into());
+    }
+
+    fn write_line(&self, line: scribe::Line) {
+        if self.record.try_send(line).is_err() {
             self.log("JOURNAL_FAILED", Level::Error, "the record of a call does not keep up", json!({}));
         }
     }
@@ -261,7 +300,12 @@ impl Running {
         let media = self.media.as_ref().map(Session::next_timeout);
         let timer = self.timer.as_ref().map(SessionTimer::next_timeout);
         let transfer = self.transfer().map(|transfer| transfer.next_timeout());
-        [self.call.next_timeout(), model, media, timer, transfer].into_iter().flatten().fold(far, Moment::min)
+        let consent = self.consent.as_ref().and_then(Consent::next_timeout);
+        let line = self.start.line.as_ref().and_then(Line::next_timeout);
+        [self.call.next_timeout(), model, media, timer, transfer, consent, line]
+            .into_iter()
+            .flatten()
+            .fold(far, Moment::min)
     }
 
     fn timeout(&mut self) {
@@ -277,6 +321,13 @@ impl Running {
         }
         if let Some(outcome) = self.transfer().and_then(|transfer| transfer.poll(now)) {
             self.handed_over(outcome);
+        }
+        if let Some(line) = &mut self.start.line {
+            line.timeout(now);
+        }
+        self.heard_by_caller();
+        if let Some(output) = self.consent.as_mut().and_then(|consent| consent.timeout(now)) {
+            self.do_for_consent(output);
         }
         match self.timer.as_mut().and_then(|timer| timer.poll(now)) {
             Some(Due::Expired) => self.tell_call(call::Input::SessionExpired),
@@ -301,7 +352,7 @@ impl Running {
     /// Asks the trunk to take the call over, as soon as the agent has said what it had to say.
     fn refer_when_silent(&mut self) {
         let now = self.now();
-        let speaks = self.media.as_ref().is_some_and(|media| media.queued_ms() > 0);
+        let speaks = self.is_speaking();
         let Some(hand_over) = self.hand_over.as_mut().filter(|hand_over| hand_over.transfer.is_none() && !speaks)
         else {
             return;
@@ -374,6 +425,11 @@ impl Running {
                     self.handed_over(outcome);
                 }
             }
+            Arrival::ConsentKept(certain) => {
+                if let Some(output) = self.consent.as_mut().and_then(|consent| consent.kept(certain)) {
+                    self.do_for_consent(output);
+                }
+            }
             Arrival::Refreshed(true) => {
                 let now = self.now();
                 if let (Some(timer), Some(interval)) = (&mut self.timer, self.start.interval) {
@@ -403,14 +459,17 @@ impl Running {
 
     /// The agent is known: its model is called while the telephone rings.
     fn prepare(&mut self, opened: Opened) {
-        let settings = &self.shared.config.model;
         let locale = opened.locale.unwrap_or(self.opening.locale);
-        self.opening.locale = locale;
+        if locale != self.opening.locale {
+            self.speaks(locale);
+        }
+        let settings = &self.shared.config.model;
         let setup = Setup {
             law: self.law(),
             format: settings.format,
             turn_detection: settings.turn_detection,
             instructions: opened.session.instructions.clone().unwrap_or_default(),
+            locale,
             greeting: opened.greeting.clone().unwrap_or_else(|| greeting(self.opening.direction, locale)),
             voice: settings.voice.clone(),
             tools: opened.session.tools.clone(),
@@ -421,6 +480,13 @@ impl Running {
         let mut model = Realtime::new(now, setup);
         model.handle_input(now, backend::Input::Greet);
         self.model = Some(model);
+    }
+
+    /// From now on the call is in this language: its announcements, its record, its summary.
+    fn speaks(&mut self, locale: Locale) {
+        self.opening.locale = locale;
+        self.log("LANGUAGE_CHANGED", Level::Info, locale.english_name(), json!({ "language": locale.as_str() }));
+        self.write(Entry::Language { locale, at_ms: self.at_ms() });
     }
 
     fn law(&self) -> Law {
@@ -434,6 +500,7 @@ impl Running {
             Signal::NotAcknowledged => self.tell_call(call::Input::NotAcknowledged),
             Signal::Cancelled => self.tell_call(call::Input::Cancelled),
             Signal::HungUp => self.tell_call(call::Input::HungUp),
+            Signal::Lost => self.tell_call(call::Input::MediaLost),
             Signal::Ringing(description) => {
                 self.shared.calls.ringing(&self.opening.correlation_id);
                 if !description.is_empty() {
@@ -634,10 +701,17 @@ impl Running {
                 ntp_at_start: self.shared.clock.ntp_at_start(),
             },
         );
+        if self.start.line.is_some() {
+            media.keep_silence();
+        }
         if agreed.on_hold {
             media.redescribe(now, agreed.remote, agreed.remote_control, true);
         }
         self.media = Some(media);
+        if self.start.trunk.record {
+            self.ask_consent();
+        }
+        // What the agent says first waits behind the announcement.
         for output in std::mem::take(&mut self.early) {
             self.do_for_model(output);
         }
@@ -645,12 +719,79 @@ impl Running {
 
     /// Throws away what the agent has still to say, and tells the model how far it was heard. Whether there was any.
     fn silence(&mut self) -> bool {
-        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let heard = self.cut_off();
         let was_speaking = !heard.is_empty();
         if was_speaking {
             self.tell_model(backend::Input::Cut(heard));
         }
         was_speaking
+    }
+
+    /// Says that the call is recorded; the recording begins behind it.
+    fn ask_consent(&mut self) {
+        let (now, law) = (self.now(), self.law());
+        // The call's language may be one that the trunk's announcements lack.
+        let locales = [self.opening.locale, self.start.did.locale.0];
+        let words = |locale| Some((locale, self.shared.announcements.spoken(Announcement::Consent, locale, law)?));
+        let Some((locale, sound)) = locales.into_iter().find_map(words) else {
+            return self.log("RECORDING_REFUSED", Level::Error, "there is no announcement: not recorded", json!({}));
+        };
+        let wait = Duration::from_millis(self.shared.config.recording.refusal_wait_ms);
+        let refuse_key = self.start.trunk.refuse_key.and_then(Digit::from_char);
+        self.consent = Some(Consent::new(locale, refuse_key, wait));
+        if let Some(media) = &mut self.media {
+            media.announce(now, &ItemId::from(Announcement::Consent.as_str()), sound.into());
+        }
+    }
+
+    fn do_for_consent(&mut self, output: consent::Output) {
+        match output {
+            consent::Output::Keep(state) => {
+                let locale = self.consent.as_ref().map_or(self.opening.locale, |consent| consent.locale);
+                let (line, kept) = scribe::Line::kept(Entry::Consent { state, locale, at_ms: self.at_ms() });
+                self.log("RECORDING_CONSENT", Level::Info, state.as_str(), json!({ "state": state.as_str() }));
+                self.write_line(line);
+                if state == consent::State::Announced {
+                    let arrivals = self.arrivals.clone();
+                    tokio::spawn(async move {
+                        let certain = kept.await.unwrap_or(false);
+                        let _ = arrivals.send(Arrival::ConsentKept(certain)).await;
+                    });
+                }
+            }
+            consent::Output::Record => {
+                let Some(recorder) = &self.shared.recorder else { return };
+                match recorder.begin(&self.opening.correlation_id, self.law()) {
+                    Ok(recording) => {
+                        self.write(Entry::Recording { file: recording.file(), at_ms: self.at_ms() });
+                        self.recording = Some(recording);
+                        if let Some(media) = &mut self.media {
+                            media.record();
+                        }
+                    }
+                    Err(error) => self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({})),
+                }
+            }
+        }
+    }
+
+    fn recorded(&mut self, sound: Vec<u8>) {
+        if let Some(Err(error)) = self.recording.as_mut().map(|recording| recording.append(sound)) {
+            self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({}));
+            self.end_recording(Some(error.to_string()));
+        }
+    }
+
+    fn end_recording(&mut self, failure: Option<String>) {
+        let rest = self.media.as_mut().map(Session::stop_recording).unwrap_or_default();
+        let Some(mut recording) = self.recording.take() else { return };
+        let failure = failure.or_else(|| recording.append(rest).err().map(|error| error.to_string()));
+        let (file, duration_ms) = (recording.file(), recording.duration_ms());
+        self.write(Entry::Recorded { file, duration_ms, failure, at_ms: self.at_ms() });
+    }
+
+    fn is_announcing_consent(&self) -> bool {
+        self.consent.as_ref().is_some_and(Consent::is_announcing)
     }
 
     fn announce(&mut self, announcement: Announcement) {
@@ -687,8 +828,10 @@ impl Running {
                 }
             }
             backend::Output::Said { speaker, text, locale, interrupted } => {
-                self.write(Entry::Said { speaker, text, locale, interrupted, at_ms: self.at_ms() });
+                let (locale, source) = locale.unzip();
+                self.write(Entry::Said { speaker, text, locale, source, interrupted, at_ms: self.at_ms() });
             }
+            backend::Output::Language(locale) => self.speaks(locale),
             backend::Output::ToolCall { call_id, name, arguments } => self.tool(call_id, name, arguments),
             backend::Output::Filler => self.announce(Announcement::Filler),
             backend::Output::Used(usage) => self.write(Entry::Used { usage, at_ms: self.at_ms() }),
@@ -729,26 +872,102 @@ impl Running {
     }
 
     fn do_for_media(&mut self, output: session::Output) {
-        let send = |socket: &tokio::net::UdpSocket, datagram: &[u8], to: SocketAddr| {
+        let send = |socket: Option<&UdpSocket>, datagram: &[u8], to: SocketAddr| {
             // A full socket buffer is loss like any other: the next packet is 20 ms away.
-            let _ = socket.try_send_to(datagram, to);
+            let _ = socket.map(|socket| socket.try_send_to(datagram, to));
         };
+        let now = self.now();
+        let pair = self.start.pair.as_ref();
         match output {
-            session::Output::Rtp { to, datagram } => send(&self.start.pair.media, &datagram, to),
-            session::Output::Rtcp { to, datagram } => send(&self.start.pair.control, &datagram, to),
+            session::Output::Rtp { to, datagram } => match &mut self.start.line {
+                Some(line) => {
+                    let said = line.say(now, &datagram);
+                    self.unless_stuck(said);
+                }
+                None => send(pair.map(|pair| &pair.media), &datagram, to),
+            },
+            session::Output::Rtcp { to, datagram } => send(pair.map(|pair| &pair.control), &datagram, to),
+            // The announcement cannot be interrupted.
+            session::Output::Audio(_) if self.is_announcing_consent() => {}
             session::Output::Audio(audio) => self.tell_model(backend::Input::Audio(audio)),
+            session::Output::Recorded(sound) => self.recorded(sound),
             session::Output::Digit(digit) => {
                 self.write(Entry::Digit { at_ms: self.at_ms() });
+                let (answered, output) = self.consent.as_mut().map_or((false, None), |consent| consent.key(digit));
+                if let Some(output) = output {
+                    self.do_for_consent(output);
+                }
+                if answered {
+                    return;
+                }
                 self.tell_model(backend::Input::Digit(digit));
             }
-            session::Output::Spoken(heard) => {
-                self.tell_model(backend::Input::Spoken(heard));
-                if self.media.as_ref().is_some_and(|media| media.queued_ms() == 0) {
-                    self.tell_call(call::Input::Silent);
-                    self.refer_when_silent();
+            session::Output::Spoken(heard) => match &mut self.start.line {
+                // What has left is not heard yet.
+                Some(line) => {
+                    let marked = line.ended(now, heard);
+                    self.unless_stuck(marked);
                 }
-            }
+                None => self.spoken(heard),
+            },
             session::Output::Dead => self.tell_call(call::Input::MediaLost),
+        }
+    }
+
+    /// The caller has heard an item to its end.
+    fn spoken(&mut self, heard: Heard) {
+        let now = self.now();
+        let is_notice = *heard.item == *Announcement::Consent.as_str();
+        if let Some(output) = self.consent.as_mut().filter(|_| is_notice).and_then(|asked| asked.announced(now)) {
+            self.do_for_consent(output);
+        }
+        self.tell_model(backend::Input::Spoken(heard));
+        if self.media.is_some() && !self.is_speaking() {
+            self.tell_call(call::Input::Silent);
+            self.refer_when_silent();
+        }
+    }
+
+    /// Whether there is something to say that was not heard yet.
+    fn is_speaking(&self) -> bool {
+        self.media.as_ref().is_some_and(|media| media.queued_ms() > 0)
+            || self.start.line.as_ref().is_some_and(Line::is_speaking)
+    }
+
+    /// Silences the agent at once; what was heard of each item that was cut off.
+    fn cut_off(&mut self) -> Vec<Heard> {
+        let now = self.now();
+        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let is_announcing = self.is_announcing_consent();
+        let Some(line) = self.start.line.as_mut().filter(|_| !is_announcing) else { return heard };
+        let (heard, cleared) = line.cut(now, heard);
+        self.unless_stuck(cleared);
+        self.heard_by_caller();
+        heard
+    }
+
+    fn line_brings(&mut self, arrived: Arrived) {
+        let now = self.now();
+        match (arrived, &mut self.media, &mut self.start.line) {
+            (Arrived::Packet(packet), Some(media), _) => media.handle_datagram(now, GATEWAY, &packet),
+            (Arrived::Digit(digit), Some(media), _) => media.info_digit(now, digit),
+            (Arrived::Mark(name), _, Some(line)) => line.echoed(now, &name),
+            (Arrived::Packet(_) | Arrived::Digit(_), None, _) | (Arrived::Mark(_), _, None) => {}
+        }
+        self.heard_by_caller();
+    }
+
+    /// What a gateway says that it has played.
+    fn heard_by_caller(&mut self) {
+        while let Some(heard) = self.start.line.as_mut().and_then(Line::poll_heard) {
+            self.spoken(heard);
+        }
+    }
+
+    /// A gateway that does not take what is said to it is as good as gone.
+    fn unless_stuck(&mut self, sent: Result<(), Stuck>) {
+        if sent.is_err() {
+            self.tell_call(call::Input::MediaLost);
         }
     }
 
@@ -756,12 +975,13 @@ impl Running {
         let now = self.now();
         let cause = self.ended.unwrap_or(EndCause::Shutdown);
         // What the agent was saying is told as far as it was heard.
-        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
+        let heard = self.cut_off();
         self.tell_model(backend::Input::Cut(heard));
         if let Some(media) = &mut self.media {
             media.end(now);
         }
         self.carry_out();
+        self.end_recording(None);
         self.links.clear();
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);
@@ -770,7 +990,9 @@ impl Running {
         self.shared.metrics.ended(cause, report.as_ref());
         self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
         self.shared.ended(&self.start.trunk.name, &self.start.did.number.0);
-        self.shared.ports.give_back(now, self.start.pair.port);
+        if let Some(pair) = &self.start.pair {
+            self.shared.ports.give_back(now, pair.port);
+        }
     }
 }
 

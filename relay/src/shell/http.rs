@@ -1,4 +1,4 @@
-//! `/healthz` and `/metrics`, and the way to `/calls`.
+//! `/healthz` and `/metrics`, and the doors to `/calls` and `/mtn-media`.
 
 use std::convert::Infallible;
 use std::io;
@@ -17,8 +17,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-use super::calls_api;
 use super::relay::Shared;
+use super::{calls_api, gateway};
 
 /// Connections at a time; a scraper needs one.
 const MOST_CONNECTIONS: usize = 64;
@@ -36,19 +36,23 @@ pub async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Socket
             let Ok((stream, _)) = listener.accept().await else { continue };
             let shared = shared.clone();
             tokio::spawn(async move {
-                let service = service_fn(move |request| {
+                let service = service_fn(move |request: Request<Incoming>| {
                     let shared = shared.clone();
                     async move {
-                        let response = match calls_api::is_ours(request.uri().path()) {
-                            true => calls_api::answer(&shared, request).await,
-                            false => answer(&shared, &request),
+                        let path = request.uri().path();
+                        let response = if calls_api::is_ours(path) {
+                            calls_api::answer(&shared, request).await
+                        } else if path.starts_with(gateway::PATH) {
+                            gateway::upgrade(&shared, request)
+                        } else {
+                            answer(&shared, &request)
                         };
                         Ok::<_, Infallible>(response)
                     }
                 });
                 let mut server = http1::Builder::new();
                 server.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).keep_alive(false);
-                let _ = server.serve_connection(TokioIo::new(stream), service).await;
+                let _ = server.serve_connection(TokioIo::new(stream), service).with_upgrades().await;
                 drop(seat);
             });
         }

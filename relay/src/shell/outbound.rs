@@ -18,7 +18,7 @@ use super::relay::Shared;
 use super::session_function::Opening;
 use super::signalling::{Outgoing, Signalling};
 use crate::config::{Amount, Language};
-use crate::journal::entry::Direction;
+use crate::journal::entry::{Direction, Origin};
 use crate::journal::told;
 use crate::moment::Moment;
 use crate::sip::admission::Admitted;
@@ -335,6 +335,7 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
     let opening = Opening {
         correlation_id: id.to_owned(),
         call_sid: call_sid.clone(),
+        origin: Origin::MtnSip,
         trunk: trunk.name.clone(),
         from: Some(did.number.0.as_str().to_owned()),
         to: wish.to.as_str().to_owned(),
@@ -387,10 +388,12 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
     let start = Start {
         incoming: signalling.call(outgoing),
         call_sid,
+        origin: Origin::MtnSip,
         trunk: trunk.clone(),
         did,
         caller: Some(wish.to.clone()),
-        pair,
+        pair: Some(pair),
+        line: None,
         local,
         description,
         agreed: None,

@@ -1,13 +1,13 @@
 //! The relay as a whole: starts its parts, lets calls in, and ends without harming those that run.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_websockets::Connector;
 
@@ -20,16 +20,22 @@ use super::log::{Level, Log};
 use super::metrics::Metrics;
 use super::outbound::Calls;
 use super::ports::Ports;
+use super::recorder::Recorder;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
 use super::trunks::{self, Trunks};
 use super::{http, sip_stack};
 use crate::config::{Config, Digest, Trunk};
+use crate::gateway::token::Tokens;
+use crate::journal::entry::Origin;
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
 use crate::sip::description::{DescriptionError, Local, Policy};
 use crate::sip::digest::{Authenticator, Credentials, Verdict, md5_only};
 use crate::sip::session_timer::Interval;
+
+/// Gateways that have not named their call; each has five seconds for it.
+const MOST_GATEWAYS_WAITING: usize = 64;
 
 /// What all calls share.
 pub struct Shared {
@@ -45,6 +51,8 @@ pub struct Shared {
     pub ports: Ports,
     /// What the relay itself says.
     pub announcements: Announcements,
+    /// Recordings, where a trunk records.
+    pub recorder: Option<Recorder>,
     /// TLS towards the model.
     pub connector: Arc<Connector>,
     /// The key for the model where a call brings none.
@@ -55,6 +63,14 @@ pub struct Shared {
     pub calls: Calls,
     /// Ends all calls.
     pub stop_calls: watch::Sender<()>,
+    /// What gateways show, by their trunks' names.
+    pub gateway_secrets: HashMap<String, String>,
+    /// Tokens of gateways that were used.
+    pub tokens: Mutex<Tokens>,
+    /// Seats for gateways that have not named their call.
+    pub gateways_waiting: Arc<Semaphore>,
+    /// Names of the calls that gateways carry.
+    streams: Mutex<HashSet<String>>,
     admission: Mutex<Admission>,
     authenticator: Mutex<Authenticator>,
     /// Passwords of trunks, by their names.
@@ -68,8 +84,11 @@ pub enum StartError {
     #[error("journal in {0} cannot be opened: {1}")]
     Journal(String, std::io::Error),
     /// The files of what it says itself.
-    #[error("announcements in {0} cannot be read: {1}")]
-    Announcements(String, std::io::Error),
+    #[error("announcements: {0}")]
+    Announcements(std::io::Error),
+    /// The recordings' directory.
+    #[error("recordings in {0} cannot be kept: {1}")]
+    Recordings(String, std::io::Error),
     /// The HTTP server.
     #[error("cannot listen for HTTP on {0}: {1}")]
     Http(SocketAddr, std::io::Error),
@@ -85,6 +104,9 @@ pub enum StartError {
     /// Nobody could ask for a call.
     #[error("outbound.key_env names the variable {0}, but it is not set: nobody could ask for a call")]
     CallsKey(String),
+    /// A trunk that takes gateways has no secret for them.
+    #[error("trunk {0} has gateway.secret_env, but that variable is not set: no gateway could call")]
+    GatewaySecret(String),
     /// The client of the session function.
     #[error(transparent)]
     Function(#[from] FunctionError),
@@ -104,16 +126,14 @@ impl Relay {
         // Two providers in one program make rustls panic at its first connection; the first to be installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let passwords = passwords(&config, &secret)?;
-        let announcements = match &config.media.announcements {
-            Some(directory) => Announcements::read(directory)
-                .map_err(|error| StartError::Announcements(directory.display().to_string(), error))?,
-            None => Announcements::default(),
-        };
+        let gateway_secrets = gateway_secrets(&config, &secret)?;
+        let announcements = Announcements::of(&config).map_err(StartError::Announcements)?;
         let clock = Clock::start();
         let log = Log::new(clock);
         let directory = &config.journal.directory;
         let (journal, leftovers) = Journal::open(directory, clock)
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
+        let recorder = recorder(&config, log)?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
         let desk = Desk { journal, function, log };
         let (calls_key, calls_passwords) = calls_secrets(&config, &secret)?;
@@ -125,6 +145,7 @@ impl Relay {
         let shared = Arc::new(Shared {
             clock,
             announcements,
+            recorder,
             metrics: Metrics::default(),
             ports: Ports::new(config.media.bind, config.media.ports.0.clone()),
             connector: Arc::new(connector),
@@ -132,6 +153,10 @@ impl Relay {
             trunks: Trunks::new(clock.now(), &config),
             calls,
             stop_calls: watch::Sender::new(()),
+            gateway_secrets,
+            tokens: Mutex::default(),
+            gateways_waiting: Arc::new(Semaphore::new(MOST_GATEWAYS_WAITING)),
+            streams: Mutex::default(),
             admission: Mutex::default(),
             authenticator: Mutex::new(Authenticator::new(key())),
             passwords,
@@ -184,6 +209,23 @@ impl Shared {
         self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a call over a gateway is let in.
+    pub fn let_in<'c>(&self, trunk: &'c Trunk, request: &Request) -> Result<Admitted<'c>, Refusal> {
+        self.admission().judge_for(self.clock.now(), &self.config, trunk, request)
+    }
+
+    /// A call begins.
+    pub fn began(&self, trunk: &str, number: &E164) {
+        self.admission().began(trunk, number);
+        self.metrics.began();
+    }
+
+    /// A place for a gateway's call of this name; nothing if there is one. It is free again when what is returned is dropped.
+    pub fn place_of_stream(self: &Arc<Self>, call_sid: &str) -> Option<StreamPlace> {
+        let is_new = self.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(call_sid.to_owned());
+        is_new.then(|| StreamPlace { shared: self.clone(), call_sid: call_sid.to_owned() })
+    }
+
     /// A call is over.
     pub fn ended(&self, trunk: &str, number: &E164) {
         self.admission().ended(trunk, number);
@@ -215,6 +257,18 @@ impl Shared {
         let status = open.err().map_or("ok", Refusal::as_str);
         let (most_calls, trunks) = (self.config.limits.calls, trunks::told(self, true));
         (open.is_ok(), json!({ "status": status, "calls": calls, "most_calls": most_calls, "trunks": trunks }))
+    }
+}
+
+/// The place of one call over a gateway.
+pub struct StreamPlace {
+    shared: Arc<Shared>,
+    call_sid: String,
+}
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.call_sid);
     }
 }
 
@@ -321,9 +375,11 @@ impl Door {
             call_sid,
             caller,
             interval,
+            origin: Origin::MtnSip,
             trunk,
             did,
-            pair,
+            pair: Some(pair),
+            line: None,
             local,
             description,
             agreed,
@@ -355,6 +411,35 @@ fn calls_secrets(
         None => Err(StartError::Password(trunk.name.clone())),
     };
     Ok((Some(key), asked.map(password).collect::<Result<_, _>>()?))
+}
+
+/// The secrets of gateways that the settings name, all of them or none.
+fn gateway_secrets(
+    config: &Config,
+    secret: &impl Fn(&str) -> Option<String>,
+) -> Result<HashMap<String, String>, StartError> {
+    let taking = config.trunks.iter().filter_map(|trunk| Some((trunk, trunk.gateway.as_ref()?)));
+    let shown = |(trunk, gateway): (&Trunk, &crate::config::Gateway)| match secret(&gateway.secret_env) {
+        Some(secret) => Ok((trunk.name.clone(), secret)),
+        None => Err(StartError::GatewaySecret(trunk.name.clone())),
+    };
+    taking.map(shown).collect()
+}
+
+/// The writer of recordings, if any trunk records; what a former process left unfinished is finished.
+fn recorder(config: &Config, log: Log) -> Result<Option<Recorder>, StartError> {
+    let Some(directory) =
+        config.recording.directory.as_ref().filter(|_| config.trunks.iter().any(|trunk| trunk.record))
+    else {
+        return Ok(None);
+    };
+    let (recorder, mended) =
+        Recorder::open(directory).map_err(|error| StartError::Recordings(directory.display().to_string(), error))?;
+    for correlation_id in mended {
+        let message = "the recording of a former process was finished";
+        log.event("RECORDING_MENDED", Level::Warn, message, json!({ "correlation_id": correlation_id }));
+    }
+    Ok(Some(recorder))
 }
 
 /// 64 random bytes.
@@ -403,8 +488,7 @@ impl Reception for Door {
     fn begin(&self, invite: Invite, incoming: Incoming) {
         match self.start(&invite, incoming) {
             Ok(start) => {
-                self.0.admission().began(&start.trunk.name, &start.did.number.0);
-                self.0.metrics.began();
+                self.0.began(&start.trunk.name, &start.did.number.0);
                 self.0.trunks.called(self.0.clock.now(), &start.trunk.name);
                 tokio::spawn(call::run(self.0.clone(), start));
             }

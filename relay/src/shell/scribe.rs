@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::journal::{Journal, Leftover};
 use super::log::{Level, Log};
@@ -31,19 +31,39 @@ pub struct Desk {
     pub log: Log,
 }
 
+/// An entry, and who waits for it to be on disk.
+pub struct Line {
+    entry: Entry,
+    kept: Option<oneshot::Sender<bool>>,
+}
+
+impl From<Entry> for Line {
+    fn from(entry: Entry) -> Line {
+        Line { entry, kept: None }
+    }
+}
+
+impl Line {
+    /// An entry that something depends on: whether it is on disk comes by the receiver.
+    pub fn kept(entry: Entry) -> (Line, oneshot::Receiver<bool>) {
+        let (kept, is_kept) = oneshot::channel();
+        (Line { entry, kept: Some(kept) }, is_kept)
+    }
+}
+
 /// Begins the record of a call.
-pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Entry> {
+pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Line> {
     begin_with(desk, opening, Vec::new())
 }
 
 /// Begins the record of a call whose first entries are in the journal already.
-pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Entry> {
-    let (sender, entries) = mpsc::channel(MOST_WAITING);
+pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Line> {
+    let (sender, lines) = mpsc::channel(MOST_WAITING);
     let last_at_ms = written.last().and_then(Entry::at_ms).unwrap_or_default();
     let owed: Vec<(u64, Entry)> = (1..).zip(written).collect();
     let last = owed.len() as u64;
     let scribe = Scribe { desk, opening, owed, last, last_at_ms, answered_at_ms: None, ended: None, failing: false };
-    tokio::spawn(scribe.run(entries));
+    tokio::spawn(scribe.run(lines));
     sender
 }
 
@@ -55,6 +75,11 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
         // Told completely, or torn before its first entry: a call that was never let in.
         return desk.journal.remove(&call);
     };
+    let spoken = entries.iter().rev().find_map(|entry| match entry {
+        Entry::Language { locale, .. } => Some(*locale),
+        _ => None,
+    });
+    let opening = Opening { locale: spoken.unwrap_or(opening.locale), ..opening };
     let ended = entries.iter().find_map(end_of);
     let answered_at_ms = entries.iter().find_map(answer_of);
     let mut scribe = Scribe {
@@ -79,10 +104,11 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
 
 fn opening_of(entry: &Entry) -> Option<Opening> {
     match entry {
-        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } => {
+        Entry::Opened { correlation_id, call_sid, origin, trunk, from, to, locale, direction, reference, .. } => {
             Some(Opening {
                 correlation_id: correlation_id.clone(),
                 call_sid: call_sid.clone(),
+                origin: *origin,
                 trunk: trunk.clone(),
                 from: from.clone(),
                 to: to.clone(),
@@ -123,13 +149,16 @@ struct Scribe {
 }
 
 impl Scribe {
-    async fn run(mut self, mut entries: mpsc::Receiver<Entry>) {
+    async fn run(mut self, mut lines: mpsc::Receiver<Line>) {
         let mut post = tokio::time::interval(POST_EVERY);
         post.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                entry = entries.recv() => match entry {
-                    Some(entry) => self.write(entry).await,
+                line = lines.recv() => match line {
+                    Some(Line { entry, kept }) => {
+                        let on_disk = self.write(entry).await;
+                        let _ = kept.map(|kept| kept.send(on_disk));
+                    }
                     None => break,
                 },
                 // A failure costs nothing: what is owed stays owed and is tried again.
@@ -144,20 +173,26 @@ impl Scribe {
         self.close().await;
     }
 
-    async fn write(&mut self, entry: Entry) {
+    /// Whether it is on disk.
+    async fn write(&mut self, entry: Entry) -> bool {
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
         self.answered_at_ms = self.answered_at_ms.or(answer_of(&entry));
+        if let Entry::Language { locale, .. } = &entry {
+            self.opening.locale = *locale;
+        }
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
         // The call is worth more than its journal: without it, it goes on from memory.
-        if let Err(error) = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await {
+        let written = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await;
+        if let Err(error) = &written {
             self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
         }
         if entry.is_told() {
             self.last += 1;
             self.owed.push((self.last, entry));
         }
+        written.is_ok()
     }
 
     async fn post(&mut self) -> bool {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::config::SessionFunction;
-use crate::journal::entry::{Direction, Entry};
+use crate::journal::entry::{Direction, Entry, Origin};
 use crate::journal::told;
 use crate::sip::call::EndCause;
 
@@ -25,6 +25,8 @@ pub struct Opening {
     pub correlation_id: String,
     /// The trunk's.
     pub call_sid: String,
+    /// By which way it came.
+    pub origin: Origin,
     /// The trunk.
     pub trunk: String,
     /// Who calls, in E.164.
@@ -44,8 +46,9 @@ pub struct Opening {
 impl Opening {
     /// As it begins the journal.
     pub fn entry(&self, at_ms: i64) -> Entry {
-        let Opening { correlation_id, call_sid, trunk, from, to, locale, direction, reference, .. } = self.clone();
-        Entry::Opened { correlation_id, call_sid, trunk, from, to, locale, direction, reference, at_ms }
+        let Opening { correlation_id, call_sid, origin, trunk, from, to, locale, direction, reference, .. } =
+            self.clone();
+        Entry::Opened { correlation_id, call_sid, origin, trunk, from, to, locale, direction, reference, at_ms }
     }
 }
 
@@ -114,7 +117,7 @@ impl Function {
     /// Opens a call.
     pub async fn open(&self, opening: &Opening) -> Result<Opened, FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
+            "call_sid": opening.call_sid, "origin": opening.origin, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
             "direction": opening.direction,
         });
@@ -131,7 +134,8 @@ impl Function {
             _ => None,
         });
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id,
+            "from": opening.from, "to": opening.to,
             "trunk": opening.trunk, "direction": opening.direction, "started_at": started_at, "events": events,
         });
         self.post("/events", &opening.correlation_id, &body, RECORDS_WITHIN).await.map(|_| ())
@@ -146,7 +150,7 @@ impl Function {
         arguments: &str,
     ) -> Result<String, FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id, "tool_call_id": tool_call_id,
             "idempotency_key": format!("{}:{tool_call_id}", opening.correlation_id), "name": name, "arguments": arguments,
             "direction": opening.direction,
         });
@@ -165,7 +169,8 @@ impl Function {
         media: &Value,
     ) -> Result<(), FunctionError> {
         let body = json!({
-            "call_sid": opening.call_sid, "correlation_id": opening.correlation_id, "from": opening.from, "to": opening.to,
+            "call_sid": opening.call_sid, "origin": opening.origin, "correlation_id": opening.correlation_id,
+            "from": opening.from, "to": opening.to,
             "locale": opening.locale, "trunk": opening.trunk, "direction": opening.direction, "cause": told::cause(cause, answered_at_ms.is_some()), "reason": cause.as_str(),
             "answered_at": answered_at_ms.and_then(told::time),
             "ended_at": ended_at_ms.and_then(told::time), "last_seq": last_seq, "media": media,

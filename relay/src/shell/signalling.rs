@@ -84,6 +84,8 @@ pub enum Signal {
     },
     /// Our INVITE is refused with this status, or went nowhere.
     Refused(Option<u16>),
+    /// The other side is gone without a word.
+    Lost,
     /// A new offer, or a refresh without one. To be answered.
     Reoffer {
         /// The offer; empty if there is none.

@@ -164,7 +164,17 @@ impl Admission {
         source: IpAddr,
         request: &Request,
     ) -> Result<Admitted<'c>, Refusal> {
-        let trunk = Admission::trunk_of(config, source)?;
+        self.judge_for(now, config, Admission::trunk_of(config, source)?, request)
+    }
+
+    /// As `judge`, for a call whose trunk is known otherwise than by its address.
+    pub fn judge_for<'c>(
+        &mut self,
+        now: Moment,
+        config: &Config,
+        trunk: &'c Trunk,
+        request: &Request,
+    ) -> Result<Admitted<'c>, Refusal> {
         let admitted = Admission::route(trunk, request)?;
         if self.is_merged(now, request) {
             return Err(Refusal::Merged);

@@ -5,6 +5,7 @@ pub mod callee;
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,9 +21,9 @@ use ihuza_relay::config::{Config, Peer, PeerAddress, Transport};
 use ihuza_relay::media::rtp::Packet;
 use ihuza_relay::shell::relay::Relay;
 use serde_json::{Value, json};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio_websockets::{Message, ServerBuilder};
+use tokio_websockets::{ClientBuilder, Message, ServerBuilder, WebSocketStream};
 
 /// Nothing on one machine takes longer.
 pub const SOON: Duration = Duration::from_secs(8);
@@ -143,6 +144,7 @@ pub struct Model {
     /// Sound, as the base64 that came.
     pub heard: Arc<Mutex<Vec<String>>>,
     say: Arc<Mutex<Option<mpsc::UnboundedSender<Option<Value>>>>>,
+    gone: Arc<AtomicBool>,
 }
 
 impl Model {
@@ -159,6 +161,12 @@ impl Model {
     /// Cuts the connection.
     pub fn cut(&self) {
         self.say.lock().unwrap().take().unwrap().send(None).unwrap();
+    }
+
+    /// Cuts the connection, and takes no other.
+    pub fn go(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+        self.cut();
     }
 
     /// Speaks for that many milliseconds, as fast as it can.
@@ -184,6 +192,9 @@ async fn model(model: Model) -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             let model = model.clone();
+            if model.gone.load(Ordering::Relaxed) {
+                continue;
+            }
             tokio::spawn(async move {
                 let Ok((request, mut socket)) = ServerBuilder::new().accept(stream).await else { return };
                 assert_eq!(request.headers()["authorization"], "Bearer model-key");
@@ -234,8 +245,14 @@ pub struct World {
 impl World {
     /// With a relay in this process.
     pub async fn start() -> World {
+        World::start_with(|_, _| {}).await
+    }
+
+    /// With a relay in this process, with other settings; the directory is the world's own.
+    pub async fn start_with(change: impl FnOnce(&mut Config, &std::path::Path)) -> World {
         let mut world = World::without_relay().await;
-        world.begin(|_| ()).await;
+        let directory = world.directory.clone();
+        world.begin(|config| change(config, &directory)).await;
         world
     }
 
@@ -280,6 +297,10 @@ impl World {
             sources = ["127.0.0.3"]
             digest = {{ username = "trunk", password_env = "TRUNK_PASSWORD", md5_only = true }}
             did = [{{ number = "+250788000300", agent = "concierge", locale = "en" }}]
+            [[trunk]]
+            name = "mtn_ws"
+            gateway = {{ secret_env = "GATEWAY_SECRET" }}
+            did = [{{ number = "+250788000400", agent = "concierge", locale = "en" }}]
             "#,
             media + 1999,
             directory.display(),
@@ -304,7 +325,7 @@ impl World {
         std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
         command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
-        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY"] {
+        for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY", "GATEWAY_SECRET"] {
             command.env(name, secret(name).unwrap());
         }
         let process = Process(command.spawn().unwrap());
@@ -422,8 +443,129 @@ pub fn secret(name: &str) -> Option<String> {
         "TRUNK_PASSWORD" => Some("secret".into()),
         "CALLS_KEY" => Some("calls-key".into()),
         "FUNCTION_KEY" => Some("function-key".into()),
+        "GATEWAY_SECRET" => Some(GATEWAY_SECRET.into()),
         _ => None,
     }
+}
+
+/// What gateways show.
+pub const GATEWAY_SECRET: &str = "gateway-secret";
+
+/// A gateway that streams media over a WebSocket.
+pub struct Gateway {
+    socket: WebSocketStream<TcpStream>,
+    chunk: u64,
+}
+
+impl World {
+    /// A gateway that shows this in the head of its request, or nothing; a refusal is an error.
+    pub async fn gateway_with(&self, secret: Option<&str>) -> Result<Gateway, tokio_websockets::Error> {
+        let uri = format!("ws://{}/mtn-media", self.http).parse().unwrap();
+        let mut client = ClientBuilder::from_uri(uri);
+        if let Some(secret) = secret {
+            let header = format!("Bearer {secret}").parse().unwrap();
+            client = client.add_header(hyper::header::AUTHORIZATION, header).unwrap();
+        }
+        let stream = TcpStream::connect(self.http).await.unwrap();
+        Ok(Gateway { socket: client.connect_on(stream).await?.0, chunk: 0 })
+    }
+
+    /// A gateway that shows its secret.
+    pub async fn gateway(&self) -> Gateway {
+        self.gateway_with(Some(GATEWAY_SECRET)).await.unwrap()
+    }
+}
+
+impl Gateway {
+    pub async fn say(&mut self, message: Value) {
+        self.text(&message.to_string()).await;
+    }
+
+    pub async fn text(&mut self, text: &str) {
+        self.socket.send(Message::text(text.to_owned())).await.unwrap();
+    }
+
+    /// Says something that may not be taken any more.
+    pub async fn try_say(&mut self, message: Value) -> Result<(), tokio_websockets::Error> {
+        self.socket.send(Message::text(message.to_string())).await
+    }
+
+    /// Names its call.
+    pub async fn start(&mut self, call_sid: &str, more: Value) {
+        let mut start = json!({
+            "callSid": call_sid, "from": "+250788123456", "to": "+250788000400",
+            "mediaFormat": { "encoding": "audio/x-mulaw", "sampleRate": 8000, "channels": 1 },
+        });
+        for (name, value) in more.as_object().unwrap() {
+            start[name] = value.clone();
+        }
+        self.say(json!({ "event": "connected", "protocol": "Call", "version": "1.0.0" })).await;
+        self.say(json!({ "event": "start", "sequenceNumber": "1", "streamSid": "MZ1", "start": start })).await;
+    }
+
+    /// Frames of voice, each filled with one byte.
+    pub async fn speak(&mut self, byte: u8, frames: usize) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for _ in 0..frames {
+            tick.tick().await;
+            self.chunk += 1;
+            let (chunk, timestamp) = (self.chunk.to_string(), (self.chunk * 20).to_string());
+            let media =
+                json!({ "track": "inbound", "chunk": chunk, "timestamp": timestamp, "payload": base64(&[byte; 160]) });
+            self.say(json!({ "event": "media", "streamSid": "MZ1", "media": media })).await;
+        }
+    }
+
+    /// Sends a mark back.
+    pub async fn echo(&mut self, mark: &Value) {
+        self.say(json!({ "event": "mark", "streamSid": "MZ1", "mark": mark["mark"] })).await;
+    }
+
+    /// The next message.
+    pub async fn next(&mut self) -> Value {
+        let waited = tokio::time::timeout(SOON, async {
+            loop {
+                let message = self.socket.next().await.expect("the socket is open").unwrap();
+                if let Some(text) = message.as_text() {
+                    return serde_json::from_str(text).unwrap();
+                }
+                assert!(!message.is_close(), "closed: {:?}", message.as_close());
+            }
+        });
+        waited.await.expect("a message in time")
+    }
+
+    /// The next message of this kind, and the sound that came before it.
+    pub async fn until(&mut self, event: &str) -> (Value, Vec<u8>) {
+        let mut sound = Vec::new();
+        loop {
+            let message = self.next().await;
+            if message["event"] == "media" {
+                sound.extend(from_base64(message["media"]["payload"].as_str().unwrap()));
+            }
+            if message["event"] == event {
+                return (message, sound);
+            }
+        }
+    }
+
+    /// The number with which the relay closes the socket.
+    pub async fn closed(&mut self) -> u16 {
+        let waited = tokio::time::timeout(SOON, async {
+            loop {
+                match self.socket.next().await {
+                    Some(Ok(message)) if message.is_close() => return message.as_close().unwrap().0.into(),
+                    Some(Ok(_)) => {}
+                    other => panic!("no closing frame, but {other:?}"),
+                }
+            }
+        });
+        waited.await.expect("the socket is closed in time")
+    }
+}
+
+pub fn from_base64(text: &str) -> Vec<u8> {
+    ihuza_relay::backend::audio::Converter::Untouched.from_model(text).unwrap().to_vec()
 }
 
 /// A telephone.
@@ -584,10 +726,31 @@ impl Caller {
         }
     }
 
+    /// This sound, in frames of 20 ms.
+    pub async fn speak_all(&mut self, sound: &[u8]) {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        for frame in sound.chunks(160) {
+            tick.tick().await;
+            self.packet(8, u32::from(self.sent) * 160, frame).await;
+        }
+    }
+
     pub async fn packet(&mut self, payload_type: u8, timestamp: u32, payload: &[u8]) {
         let packet = Packet { marker: false, payload_type, sequence_number: self.sent, timestamp, ssrc: 77, payload };
         self.rtp.send_to(&packet.to_bytes(), self.media.unwrap()).await.unwrap();
         self.sent = self.sent.wrapping_add(1);
+    }
+
+    /// Listens for that many packets; all of their sound.
+    pub async fn listen_to_all(&self, packets: usize) -> Vec<u8> {
+        let mut heard = Vec::new();
+        let mut buffer = [0; 2048];
+        for _ in 0..packets {
+            let waited = tokio::time::timeout(SOON, self.rtp.recv_from(&mut buffer)).await;
+            let (length, _) = waited.expect("a packet in time").unwrap();
+            heard.extend_from_slice(Packet::parse(&buffer[..length]).unwrap().payload);
+        }
+        heard
     }
 
     /// Listens for that many packets; a byte of each.

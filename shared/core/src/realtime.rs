@@ -224,6 +224,34 @@ pub fn instructions(own: &str, locale: Locale, memories: &[Value], context: &Val
     all
 }
 
+/// The same instructions for an agent whose caller has changed the language: the line that says in which one to begin, or
+/// an earlier one of this function's, becomes one that holds for the rest of the call.
+///
+/// ```
+/// use ihuza_core::{locale::Locale, realtime::in_language};
+/// let pinned = in_language("You answer the phone.\nBegin in English.\nBe brief.", Locale::Fr);
+/// assert_eq!(pinned, "You answer the phone.\nSpeak French, and nothing else until the caller changes to another language.\nBe brief.");
+/// ```
+pub fn in_language(instructions: &str, locale: Locale) -> String {
+    let line = pinned(locale);
+    let ours = |text: &str| {
+        let begins = |known: &Locale| {
+            text.strip_prefix("Begin in ").is_some_and(|name| name == [known.english_name(), "."].concat())
+        };
+        locale::ALL.iter().any(|known| begins(known) || text == pinned(*known))
+    };
+    let mut lines: Vec<&str> = instructions.split('\n').collect();
+    match lines.iter_mut().find(|text| ours(text)) {
+        Some(found) => *found = &line,
+        None => lines.push(&line),
+    }
+    lines.join("\n")
+}
+
+fn pinned(locale: Locale) -> String {
+    ["Speak ", locale.english_name(), ", and nothing else until the caller changes to another language."].concat()
+}
+
 /// Definitions of the tools of these names, in the form of a session (which knows no `strict`).
 pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
     names.iter().filter_map(|name| tool(name.as_ref())).collect()

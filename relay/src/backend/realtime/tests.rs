@@ -35,6 +35,7 @@ impl Talk {
             format: AudioFormat::G711,
             turn_detection: TurnDetection::ServerVad,
             instructions: "be brief".into(),
+            locale: Locale::En,
             greeting: "greet".into(),
             voice: "marin".into(),
             tools: vec![],
@@ -202,9 +203,55 @@ fn words_are_told_when_they_were_heard_and_in_order() {
     assert!(talk.says(1, json!({ "type": "response.output_audio_transcript.done", "response_id": "r1", "item_id": "r1", "transcript": "Muraho neza" })).is_empty());
     assert!(talk.done("r1", "completed").is_empty());
     assert_eq!(talk.give(Input::Spoken(heard("r1", 500, 500))), ["Agent: Muraho neza"]);
-    let said = json!({ "type": "conversation.item.input_audio_transcription.completed", "item_id": "u", "transcript": "Bonjour", "languages": ["fr"] });
+    let said = json!({ "type": "conversation.item.input_audio_transcription.completed", "item_id": "u", "transcript": "Bonjour à vous tous", "languages": ["fr"] });
     talk.realtime.handle_input(talk.now, Input::Message(Link(1), said.to_string().into()));
-    assert!(matches!(&talk.outputs()[..], [Output::Said { speaker: Speaker::Caller, locale: Some(Locale::Fr), .. }]));
+    assert!(matches!(
+        &talk.outputs()[..],
+        [
+            Output::Said { speaker: Speaker::Caller, locale: Some((Locale::Fr, LanguageSource::Transcription)), .. },
+            Output::Language(Locale::Fr),
+            _
+        ]
+    ));
+}
+
+#[test]
+fn the_agent_follows_the_caller_into_another_language_on_this_and_on_later_connections() {
+    let mut talk = Talk::ready();
+    let said = |text: &str, languages: Value| json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": text, "languages": languages });
+    assert_eq!(talk.says(1, said("I look for a house", json!(["en"]))), ["Caller: I look for a house"]);
+    assert_eq!(talk.says(1, said("Merci", json!(["fr"]))).len(), 1, "one foreign word changes nothing");
+    talk.says(1, said("and you?", json!([])));
+    talk.says(1, said("Muraho, nshaka inzu", json!([])));
+    talk.realtime.handle_input(
+        talk.now,
+        Input::Message(Link(1), said("Ndashaka kubona inzu ejo", json!([])).to_string().into()),
+    );
+    let outputs = talk.outputs();
+    let [Output::Said { locale, .. }, Output::Language(Locale::Rw), Output::Send(Link(1), update)] = &outputs[..]
+    else {
+        panic!("{outputs:?}")
+    };
+    assert_eq!(*locale, Some((Locale::Rw, LanguageSource::Detected)));
+    let update: Value = serde_json::from_str(update).unwrap();
+    let session = &update["session"];
+    assert_eq!(
+        (&update["type"], &session["audio"]["input"]["transcription"]["languages"][0]),
+        (&json!("session.update"), &json!("rw"))
+    );
+    assert!(session["instructions"].as_str().unwrap().contains("Speak Kinyarwanda"), "{update}");
+    assert!(session["audio"].get("output").is_none() && session.get("tools").is_none(), "only what changes");
+    let refused = json!({ "type": "error", "error": { "type": "invalid_request_error", "code": "invalid_value" } });
+    assert!(talk.says(1, refused).iter().all(|output| output.starts_with("Warning")), "a refusal of it ends nothing");
+    talk.give(Input::Disconnected(Link(1)));
+    talk.after(0);
+    talk.give(Input::Connected(Link(2)));
+    talk.realtime.handle_input(talk.now, Input::Message(Link(2), r#"{"type":"session.created"}"#.into()));
+    let outputs = talk.outputs();
+    assert!(
+        matches!(&outputs[..], [Output::Send(_, settings)] if settings.contains("Speak Kinyarwanda")),
+        "{outputs:?}"
+    );
 }
 
 fn function_call(call_id: &str) -> Value {
@@ -336,6 +383,33 @@ fn whoever_interrupted_the_old_connection_is_not_answered_before_he_has_spoken()
     talk.give(Input::Cut(vec![heard("r1", 200, 500)]));
     talk.give(Input::Disconnected(Link(1)));
     assert!(!made_again(&mut talk).iter().any(|output| output.ends_with("response.create")));
+}
+
+#[test]
+fn a_sentence_that_the_connection_broke_off_ends_and_the_next_connection_is_asked() {
+    let mut talk = Talk::ready();
+    talk.says(1, json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "how much?" }));
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "It costs" }));
+    assert_eq!(talk.give(Input::Disconnected(Link(1))), ["complete r1"], "nothing waits for the rest of it");
+    assert_eq!(talk.after(0), ["connect 2"]);
+    assert_eq!(talk.give(Input::Spoken(heard("r1", 500, 500))), ["Agent: It costs"]);
+    talk.give(Input::Connected(Link(2)));
+    talk.says(2, json!({ "type": "session.created" }));
+    let out = talk.says(2, json!({ "type": "session.updated" }));
+    let item = "2> conversation.item.create";
+    assert_eq!(out, [item, item, "Ready", "2> response.create"]);
+}
+
+#[test]
+fn the_last_words_of_a_model_that_is_gone_are_told_as_far_as_they_were_heard() {
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    talk.says(1, json!({ "type": "response.output_audio_transcript.delta", "response_id": "r1", "item_id": "r1", "delta": "one two three four" }));
+    let out = talk.says(1, json!({ "type": "error", "error": { "type": "insufficient_quota", "code": null } }));
+    assert_eq!(out, ["complete r1", "close 1", "Failed(\"model_refuses_the_account\")"]);
+    assert_eq!(talk.give(Input::Cut(vec![heard("r1", 250, 500)])), ["Agent-: one two"]);
+    assert!(talk.give(Input::Audio(vec![1; 160])).is_empty());
 }
 
 #[test]

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod faults;
+
 const CALLER: &str = "192.0.2.1:4000";
 
 fn setup() -> Setup {
@@ -410,4 +412,34 @@ proptest! {
         call.until(2000);
         prop_assert_eq!(call.rtp().len(), 100);
     }
+}
+
+#[test]
+fn the_recording_is_what_was_heard_and_sent_since_it_began_and_not_a_byte_before() {
+    let mut call = Call::new(setup());
+    call.says(5, "a", vec![0x31; 8000]);
+    for n in 0..20 {
+        call.arrives(n * 20 + 3, CALLER, &packet(8, n as u16, n as u32 * 160, 5, &[0x51; 160]));
+    }
+    call.session.record();
+    let sent_before = call.rtp().len();
+    for n in 20..120 {
+        call.arrives(n * 20 + 3, CALLER, &packet(8, n as u16, n as u32 * 160, 5, &[n as u8; 160]));
+    }
+    let sent: Vec<u8> = call.rtp()[sent_before..].iter().flat_map(|(_, datagram)| datagram[12..].to_vec()).collect();
+    let rest = call.session.stop_recording();
+    let pieces = call
+        .out
+        .iter()
+        .filter_map(|(_, out)| if let Output::Recorded(piece) = out { Some(piece.clone()) } else { None });
+    let tape: Vec<u8> = pieces.chain([rest]).flatten().collect();
+    let (left, right): (Vec<u8>, Vec<u8>) = tape.chunks(2).map(|pair| (pair[0], pair[1])).unzip();
+    assert_eq!(right[..sent.len()], sent);
+    assert!(right[sent.len()..].iter().all(|byte| *byte == 0xd5));
+    let first = left.iter().position(|byte| *byte != 0xd5).unwrap();
+    assert!(first <= 2 * 160, "at most two frames wait");
+    let said: Vec<u8> = (20..120_u8).flat_map(|n| [n; 160]).collect();
+    assert_eq!(left[first..], said);
+    call.until(5000);
+    assert!(call.session.stop_recording().is_empty(), "what is over stays over");
 }
