@@ -14,6 +14,8 @@ use crate::shell::signalling::Reception;
 use crate::sip::admission::Refusal;
 use crate::sip::precheck::{Verdict, settle, too_large};
 
+/// Class selector 3, which networks keep for signalling (RFC 4594 §4.2), as the byte in the header.
+const SIGNALLING: u32 = 24 << 2;
 /// Datagrams in a row that are settled here before others have their turn.
 const MOST_AT_ONCE: usize = 64;
 
@@ -24,7 +26,12 @@ pub(super) struct Checked {
 
 impl Checked {
     pub(super) async fn bind(listen: SocketAddr, reception: Arc<dyn Reception>) -> io::Result<Checked> {
-        Ok(Checked { socket: UdpSocket::bind(listen).await?, reception })
+        let socket = UdpSocket::bind(listen).await?;
+        if listen.is_ipv4() {
+            // A wish: a kernel that refuses it still carries the call.
+            let _ = socket2::SockRef::from(&socket).set_tos_v4(SIGNALLING);
+        }
+        Ok(Checked { socket, reception })
     }
 
     /// The next datagram that the stack should see, in the buffer.
