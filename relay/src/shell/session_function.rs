@@ -95,11 +95,12 @@ impl Function {
         Ok(Function { client, url, key, timeout: Duration::from_millis(settings.timeout_ms) })
     }
 
-    /// Opens a call.
-    pub async fn open(&self, opening: &Opening) -> Result<Opened, FunctionError> {
+    /// Opens a call, or, with another `session` than the first, asks for what a further session of the model is opened with.
+    pub async fn open(&self, opening: &Opening, session: u32) -> Result<Opened, FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
+            "session": session,
         });
         let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
         serde_json::from_value(answer).map_err(|_| FunctionError::Unreadable)
