@@ -113,7 +113,8 @@ impl PhoneCall {
         lock(&self.ear).packets
     }
 
-    /// How many milliseconds of this were heard, from its beginning, byte for byte. Nothing if it was not begun.
+    /// How many milliseconds of this were heard, from its beginning and byte for byte; silence in between does not count.
+    /// Nothing if it was not begun.
     pub fn heard_of(&self, speech: &Speech) -> Option<u64> {
         heard_of(&lock(&self.ear).sound, speech.alaw).map(|bytes| bytes as u64 / 8)
     }
@@ -336,13 +337,24 @@ impl Ear {
     }
 }
 
-/// How many bytes of `speech` stand in `sound`, from where most of its beginning does.
+/// How many bytes of `speech` stand in `sound`, from its beginning. Silence may have come between them, as on a machine that
+/// did not keep up for a moment.
 fn heard_of(sound: &[u8], speech: &[u8]) -> Option<usize> {
     // A tenth of a second is enough to know it by.
     const KNOWN_BY: usize = 800;
+    // Half a second.
+    const MOST_SILENCE: usize = 4000;
     let beginning = speech.get(..KNOWN_BY)?;
     let at = sound.windows(KNOWN_BY).position(|window| window == beginning)?;
-    let same = sound.get(at..)?.iter().zip(speech).take_while(|(heard, said)| heard == said);
+    let mut heard = sound.get(at..)?.iter().peekable();
+    let mut silence = 0;
+    let same = speech.iter().take_while(|said| {
+        while heard.peek().is_some_and(|heard| heard != said && **heard == SILENCE) && silence < MOST_SILENCE {
+            silence += 1;
+            heard.next();
+        }
+        heard.next().is_some_and(|heard| heard == *said)
+    });
     Some(same.count())
 }
 
@@ -384,6 +396,10 @@ mod tests {
         assert_eq!(heard_of(&sound, AGENT_LOOKING.alaw), Some(AGENT_LOOKING.alaw.len()));
         assert_eq!(heard_of(&sound, AGENT_PARKING.alaw), Some(12_000));
         assert_eq!(heard_of(&sound[..9000], AGENT_PARKING.alaw), None);
+        let late = [&AGENT_PARKING.alaw[..2000], &vec![SILENCE; 320], &AGENT_PARKING.alaw[2000..]].concat();
+        assert_eq!(heard_of(&late, AGENT_PARKING.alaw), Some(AGENT_PARKING.alaw.len()));
+        let lost = [&AGENT_PARKING.alaw[..2000], &vec![SILENCE; 320], &AGENT_PARKING.alaw[2320..]].concat();
+        assert!((2000..2340).contains(&heard_of(&lost, AGENT_PARKING.alaw).unwrap()), "what is lost is not heard");
     }
 
     #[test]

@@ -98,7 +98,14 @@ pub struct Placed {
 /// What tasks of the call bring back.
 enum Arrival {
     Opened(Result<Opened, String>),
-    Tool { call_id: String, name: String, took: Duration, output: Result<String, String> },
+    /// What another connection to the model may be opened with.
+    Renewed(Link, Result<Opened, String>),
+    Tool {
+        call_id: String,
+        name: String,
+        took: Duration,
+        output: Result<String, String>,
+    },
     Refreshed(bool),
     ConsentKept(bool),
     Referred(Option<u16>),
@@ -284,7 +291,7 @@ impl Running {
         let (function, opening, arrivals) =
             (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
         tokio::spawn(async move {
-            let opened = function.open(&opening).await.map_err(|error| error.to_string());
+            let opened = function.open(&opening, 1).await.map_err(|error| error.to_string());
             let _ = arrivals.send(Arrival::Opened(opened)).await;
         });
     }
@@ -403,6 +410,15 @@ impl Running {
             Arrival::Opened(Err(error)) => {
                 self.log("SESSION_OPEN_FAILED", Level::Error, &error, json!({}));
                 self.tell_call(call::Input::ModelFailed);
+            }
+            Arrival::Renewed(link, Ok(renewed)) => {
+                self.opened.ephemeral_key = renewed.ephemeral_key;
+                self.opened.url = renewed.url.or(self.opened.url.take());
+                self.dial(link);
+            }
+            Arrival::Renewed(link, Err(error)) => {
+                self.log("MODEL_KEY_NOT_RENEWED", Level::Warn, &error, json!({}));
+                self.dial(link);
             }
             Arrival::Tool { call_id, name, took, output } => {
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
@@ -844,6 +860,19 @@ impl Running {
     }
 
     fn connect(&mut self, link: Link) {
+        // A key of the function's is made to be used at once: a later connection needs another one.
+        if link.0 == 1 || self.opened.ephemeral_key.is_none() {
+            return self.dial(link);
+        }
+        let (function, opening, arrivals) =
+            (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
+        tokio::spawn(async move {
+            let renewed = function.open(&opening, link.0).await.map_err(|error| error.to_string());
+            let _ = arrivals.send(Arrival::Renewed(link, renewed)).await;
+        });
+    }
+
+    fn dial(&mut self, link: Link) {
         let settings = &self.shared.config.model;
         let base = self.opened.url.as_deref().unwrap_or(&settings.url);
         let model = self.opened.model.as_deref().unwrap_or(&settings.name);

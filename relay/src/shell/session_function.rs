@@ -114,12 +114,13 @@ impl Function {
         Ok(Function { client, url, key, timeout, relay_name: settings.relay_name.clone() })
     }
 
-    /// Opens a call.
-    pub async fn open(&self, opening: &Opening) -> Result<Opened, FunctionError> {
+    /// Opens a call, or, with another `session` than the first, asks for what a further session of the model is opened with.
+    pub async fn open(&self, opening: &Opening, session: u32) -> Result<Opened, FunctionError> {
         let body = json!({
             "call_sid": opening.call_sid, "origin": opening.origin, "from": opening.from, "to": opening.to, "locale": opening.locale,
             "agent": opening.agent, "trunk": opening.trunk, "correlation_id": opening.correlation_id,
             "direction": opening.direction,
+            "session": session,
         });
         let answer = self.post("", &opening.correlation_id, &body, self.timeout).await?;
         serde_json::from_value(answer).map_err(|_| FunctionError::Unreadable)

@@ -15,6 +15,9 @@ use crate::speech::Speech;
 /// Milliseconds, and samples beyond, of the deltas of a response, over and over.
 const SIZES: [(usize, usize); 5] = [(93, 1), (210, 3), (157, 0), (40, 7), (301, 5)];
 
+/// So much of the sound comes at once: the real one is ahead from the beginning.
+const AHEAD_MS: u64 = 400;
+
 /// A part of a response.
 #[derive(Debug, PartialEq)]
 pub enum Piece {
@@ -87,6 +90,7 @@ impl Running {
             let mut words = speech.text.split_inclusive(' ').peekable();
             let all = words.clone().count();
             let mut told = 0;
+            let mut ahead = Duration::from_millis(AHEAD_MS);
             let mut rest = sound.as_slice();
             for (ms, samples) in SIZES.iter().cycle() {
                 let size = (ms * format.bytes_a_ms() + samples * format.sample()).min(rest.len());
@@ -103,7 +107,9 @@ impl Running {
                 if !delta.is_empty() {
                     let ms = delta.len() / format.bytes_a_ms();
                     self.pieces.push_back((at, Piece::Sound(delta.to_vec())));
-                    at += Duration::from_millis(ms as u64) / rules.speed.max(1);
+                    let lasts = Duration::from_millis(ms as u64);
+                    at += lasts.saturating_sub(ahead) / rules.speed.max(1);
+                    ahead = ahead.saturating_sub(lasts);
                 }
                 if rest.is_empty() {
                     break;
@@ -152,7 +158,7 @@ mod tests {
             assert_eq!((words.as_str(), sound), (speech::AGENT_PARKING.text, format.write(&speech::AGENT_PARKING)));
             assert!(odd > 10, "{format:?}: sizes that fit too well");
             let took = pieces.back().unwrap().0 - pieces[0].0;
-            let played = Duration::from_millis(speech::AGENT_PARKING.ms());
+            let played = Duration::from_millis(speech::AGENT_PARKING.ms() - AHEAD_MS);
             assert!(took < played / 7 && took > played / 9, "{took:?} for {played:?}");
         }
     }

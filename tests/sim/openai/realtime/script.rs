@@ -1,7 +1,7 @@
 //! What is said in a call: the words that the caller's turns are written down as, and what the model makes of them.
 //!
 //! The simulator hears when somebody speaks, not what; a script says that. It outlives a connection: a session that is
-//! opened with the same ephemeral key goes on where the former one was cut.
+//! opened with the same ephemeral key goes on where the former one was cut, and so does one that is told the turns so far.
 
 use std::collections::VecDeque;
 
@@ -94,6 +94,13 @@ impl Progress {
         self.turn += 1;
         self.acts = turn.map(|turn| turn.acts.iter().cloned().collect()).unwrap_or_default();
         turn.map(|turn| (turn.text.clone(), turn.language.clone())).unwrap_or_default()
+    }
+
+    /// A client tells what was said before: a turn that the script has next was had already.
+    pub fn told(&mut self, text: &str) {
+        if self.script.turns.get(self.turn).is_some_and(|turn| turn.text == text) {
+            self.turn += 1;
+        }
     }
 
     /// What the next response does.

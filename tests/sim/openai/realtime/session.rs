@@ -356,6 +356,11 @@ impl Session {
         {
             return Err(unknown_item("item_create_invalid_previous_item_id", "creating behind", behind));
         }
+        if field("role") == "user"
+            && let Some(text) = value.pointer("/content/0/text").and_then(Value::as_str)
+        {
+            self.progress().told(text);
+        }
         let item = Some(field("id")).filter(|id| !id.is_empty()).unwrap_or_else(|| id("item"));
         if self.items.find(&item).is_some() {
             let message = format!("Error adding item: an item with id '{item}' already exists.");
