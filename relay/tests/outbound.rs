@@ -211,6 +211,81 @@ async fn an_answer_without_our_codec_is_acknowledged_and_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_session_function_nobodys_telephone_goes_on_ringing() {
+    let (mut world, mut callee) = World::placing().await;
+    world.function_fails("/openai-realtime", 503, 1);
+    world.begin(|_| ()).await;
+    let (_, invite) = ask(&world, &mut callee, "k1", json!({})).await;
+    callee.respond(&invite, "180 Ringing", "").await;
+    let cancel = callee.expect("CANCEL").await;
+    callee.respond(&cancel, "200 OK", "").await;
+    callee.respond(&invite, "487 Request Terminated", "").await;
+    callee.expect("ACK").await;
+    let end = end(&world).await;
+    assert_eq!((&end["cause"], &end["reason"]), (&json!("setup_failed"), &json!("model_failed")));
+}
+
+/// The next message on a stream; what follows it stays in `read`.
+async fn message(stream: &mut tokio::net::TcpStream, read: &mut Vec<u8>) -> String {
+    loop {
+        let text = String::from_utf8_lossy(read).into_owned();
+        if let Some((head, rest)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap_or("0");
+            let length: usize = length.trim().parse().unwrap();
+            if rest.len() >= length {
+                read.drain(..head.len() + 4 + length);
+                return format!("{head}\r\n\r\n{}", &rest[..length]);
+            }
+        }
+        assert!(tokio::io::AsyncReadExt::read_buf(stream, read).await.unwrap() > 0, "the line is cut");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_is_asked_and_called_over_tcp_where_it_wants_that() {
+    let (mut world, _callee) = World::placing().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = world::peer(listener.local_addr().unwrap());
+    peer.0.transport = ihuza_relay::config::Transport::Tcp;
+    world.begin(|config| config.trunks[0].peer = Some(peer)).await;
+    let trunk = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut read, mut seen) = (Vec::new(), Vec::new());
+        while seen.last().is_none_or(|method| method != "ACK") {
+            let request = message(&mut stream, &mut read).await;
+            let method = request.split(' ').next().unwrap().to_owned();
+            let status = match method.as_str() {
+                "OPTIONS" => Some("200 OK"),
+                "INVITE" => Some("486 Busy Here"),
+                _ => None,
+            };
+            if let Some(status) = status {
+                let kept = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
+                let mut answer = format!("SIP/2.0 {status}\r\n");
+                for line in request.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))) {
+                    let tag = if line.starts_with("To:") { ";tag=trunk" } else { "" };
+                    answer.push_str(&format!("{line}{tag}\r\n"));
+                }
+                answer.push_str("Content-Length: 0\r\n\r\n");
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+                assert!(
+                    request.contains("Via: SIP/2.0/TCP") && request.to_lowercase().contains("transport=tcp"),
+                    "{request}"
+                );
+            }
+            seen.push(method);
+        }
+        seen
+    });
+    until("the trunk is told to be there", || world.told.to("/trunks").pop()).await;
+    let (status, call) = world.calls("POST", "", "k1", &json!({ "to": TO })).await;
+    assert_eq!(status, 202, "{call}");
+    assert_eq!(end(&world).await["cause"], "busy");
+    let seen = tokio::time::timeout(world::SOON, trunk).await.unwrap().unwrap();
+    assert_eq!(seen, ["OPTIONS", "INVITE", "ACK"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trunk_that_asks_who_we_are_is_told() {
     for (status, challenge, answer) in [
         ("407 Proxy Authentication Required", "Proxy-Authenticate", "Proxy-Authorization"),
