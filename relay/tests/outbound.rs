@@ -211,6 +211,44 @@ async fn an_answer_without_our_codec_is_acknowledged_and_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_ended_before_the_trunk_says_a_word_is_cancelled_with_its_first() {
+    let (world, mut callee, invite, id) = asked(json!({})).await;
+    assert_eq!(world.calls("DELETE", &format!("/{id}"), "", &Value::Null).await.0, 202);
+    assert_eq!(end(&world).await["reason"], "withdrawn");
+    // A CANCEL must not overtake the INVITE (RFC 3261 §9.1).
+    callee.hears_nothing_of("CANCEL").await;
+    callee.respond(&invite, "180 Ringing", "").await;
+    let cancel = callee.expect("CANCEL").await;
+    callee.respond(&cancel, "200 OK", "").await;
+    callee.respond(&invite, "487 Request Terminated", "").await;
+    callee.expect("ACK").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_we_called_may_hold_the_call_press_keys_and_refresh_it() {
+    let (world, mut callee, invite, _) = asked(json!({})).await;
+    callee.take(&invite);
+    let timer = "Require: timer\r\nSession-Expires: 1800;refresher=uas\r\n";
+    callee.respond_with(&invite, "200 OK", timer, &callee.description()).await;
+    callee.expect("ACK").await;
+    until("the greeting is asked for", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    callee.send("INFO", 1, &invite, "Content-Type: application/dtmf-relay\r\n", "Signal=5\r\n").await;
+    callee.expect("200").await;
+    let sdp = "Content-Type: application/sdp\r\n";
+    callee.send("INVITE", 2, &invite, sdp, &format!("{}a=sendonly\r\n", callee.description())).await;
+    let held = callee.expect("200").await;
+    assert!(held.text.contains("a=recvonly"), "{}", held.text);
+    callee.send("ACK", 2, &invite, "", "").await;
+    callee.send("UPDATE", 3, &invite, "Supported: timer\r\nSession-Expires: 1800;refresher=uac\r\n", "").await;
+    let refreshed = callee.expect("200").await;
+    assert_eq!(refreshed.header("Session-Expires"), Some("1800;refresher=uac"));
+    callee.send("BYE", 4, &invite, "", "").await;
+    callee.expect("200").await;
+    assert_eq!(end(&world).await["cause"], "caller_hangup");
+    assert!(world.told.kinds().contains(&"digit".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_session_function_nobodys_telephone_goes_on_ringing() {
     let (mut world, mut callee) = World::placing().await;
     world.function_fails("/openai-realtime", 503, 1);

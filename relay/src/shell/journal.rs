@@ -24,6 +24,10 @@ const GROUP: Duration = Duration::from_millis(20);
 /// Appends that wait for the disk. Beyond it the disk is too slow, and the call goes on without.
 const MOST_WAITING: usize = 4096;
 
+/// A disk that refused is tried so often, when no call does it anyway, with so many bytes.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_BYTES: usize = 4096;
+
 /// Why an entry is not on disk.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum JournalError {
@@ -196,7 +200,17 @@ type Waiting = (String, u64, oneshot::Sender<Result<u64, JournalError>>);
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Order>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
+            let first = match inbox.recv_timeout(PROBE_EVERY) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.condition.failing.load(Ordering::Relaxed) {
+                        self.condition.failing.store(self.probe().is_err(), Ordering::Relaxed);
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let mut waiting = Vec::new();
             self.obey(first, &mut waiting);
             let until = self.clock.now() + GROUP;
@@ -225,6 +239,15 @@ impl Writer {
                 let _ = std::fs::remove_file(self.path(&call));
             }
         }
+    }
+
+    /// Whether the disk takes something.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.directory.join("probe");
+        let mut file = File::create(&path)?;
+        let written = file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_data());
+        std::fs::remove_file(&path)?;
+        written
     }
 
     fn write(&mut self, call: &str, entry: &Entry) -> io::Result<u64> {
@@ -356,6 +379,22 @@ mod tests {
         std::fs::remove_dir(directory.0.join("a.journal")).unwrap();
         assert_eq!(journal.append("a", answered(1)).await.unwrap(), 1, "the same entry again has the same place");
         assert_eq!((journal.is_failing(), journal.failures()), (false, 1));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_something_again_is_noticed_without_a_call() {
+        let directory = Directory::new("probe");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        std::fs::create_dir(directory.0.join("a.journal")).unwrap();
+        let _ = journal.append("a", answered(1)).await;
+        assert!(journal.is_failing());
+        let noticed = async {
+            while journal.is_failing() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PROBE_EVERY * 10, noticed).await.expect("it is noticed");
+        assert!(!directory.0.join("probe").exists());
     }
 
     #[tokio::test]
