@@ -211,6 +211,119 @@ async fn an_answer_without_our_codec_is_acknowledged_and_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_ended_before_the_trunk_says_a_word_is_cancelled_with_its_first() {
+    let (world, mut callee, invite, id) = asked(json!({})).await;
+    assert_eq!(world.calls("DELETE", &format!("/{id}"), "", &Value::Null).await.0, 202);
+    assert_eq!(end(&world).await["reason"], "withdrawn");
+    // A CANCEL must not overtake the INVITE (RFC 3261 §9.1).
+    callee.hears_nothing_of("CANCEL").await;
+    callee.respond(&invite, "180 Ringing", "").await;
+    let cancel = callee.expect("CANCEL").await;
+    callee.respond(&cancel, "200 OK", "").await;
+    callee.respond(&invite, "487 Request Terminated", "").await;
+    callee.expect("ACK").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_we_called_may_hold_the_call_press_keys_and_refresh_it() {
+    let (world, mut callee, invite, _) = asked(json!({})).await;
+    callee.take(&invite);
+    let timer = "Require: timer\r\nSession-Expires: 1800;refresher=uas\r\n";
+    callee.respond_with(&invite, "200 OK", timer, &callee.description()).await;
+    callee.expect("ACK").await;
+    until("the greeting is asked for", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    callee.send("INFO", 1, &invite, "Content-Type: application/dtmf-relay\r\n", "Signal=5\r\n").await;
+    callee.expect("200").await;
+    let sdp = "Content-Type: application/sdp\r\n";
+    callee.send("INVITE", 2, &invite, sdp, &format!("{}a=sendonly\r\n", callee.description())).await;
+    let held = callee.expect("200").await;
+    assert!(held.text.contains("a=recvonly"), "{}", held.text);
+    callee.send("ACK", 2, &invite, "", "").await;
+    callee.send("UPDATE", 3, &invite, "Supported: timer\r\nSession-Expires: 1800;refresher=uac\r\n", "").await;
+    let refreshed = callee.expect("200").await;
+    assert_eq!(refreshed.header("Session-Expires"), Some("1800;refresher=uac"));
+    callee.send("BYE", 4, &invite, "", "").await;
+    callee.expect("200").await;
+    assert_eq!(end(&world).await["cause"], "caller_hangup");
+    assert!(world.told.kinds().contains(&"digit".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_session_function_nobodys_telephone_goes_on_ringing() {
+    let (mut world, mut callee) = World::placing().await;
+    world.function_fails("/openai-realtime", 503, 1);
+    world.begin(|_| ()).await;
+    let (_, invite) = ask(&world, &mut callee, "k1", json!({})).await;
+    callee.respond(&invite, "180 Ringing", "").await;
+    let cancel = callee.expect("CANCEL").await;
+    callee.respond(&cancel, "200 OK", "").await;
+    callee.respond(&invite, "487 Request Terminated", "").await;
+    callee.expect("ACK").await;
+    let end = end(&world).await;
+    assert_eq!((&end["cause"], &end["reason"]), (&json!("setup_failed"), &json!("model_failed")));
+}
+
+/// The next message on a stream; what follows it stays in `read`.
+async fn message(stream: &mut tokio::net::TcpStream, read: &mut Vec<u8>) -> String {
+    loop {
+        let text = String::from_utf8_lossy(read).into_owned();
+        if let Some((head, rest)) = text.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap_or("0");
+            let length: usize = length.trim().parse().unwrap();
+            if rest.len() >= length {
+                read.drain(..head.len() + 4 + length);
+                return format!("{head}\r\n\r\n{}", &rest[..length]);
+            }
+        }
+        assert!(tokio::io::AsyncReadExt::read_buf(stream, read).await.unwrap() > 0, "the line is cut");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trunk_is_asked_and_called_over_tcp_where_it_wants_that() {
+    let (mut world, _callee) = World::placing().await;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut peer = world::peer(listener.local_addr().unwrap());
+    peer.0.transport = ihuza_relay::config::Transport::Tcp;
+    world.begin(|config| config.trunks[0].peer = Some(peer)).await;
+    let trunk = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (mut read, mut seen) = (Vec::new(), Vec::new());
+        while seen.last().is_none_or(|method| method != "ACK") {
+            let request = message(&mut stream, &mut read).await;
+            let method = request.split(' ').next().unwrap().to_owned();
+            let status = match method.as_str() {
+                "OPTIONS" => Some("200 OK"),
+                "INVITE" => Some("486 Busy Here"),
+                _ => None,
+            };
+            if let Some(status) = status {
+                let kept = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
+                let mut answer = format!("SIP/2.0 {status}\r\n");
+                for line in request.lines().filter(|line| kept.iter().any(|name| line.starts_with(name))) {
+                    let tag = if line.starts_with("To:") { ";tag=trunk" } else { "" };
+                    answer.push_str(&format!("{line}{tag}\r\n"));
+                }
+                answer.push_str("Content-Length: 0\r\n\r\n");
+                tokio::io::AsyncWriteExt::write_all(&mut stream, answer.as_bytes()).await.unwrap();
+                assert!(
+                    request.contains("Via: SIP/2.0/TCP") && request.to_lowercase().contains("transport=tcp"),
+                    "{request}"
+                );
+            }
+            seen.push(method);
+        }
+        seen
+    });
+    until("the trunk is told to be there", || world.told.to("/trunks").pop()).await;
+    let (status, call) = world.calls("POST", "", "k1", &json!({ "to": TO })).await;
+    assert_eq!(status, 202, "{call}");
+    assert_eq!(end(&world).await["cause"], "busy");
+    let seen = tokio::time::timeout(world::SOON, trunk).await.unwrap().unwrap();
+    assert_eq!(seen, ["OPTIONS", "INVITE", "ACK"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_trunk_that_asks_who_we_are_is_told() {
     for (status, challenge, answer) in [
         ("407 Proxy Authentication Required", "Proxy-Authenticate", "Proxy-Authorization"),

@@ -1,5 +1,6 @@
 //! What a journal says, and what is still owed to the session function when a journal is found at the start.
 
+use ihuza_core::json::clip;
 use ihuza_core::locale::Locale;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -167,7 +168,35 @@ pub enum Entry {
     Closed,
 }
 
+/// The session function keeps so many characters of a turn.
+const MOST_SAID_CHARS: usize = 8000;
+const MOST_NAME_CHARS: usize = 200;
+
 impl Entry {
+    /// So short that it always fits into a record: one that never did would keep all that follow it from the disk.
+    pub fn clipped(mut self) -> Entry {
+        match &mut self {
+            Entry::Said { text, .. } => *text = clip(text, MOST_SAID_CHARS).to_owned(),
+            Entry::Tool { name, call_id, .. } => {
+                *name = clip(name, MOST_NAME_CHARS).to_owned();
+                *call_id = clip(call_id, MOST_NAME_CHARS).to_owned();
+            }
+            Entry::Opened { .. }
+            | Entry::Answered { .. }
+            | Entry::Digit { .. }
+            | Entry::Language { .. }
+            | Entry::Transferred { .. }
+            | Entry::Used { .. }
+            | Entry::Consent { .. }
+            | Entry::Recording { .. }
+            | Entry::Recorded { .. }
+            | Entry::Ended { .. }
+            | Entry::Posted { .. }
+            | Entry::Closed => {}
+        }
+        self
+    }
+
     /// Whether it is told to the session function, or only a note to ourselves.
     pub fn is_told(&self) -> bool {
         !matches!(self, Entry::Posted { .. } | Entry::Closed)
@@ -291,6 +320,24 @@ mod tests {
         assert_eq!(found.open_since, None);
         let closed = owed(read(&[answered(10), ended(20), Entry::Closed]));
         assert_eq!(closed, Owed { closed: true, last: 2, ..Owed::default() });
+    }
+
+    #[test]
+    fn whatever_a_model_says_fits_into_a_record() {
+        let text = "\u{1}\u{10ffff}".repeat(1_000_000);
+        let said = Entry::Said {
+            speaker: Speaker::Agent,
+            text: text.clone(),
+            locale: None,
+            source: None,
+            interrupted: false,
+            at_ms: 1,
+        };
+        let tool = Entry::Tool { call_id: text.clone(), name: text, took_ms: 1, ok: true, at_ms: 1 };
+        for entry in [said, tool] {
+            let bytes = serde_json::to_vec(&entry.clipped()).unwrap();
+            assert!(bytes.len() < crate::journal::record::MOST_BYTES, "{}", bytes.len());
+        }
     }
 
     proptest! {

@@ -69,7 +69,9 @@ pub fn time(at_ms: i64) -> Option<String> {
 /// answered has a word of its own, whatever ended it: to the function all others were conversations.
 pub fn cause(cause: EndCause, answered: bool) -> &'static str {
     match cause {
-        EndCause::RelayRestart | EndCause::Shutdown | EndCause::MediaLost if !answered => "setup_failed",
+        EndCause::RelayRestart | EndCause::Shutdown | EndCause::MediaLost | EndCause::ModelFailed if !answered => {
+            "setup_failed"
+        }
         EndCause::CallerHungUp => "caller_hangup",
         EndCause::CallerCancelled => "canceled",
         EndCause::AgentHungUp => "agent_hangup",

@@ -1,9 +1,14 @@
 //! Journals on disk: one thread writes for all calls, and one `fsync` serves all that was written within 20 ms.
+//!
+//! What the disk refuses leaves no trace: the file is cut back to what it held before, so that it is always a beginning of
+//! the call's story, and whoever was refused may try the same entry again.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
@@ -18,6 +23,10 @@ const SUFFIX: &str = "journal";
 const GROUP: Duration = Duration::from_millis(20);
 /// Appends that wait for the disk. Beyond it the disk is too slow, and the call goes on without.
 const MOST_WAITING: usize = 4096;
+
+/// A disk that refused is tried so often, when no call does it anyway, with so many bytes.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_BYTES: usize = 4096;
 
 /// Why an entry is not on disk.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -39,6 +48,23 @@ enum Order {
 #[derive(Clone)]
 pub struct Journal {
     orders: SyncSender<Order>,
+    condition: Arc<Condition>,
+}
+
+/// How the disk is, by its last answer.
+#[derive(Debug, Default)]
+struct Condition {
+    failing: AtomicBool,
+    failures: AtomicU64,
+}
+
+impl Condition {
+    fn note(&self, went_well: bool) {
+        self.failing.store(!went_well, Ordering::Relaxed);
+        if !went_well {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// A journal that a former process left behind.
@@ -62,14 +88,25 @@ impl Journal {
             let path = found?.path();
             let Some(call) = call_of(&path) else { continue };
             let (leftover, next) = mend(&path, call)?;
-            files.insert(leftover.call.clone(), Open { file: append_to(&path)?, next });
+            files.insert(leftover.call.clone(), Open::new(&path, next)?);
             leftovers.push(leftover);
         }
         leftovers.sort_by(|a, b| a.call.cmp(&b.call));
         let (orders, inbox) = sync_channel(MOST_WAITING);
-        let writer = Writer { directory: directory.to_owned(), files, clock };
+        let condition = Arc::new(Condition::default());
+        let writer = Writer { directory: directory.to_owned(), files, clock, condition: condition.clone() };
         std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(&inbox))?;
-        Ok((Journal { orders }, leftovers))
+        Ok((Journal { orders, condition }, leftovers))
+    }
+
+    /// Whether the disk refused the last entry that it was given.
+    pub fn is_failing(&self) -> bool {
+        self.condition.failing.load(Ordering::Relaxed)
+    }
+
+    /// How often the disk refused.
+    pub fn failures(&self) -> u64 {
+        self.condition.failures.load(Ordering::Relaxed)
     }
 
     /// Writes an entry; when this returns it is on disk, under the number it gives.
@@ -117,20 +154,63 @@ fn mend(path: &Path, call: String) -> io::Result<(Leftover, u64)> {
 
 struct Open {
     file: File,
+    /// Number of the next record, and bytes written.
     next: u64,
+    length: u64,
+    /// The same, of what is surely on disk.
+    durable: (u64, u64),
+}
+
+impl Open {
+    fn new(path: &Path, next: u64) -> io::Result<Open> {
+        let file = append_to(path)?;
+        let length = file.metadata()?.len();
+        Ok(Open { file, next, length, durable: (next, length) })
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.file.write_all(bytes) {
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.next += 1;
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if let Err(error) = self.file.sync_data() {
+            (self.next, self.length) = self.durable;
+            self.file.set_len(self.length)?;
+            return Err(error);
+        }
+        self.durable = (self.next, self.length);
+        Ok(())
+    }
 }
 
 struct Writer {
     directory: PathBuf,
     files: HashMap<String, Open>,
     clock: Clock,
+    condition: Arc<Condition>,
 }
 
 type Waiting = (String, u64, oneshot::Sender<Result<u64, JournalError>>);
 
 impl Writer {
     fn run(mut self, inbox: &Receiver<Order>) {
-        while let Ok(first) = inbox.recv() {
+        loop {
+            let first = match inbox.recv_timeout(PROBE_EVERY) {
+                Ok(first) => first,
+                Err(RecvTimeoutError::Timeout) => {
+                    if self.condition.failing.load(Ordering::Relaxed) {
+                        self.condition.failing.store(self.probe().is_err(), Ordering::Relaxed);
+                    }
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
             let mut waiting = Vec::new();
             self.obey(first, &mut waiting);
             let until = self.clock.now() + GROUP;
@@ -150,8 +230,7 @@ impl Writer {
             Order::Append { call, entry, done } => match self.write(&call, &entry) {
                 Ok(sequence) => waiting.push((call, sequence, done)),
                 Err(error) => {
-                    // Half a record may stand at the end: it is cut off before the next one.
-                    self.files.remove(&call);
+                    self.condition.note(false);
                     let _ = done.send(Err(JournalError::Disk(error.to_string())));
                 }
             },
@@ -162,27 +241,37 @@ impl Writer {
         }
     }
 
+    /// Whether the disk takes something.
+    fn probe(&self) -> io::Result<()> {
+        let path = self.directory.join("probe");
+        let mut file = File::create(&path)?;
+        let written = file.write_all(&[0; PROBE_BYTES]).and_then(|()| file.sync_data());
+        std::fs::remove_file(&path)?;
+        written
+    }
+
     fn write(&mut self, call: &str, entry: &Entry) -> io::Result<u64> {
         if !self.files.contains_key(call) {
             let path = self.path(call);
             let next = if path.exists() { mend(&path, call.to_owned())?.1 } else { 1 };
-            self.files.insert(call.to_owned(), Open { file: append_to(&path)?, next });
+            self.files.insert(call.to_owned(), Open::new(&path, next)?);
         }
         let open = self.files.get_mut(call).ok_or_else(|| io::Error::other("journal is not open"))?;
         let payload = serde_json::to_vec(entry)?;
         let mut bytes = Vec::new();
         record::write(&mut bytes, open.next, &payload).map_err(io::Error::other)?;
-        open.file.write_all(&bytes)?;
-        open.next += 1;
+        open.append(&bytes)?;
         Ok(open.next - 1)
     }
 
     fn commit(&mut self, waiting: Vec<Waiting>) {
         let mut synced: HashMap<String, Result<(), String>> = HashMap::new();
         for (call, sequence, done) in waiting {
-            let files = &self.files;
+            let (files, condition) = (&mut self.files, &self.condition);
             let result = synced.entry(call).or_insert_with_key(|call| {
-                files.get(call).map_or(Ok(()), |open| open.file.sync_data().map_err(|error| error.to_string()))
+                let result = files.get_mut(call).map_or(Ok(()), |open| open.sync().map_err(|error| error.to_string()));
+                condition.note(result.is_ok());
+                result
             });
             let _ = done.send(result.clone().map(|()| sequence).map_err(JournalError::Disk));
         }
@@ -277,6 +366,35 @@ mod tests {
         std::fs::create_dir(directory.0.join("a.journal")).unwrap();
         assert!(matches!(journal.append("a", answered(1)).await, Err(JournalError::Disk(_))));
         assert_eq!(journal.append("b", answered(1)).await.unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_shown_until_something_is_taken_again() {
+        let directory = Directory::new("condition");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        std::fs::create_dir(directory.0.join("a.journal")).unwrap();
+        assert!(!journal.is_failing());
+        let _ = journal.append("a", answered(1)).await;
+        assert_eq!((journal.is_failing(), journal.failures()), (true, 1));
+        std::fs::remove_dir(directory.0.join("a.journal")).unwrap();
+        assert_eq!(journal.append("a", answered(1)).await.unwrap(), 1, "the same entry again has the same place");
+        assert_eq!((journal.is_failing(), journal.failures()), (false, 1));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_something_again_is_noticed_without_a_call() {
+        let directory = Directory::new("probe");
+        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        std::fs::create_dir(directory.0.join("a.journal")).unwrap();
+        let _ = journal.append("a", answered(1)).await;
+        assert!(journal.is_failing());
+        let noticed = async {
+            while journal.is_failing() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PROBE_EVERY * 10, noticed).await.expect("it is noticed");
+        assert!(!directory.0.join("probe").exists());
     }
 
     #[tokio::test]

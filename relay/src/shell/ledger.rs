@@ -85,11 +85,22 @@ impl Ledger {
             }
             read => read?,
         };
-        let scanned = record::scan(&bytes).records;
-        let lines: Vec<Line> = scanned.iter().filter_map(|(_, payload)| serde_json::from_slice(payload).ok()).collect();
-        let inner = rewrite(&path, kept(&lines, now_ms))?;
-        let lines = inner.lines.clone();
-        Ok((Ledger { path, inner: Mutex::new(inner) }, lines))
+        let scan = record::scan(&bytes);
+        let lines: Vec<Line> =
+            scan.records.iter().filter_map(|(_, payload)| serde_json::from_slice(payload).ok()).collect();
+        let kept = kept(&lines, now_ms);
+        // A disk that is full takes no new file: then the old one serves on.
+        let anew = if kept.len() < lines.len() { rewrite(&path, kept.clone()).ok() } else { None };
+        let inner = match anew {
+            Some(inner) => inner,
+            None => {
+                let file = OpenOptions::new().append(true).open(&path)?;
+                file.set_len(scan.sound_bytes as u64)?;
+                let next = scan.records.len() as u64 + 1;
+                Inner { file: Some(file), lines, next, length: scan.sound_bytes }
+            }
+        };
+        Ok((Ledger { path, inner: Mutex::new(inner) }, kept))
     }
 
     /// Appends; when this returns the line is on disk. Waits for the disk: not for a task that others wait for.

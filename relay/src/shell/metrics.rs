@@ -31,6 +31,8 @@ pub struct Metrics {
     interruptions: Counter,
     trunks: Family<[(&'static str, String); 2], Gauge>,
     trunk_reports: Labelled,
+    journal_failures: Counter,
+    journal_failing: Gauge,
     placed: Counter,
     not_placed: Labelled,
 }
@@ -51,6 +53,8 @@ impl Default for Metrics {
             interruptions: Counter::default(),
             trunks: Family::default(),
             trunk_reports: Labelled::default(),
+            journal_failures: Counter::default(),
+            journal_failing: Gauge::default(),
             placed: Counter::default(),
             not_placed: Labelled::default(),
         };
@@ -77,6 +81,8 @@ impl Default for Metrics {
         registry.register("rtp_lost", "RTP packets given up", metrics.packets_lost.clone());
         registry.register("rtp_concealed_ms", "Sound made up for lost packets", metrics.concealed_ms.clone());
         registry.register("interruptions", "Times that a caller interrupted the agent", metrics.interruptions.clone());
+        registry.register("journal_failures", "Entries that the disk refused", metrics.journal_failures.clone());
+        registry.register("journal_failing", "1 while the disk refuses the journal", metrics.journal_failing.clone());
         registry.register("calls_placed", "Calls that were placed", metrics.placed.clone());
         registry.register(
             "calls_not_placed",
@@ -120,6 +126,12 @@ impl Metrics {
     /// A call was not let in.
     pub fn refused(&self, refusal: Refusal) {
         self.refused.get_or_create(&[("reason", refusal.as_str())]).inc();
+    }
+
+    /// How the journal is: what its disk refused so far, and whether it does now.
+    pub fn journal(&self, failures: u64, failing: bool) {
+        self.journal_failures.inc_by(failures.saturating_sub(self.journal_failures.get()));
+        self.journal_failing.set(failing.into());
     }
 
     /// A call is placed.

@@ -248,15 +248,21 @@ impl Shared {
         self.admission().running_on(trunk)
     }
 
-    /// Whether calls are welcome, and what there is to say about it.
+    /// Whether all is well, and what there is to say about it. A disk that refuses the journal needs a person; calls are
+    /// taken all the same.
     pub fn health(&self) -> (bool, Value) {
         let (open, calls) = {
             let admission = self.admission();
             (admission.is_open(&self.config), admission.running())
         };
-        let status = open.err().map_or("ok", Refusal::as_str);
+        let journal = if self.desk.journal.is_failing() { "failing" } else { "ok" };
+        let well = if journal == "ok" { "ok" } else { "journal_failing" };
+        let status = open.err().map_or(well, Refusal::as_str);
         let (most_calls, trunks) = (self.config.limits.calls, trunks::told(self, true));
-        (open.is_ok(), json!({ "status": status, "calls": calls, "most_calls": most_calls, "trunks": trunks }))
+        let told = json!({
+            "status": status, "calls": calls, "most_calls": most_calls, "journal": journal, "trunks": trunks,
+        });
+        (status == "ok", told)
     }
 }
 

@@ -1,12 +1,13 @@
 //! Keeps the record of one call: every entry first to the journal, then to the session function, in order; and does not
 //! rest before the function knows of the end.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
-use super::journal::{Journal, Leftover};
+use super::journal::{Journal, JournalError, Leftover};
 use super::log::{Level, Log};
 use super::session_function::{Function, FunctionError, Opening};
 use crate::journal::entry::Entry;
@@ -62,7 +63,17 @@ pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Se
     let last_at_ms = written.last().and_then(Entry::at_ms).unwrap_or_default();
     let owed: Vec<(u64, Entry)> = (1..).zip(written).collect();
     let last = owed.len() as u64;
-    let scribe = Scribe { desk, opening, owed, last, last_at_ms, answered_at_ms: None, ended: None, failing: false };
+    let scribe = Scribe {
+        desk,
+        opening,
+        owed,
+        last,
+        last_at_ms,
+        answered_at_ms: None,
+        ended: None,
+        unwritten: VecDeque::new(),
+        failing: false,
+    };
     tokio::spawn(scribe.run(lines));
     sender
 }
@@ -90,6 +101,7 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
         last_at_ms: now_ms,
         answered_at_ms,
         ended,
+        unwritten: VecDeque::new(),
         failing: false,
     };
     tokio::spawn(async move {
@@ -140,6 +152,8 @@ struct Scribe {
     desk: Desk,
     opening: Opening,
     owed: Vec<(u64, Entry)>,
+    /// What the disk did not take yet. The journal stays a beginning of the story: its entries are numbered by their place.
+    unwritten: VecDeque<Entry>,
     last: u64,
     last_at_ms: i64,
     answered_at_ms: Option<i64>,
@@ -162,7 +176,11 @@ impl Scribe {
                     None => break,
                 },
                 // A failure costs nothing: what is owed stays owed and is tried again.
-                _ = post.tick(), if !self.owed.is_empty() => { self.post().await; }
+                _ = post.tick(), if !self.owed.is_empty() || !self.unwritten.is_empty() => {
+                    // It is said where it began to fail.
+                    let _ = self.write_down().await;
+                    self.post().await;
+                }
             }
         }
         // The call's task was torn down before it could say why.
@@ -175,6 +193,7 @@ impl Scribe {
 
     /// Whether it is on disk.
     async fn write(&mut self, entry: Entry) -> bool {
+        let entry = entry.clipped();
         self.last_at_ms = entry.at_ms().unwrap_or(self.last_at_ms);
         self.answered_at_ms = self.answered_at_ms.or(answer_of(&entry));
         if let Entry::Language { locale, .. } = &entry {
@@ -183,16 +202,29 @@ impl Scribe {
         if let Some(end) = end_of(&entry) {
             self.ended = Some(end);
         }
-        // The call is worth more than its journal: without it, it goes on from memory.
-        let written = self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await;
-        if let Err(error) = &written {
-            self.note("JOURNAL_FAILED", Level::Error, &error.to_string());
-        }
         if entry.is_told() {
             self.last += 1;
-            self.owed.push((self.last, entry));
+            self.owed.push((self.last, entry.clone()));
+        }
+        self.unwritten.push_back(entry);
+        // Said once, not at every entry.
+        let was_failing = self.unwritten.len() > 1;
+        let written = self.write_down().await;
+        match &written {
+            Err(error) if !was_failing => self.note("JOURNAL_FAILED", Level::Error, &error.to_string()),
+            Ok(()) if was_failing => self.note("JOURNAL_RECOVERED", Level::Info, "the journal is whole again"),
+            Ok(()) | Err(_) => {}
         }
         written.is_ok()
+    }
+
+    /// Gives the disk what it did not take yet. The call is worth more than its journal: without it, it goes on from memory.
+    async fn write_down(&mut self) -> Result<(), JournalError> {
+        while let Some(entry) = self.unwritten.front() {
+            self.desk.journal.append(&self.opening.correlation_id, entry.clone()).await?;
+            self.unwritten.pop_front();
+        }
+        Ok(())
     }
 
     async fn post(&mut self) -> bool {

@@ -244,7 +244,8 @@ impl Call {
             (_, Input::PickedUp | Input::Refused(_)) => {}
             (_, Input::Requested) => self.hang_up(EndCause::Requested),
             (Stage::Calling { .. }, Input::ModelReady) => self.model_ready = true,
-            (Stage::Calling { .. }, Input::ModelFailed) => self.model_failed = true,
+            // Nobody's telephone rings for an apology.
+            (Stage::Calling { .. }, Input::ModelFailed) => self.hang_up(EndCause::ModelFailed),
             (Stage::Awaiting { .. }, Input::ModelReady) => self.stage = Stage::Talking,
             (Stage::Awaiting { .. }, Input::ModelFailed) => self.apologise(now),
             (_, Input::HungUp) => self.end(EndCause::CallerHungUp),
@@ -321,12 +322,8 @@ impl Call {
 
     fn picked_up(&mut self, now: Moment) {
         self.end_by = now + self.longest;
-        self.stage = Stage::Awaiting { by: now + self.answer_within };
-        if self.model_failed {
-            self.apologise(now);
-        } else if self.model_ready {
-            self.stage = Stage::Talking;
-        }
+        let by = now + self.answer_within;
+        self.stage = if self.model_ready { Stage::Talking } else { Stage::Awaiting { by } };
     }
 
     fn answer(&mut self) {
@@ -523,7 +520,11 @@ mod tests {
     #[test]
     fn somebody_whom_we_called_hears_an_apology_when_there_is_no_model() {
         let sorry = [Output::Apologise, Output::HangUp(41), Output::Ended(EndCause::ModelFailed)];
-        assert_eq!(placed(&[ModelFailed, PickedUp, Silent]), sorry);
+        assert_eq!(
+            placed(&[ModelFailed]),
+            [Output::Cancel, Output::Ended(EndCause::ModelFailed)],
+            "nobody is disturbed"
+        );
         assert_eq!(placed(&[PickedUp, ModelFailed, Silent]), sorry);
         let mut call = Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST);
         call.handle_input(Moment::from_millis(1000), PickedUp);

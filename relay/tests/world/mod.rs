@@ -320,15 +320,30 @@ impl World {
 
     /// A relay as a process of its own, ready for calls.
     pub async fn process(&self) -> Process {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
+        command.stdout(std::process::Stdio::null());
+        self.start_process(command).await
+    }
+
+    /// One whose files cannot grow beyond so many blocks of 512 bytes: what is written further is refused (EFBIG), as by a
+    /// disk that is full. Its log is kept.
+    pub async fn process_with_disk(&self, blocks: u32) -> Process {
+        let mut command = std::process::Command::new("sh");
+        // Without the trap the first refusal would end the process.
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_ihuza-relay")]).stdout(std::process::Stdio::piped());
+        self.start_process(command).await
+    }
+
+    async fn start_process(&self, mut command: std::process::Command) -> Process {
         std::fs::create_dir_all(&self.directory).unwrap();
         let file = self.directory.join("relay.toml");
         std::fs::write(&file, toml::to_string(&self.config).unwrap()).unwrap();
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_ihuza-relay"));
-        command.args(["run", "--config"]).arg(file).stdout(std::process::Stdio::null());
+        command.args(["run", "--config"]).arg(file);
         for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY", "GATEWAY_SECRET"] {
             command.env(name, secret(name).unwrap());
         }
-        let process = Process(command.spawn().unwrap());
+        let process = Process::new(command.spawn().unwrap());
         let url = format!("http://{}/healthz", self.http);
         let healthy = async { while reqwest::get(&url).await.is_err() {} };
         tokio::time::timeout(SOON, healthy).await.expect("the process becomes healthy");
@@ -349,6 +364,11 @@ impl World {
     pub fn function_fails(&self, end: &str, status: u16, times: usize) {
         let fault = || Fault { end: end.to_owned(), status: Some(status), delay: Duration::ZERO };
         self.faults.lock().unwrap().extend((0..times).map(|_| fault()));
+    }
+
+    /// From now on it answers as it should.
+    pub fn function_recovers(&self) {
+        self.faults.lock().unwrap().clear();
     }
 
     /// The next answer at a path with this end is so late.
@@ -397,9 +417,27 @@ impl Drop for World {
 }
 
 /// A relay of its own; it does not outlive its test.
-pub struct Process(std::process::Child);
+pub struct Process(std::process::Child, Arc<Mutex<Vec<Value>>>);
 
 impl Process {
+    fn new(mut child: std::process::Child) -> Process {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        if let Some(out) = child.stdout.take() {
+            let lines = lines.clone();
+            std::thread::spawn(move || {
+                for line in std::io::BufRead::lines(std::io::BufReader::new(out)).map_while(Result::ok) {
+                    lines.lock().unwrap().push(serde_json::from_str(&line).unwrap_or(Value::Null));
+                }
+            });
+        }
+        Process(child, lines)
+    }
+
+    /// What it logged, if that is kept.
+    pub fn log(&self) -> Vec<Value> {
+        self.1.lock().unwrap().clone()
+    }
+
     /// As `kill -9`.
     pub fn kill(&mut self) {
         self.0.kill().unwrap();
