@@ -14,3 +14,4 @@ pub mod scribe;
 pub mod session_function;
 pub mod signalling;
 pub mod sip_stack;
+pub mod tls;

@@ -21,7 +21,7 @@ use super::ports::Ports;
 use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
-use super::{http, sip_stack};
+use super::{http, sip_stack, tls};
 use crate::config::{Config, Digest, Trunk};
 use crate::sip::admission::{Admission, Admitted, Refusal, Request, unsupported};
 use crate::sip::description::{DescriptionError, Local, Policy};
@@ -69,9 +69,9 @@ pub enum StartError {
     /// SIP.
     #[error(transparent)]
     Sip(#[from] sip_stack::StackError),
-    /// TLS towards others.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    /// TLS towards the model.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// A trunk that asks for credentials has none.
     #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
     Password(String),
@@ -106,7 +106,7 @@ impl Relay {
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
         let desk = Desk { journal, function, log };
-        let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
+        let connector = tls::connector(config.model.ca_file.as_deref())?;
         let shared = Arc::new(Shared {
             clock,
             announcements,
