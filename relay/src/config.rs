@@ -305,6 +305,8 @@ pub struct Model {
     pub api_key_env: String,
     /// After so long the model's session is replaced by a new one.
     pub roll_over_minutes: u64,
+    /// PEM file with certificates that may vouch for the model's server besides the public ones: for a proxy that opens TLS.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// How audio is exchanged with the model.
@@ -608,6 +610,7 @@ impl Default for Model {
             turn_detection: TurnDetection::ServerVad,
             api_key_env: "OPENAI_API_KEY".into(),
             roll_over_minutes: 50,
+            ca_file: None,
         }
     }
 }

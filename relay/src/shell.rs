@@ -19,4 +19,5 @@ pub mod scribe;
 pub mod session_function;
 pub mod signalling;
 pub mod sip_stack;
+pub mod tls;
 pub mod trunks;

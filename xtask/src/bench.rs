@@ -5,6 +5,7 @@
 mod accept;
 mod http;
 mod profile;
+mod relay;
 mod sizes;
 mod stats;
 mod traffic;
@@ -33,6 +34,9 @@ pub struct Options {
 enum What {
     /// The functions: their size, their cost a request, their time from a call's end to the providers.
     Edge(Edge),
+    /// The relay: processor time of a call beside a plain forwarder, delays, jitter, set-ups, memory; each beside what it
+    /// must be and what we aim at.
+    Relay(relay::Relay),
 }
 
 #[derive(clap::Args)]
@@ -95,13 +99,58 @@ pub struct Figure {
     pub peer_value: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ratio: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub goal: Option<Goal>,
     pub note: String,
+}
+
+/// What a figure must be and what we aim at, and by how much it misses them, in its own unit.
+#[derive(Serialize, Debug, Clone, PartialEq)]
+pub struct Goal {
+    pub at: Bound,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub must: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aim: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub must_missed_by: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aim_missed_by: Option<f64>,
+}
+
+/// On which side of its goal a figure is good.
+#[derive(Serialize, Debug, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    Most,
+    Least,
+}
+
+impl Goal {
+    fn new(value: f64, at: Bound, must: Option<f64>, aim: Option<f64>) -> Goal {
+        let missed = |goal: Option<f64>| {
+            let by = goal.map(|goal| if at == Bound::Most { value - goal } else { goal - value });
+            by.filter(|by| *by > 0.0).map(rounded)
+        };
+        Goal { at, must, aim, must_missed_by: missed(must), aim_missed_by: missed(aim) }
+    }
+
+    /// As `must <= 10 met, aim <= 3 missed by 1.2`.
+    fn told(&self) -> String {
+        let sign = if self.at == Bound::Most { "<=" } else { ">=" };
+        let part = |what: &str, goal: Option<f64>, missed: Option<f64>| {
+            let verdict = missed.map_or("met".to_owned(), |by| format!("MISSED by {}", readable(by)));
+            goal.map(|goal| format!("{what} {sign} {} {verdict}", readable(goal)))
+        };
+        let parts = [part("must", self.must, self.must_missed_by), part("aim", self.aim, self.aim_missed_by)];
+        parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Figure {
     pub fn new(name: impl Into<String>, value: f64, unit: &'static str, n: u64, note: &str) -> Self {
         let (name, note) = (name.into(), note.to_owned());
-        Self { name, value: rounded(value), unit, n, peer: None, peer_value: None, ratio: None, note }
+        Self { name, value: rounded(value), unit, n, peer: None, peer_value: None, ratio: None, goal: None, note }
     }
 
     /// Names what it is compared with; the ratio is that of the values.
@@ -109,6 +158,18 @@ impl Figure {
         self.peer = Some(peer.to_owned());
         self.peer_value = Some(rounded(value));
         self.ratio = (value != 0.0).then(|| rounded(self.value / value));
+        self
+    }
+
+    /// What it must be at most, and what we aim at.
+    pub fn at_most(mut self, must: Option<f64>, aim: Option<f64>) -> Self {
+        self.goal = Some(Goal::new(self.value, Bound::Most, must, aim));
+        self
+    }
+
+    /// What it must be at least, and what we aim at.
+    pub fn at_least(mut self, must: Option<f64>, aim: Option<f64>) -> Self {
+        self.goal = Some(Goal::new(self.value, Bound::Least, must, aim));
         self
     }
 
@@ -125,16 +186,20 @@ fn rounded(value: f64) -> f64 {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let What::Edge(edge) = &options.what;
-    let tools = setup::ensure()?;
-    tools.tell_the_world()?;
-    if !edge.as_built {
-        build::ensure(&tools)?;
-    }
-    let figures = measure(edge, &tools)?;
+    let (figures, json) = match &options.what {
+        What::Edge(edge) => {
+            let tools = setup::ensure()?;
+            tools.tell_the_world()?;
+            if !edge.as_built {
+                build::ensure(&tools)?;
+            }
+            (measure(edge, &tools)?, &edge.json)
+        }
+        What::Relay(relay) => (relay::measure(relay)?, &relay.json),
+    };
     print(&figures);
     let text = serde_json::to_string_pretty(&figures).context("could not write the figures as JSON")?;
-    std::fs::write(&edge.json, text + "\n").with_context(|| format!("could not write {}", edge.json.display()))
+    std::fs::write(json, text + "\n").with_context(|| format!("could not write {}", json.display()))
 }
 
 fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
@@ -160,7 +225,7 @@ fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
             profile::print(&stage(true)?, &tools.npm.node)?;
         }
     }
-    figures.extend(machine(before));
+    figures.extend(machine("edge", before));
     Ok(figures)
 }
 
@@ -183,14 +248,14 @@ fn vars() -> BTreeMap<String, String> {
 }
 
 /// How busy the machine was: a figure by a busy machine says little by itself, a ratio says more.
-fn machine(before: Option<f64>) -> Option<Figure> {
+fn machine(of: &str, before: Option<f64>) -> Option<Figure> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let note = format!(
         "load average over a minute on {cores} cores at the end; at the beginning {:.1}. Above {cores} others were at work \
          meanwhile: rely on ratios, not on times",
         before.unwrap_or_default()
     );
-    load().map(|load| Figure::new("edge.machine.load_1m", load, "processes", 1, &note))
+    load().map(|load| Figure::new(format!("{of}.machine.load_1m"), load, "processes", 1, &note))
 }
 
 fn load() -> Option<f64> {
@@ -216,7 +281,11 @@ fn table(figures: &[Figure]) -> Vec<String> {
         let ratio = figure.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
         let peer = figure.peer.as_deref().zip(figure.peer_value);
         let peer = peer.map(|(peer, value)| format!("{} {}, {peer}", readable(value), figure.unit)).unwrap_or_default();
-        lines.push(format!("{:<58} {value:>14} {:>9} {ratio:>7}  {peer}", figure.name, figure.n).trim_end().to_owned());
+        let goal = figure.goal.as_ref().map(Goal::told).unwrap_or_default();
+        let beside = if peer.is_empty() || goal.is_empty() { peer + &goal } else { format!("{peer}; {goal}") };
+        lines.push(
+            format!("{:<58} {value:>14} {:>9} {ratio:>7}  {beside}", figure.name, figure.n).trim_end().to_owned(),
+        );
     }
     lines
 }
@@ -233,6 +302,7 @@ fn readable(value: f64) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -244,6 +314,14 @@ mod tests {
         assert_eq!((beside.peer_value, beside.ratio), (Some(3.0), Some(0.333)));
         assert_eq!(beside.with_ratio(0.5).ratio, Some(0.5));
         assert_eq!(Figure::new("a", 1.0, "us", 1, "").beside("nothing", 0.0).ratio, None);
+    }
+
+    #[test]
+    fn a_goal_says_by_how_much_it_is_missed() {
+        let late = Figure::new("a", 4.2, "ms", 1, "").at_most(Some(10.0), Some(3.0)).goal.unwrap();
+        assert_eq!(late.told(), "must <= 10 met, aim <= 3 MISSED by 1.20");
+        let few = Figure::new("a", 310.0, "calls", 1, "").at_least(Some(250.0), Some(400.0)).goal.unwrap();
+        assert_eq!((few.must_missed_by, few.aim_missed_by), (None, Some(90.0)));
     }
 
     #[test]

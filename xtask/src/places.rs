@@ -33,6 +33,11 @@ fn target() -> PathBuf {
     set("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), |dir| project().join(dir))
 }
 
+/// What is built for this machine: its profiles are folders in it.
+pub fn native_target() -> PathBuf {
+    target()
+}
+
 /// The wasm build has a folder of its own: it may use another compiler, and two compilers share a folder badly.
 pub fn edge_target() -> PathBuf {
     target().join("edge")

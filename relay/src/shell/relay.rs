@@ -25,7 +25,7 @@ use super::scribe::{self, Desk};
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
 use super::trunks::{self, Trunks};
-use super::{http, sip_stack};
+use super::{http, sip_stack, tls};
 use crate::config::{Config, Digest, Trunk};
 use crate::gateway::token::Tokens;
 use crate::journal::entry::Origin;
@@ -95,9 +95,9 @@ pub enum StartError {
     /// SIP.
     #[error(transparent)]
     Sip(#[from] sip_stack::StackError),
-    /// TLS towards others.
-    #[error("TLS cannot be set up: {0}")]
-    Tls(String),
+    /// TLS towards the model.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
     /// A trunk that asks for credentials has none.
     #[error("trunk {0} has digest.password_env, but that variable is not set: nobody could call")]
     Password(String),
@@ -141,7 +141,7 @@ impl Relay {
         let (ledger, lines) = Ledger::open(directory, now_ms)
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
         let calls = Calls::new(calls_key, calls_passwords, ledger, &lines, now_ms);
-        let connector = Connector::new().map_err(|error| StartError::Tls(error.to_string()))?;
+        let connector = tls::connector(config.model.ca_file.as_deref())?;
         let shared = Arc::new(Shared {
             clock,
             announcements,
