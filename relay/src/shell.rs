@@ -3,6 +3,7 @@
 pub mod announcements;
 pub mod call;
 pub mod clock;
+pub mod gates;
 pub mod http;
 pub mod journal;
 pub mod link;

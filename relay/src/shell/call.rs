@@ -1,18 +1,26 @@
 //! One task a call: carries what the call, its media and its model decide to the sockets and back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
+use tokio::io::ReadBuf;
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::announcements::Announcement;
-use super::link;
+use super::gates::Gates;
+use super::link::{self, Brought, Lines};
 use super::log::Level;
 use super::ports::Pair;
 use super::relay::Shared;
@@ -35,8 +43,6 @@ use crate::sip::description::{Agreed, Local, Policy};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
 use crate::sip::transfer::{self, Outcome, Transfer};
 
-/// Events of the model that wait for the call.
-const MOST_EVENTS: usize = 256;
 /// The longest datagram that is looked at.
 const MOST_DATAGRAM: usize = 2048;
 /// Where a tool's answer says whom the call is to be handed over to.
@@ -71,7 +77,14 @@ pub struct Start {
 /// What tasks of the call bring back.
 enum Arrival {
     Opened(Result<Opened, String>),
-    Tool { call_id: String, name: String, took: Duration, output: Result<String, String> },
+    /// A connection to the model, or nothing if it could not be had.
+    Linked(Link, Option<Box<link::Socket>>),
+    Tool {
+        call_id: String,
+        name: String,
+        took: Duration,
+        output: Result<String, String>,
+    },
     Refreshed(bool),
     Referred(Option<u16>),
 }
@@ -92,8 +105,7 @@ struct Running {
     call: Call,
     model: Option<Realtime>,
     opened: Opened,
-    links: HashMap<Link, mpsc::Sender<String>>,
-    model_events: mpsc::Sender<backend::Input>,
+    lines: Lines,
     media: Option<Session>,
     /// What the model said before there was media.
     early: VecDeque<backend::Output>,
@@ -117,7 +129,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         locale: start.did.locale.0,
     };
     let record = scribe::begin(shared.desk.clone(), opening.clone());
-    let (model_events, mut from_model) = mpsc::channel(MOST_EVENTS);
+    let mut gates = Gates::of_this_task().await;
     let (arrivals, mut arrived) = mpsc::channel(16);
     let answer_within = Duration::from_millis(shared.config.sip.answer_within_ms);
     let call = Call::new(began, answer_within, shared.config.limits.longest_call());
@@ -127,8 +139,7 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
         began,
         model: None,
         opened: Opened::default(),
-        links: HashMap::new(),
-        model_events,
+        lines: Lines::new(shared.clock, &mut gates),
         media: None,
         early: VecDeque::new(),
         timer: None,
@@ -141,6 +152,9 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
     };
     running.open();
     let mut stop = shared.stop_calls.subscribe();
+    let mut stopped = pin!(stop.changed().fuse());
+    let [time_gate, media_gate, control_gate, signal_gate, arrival_gate, stop_gate] = [(); 6].map(|()| gates.gate());
+    let mut timer = pin!(tokio::time::sleep_until(shared.clock.instant(began)));
     let (mut media_buffer, mut control_buffer) = ([0; MOST_DATAGRAM], [0; MOST_DATAGRAM]);
     while running.ended.is_none() {
         running.carry_out();
@@ -148,30 +162,44 @@ pub async fn run(shared: Arc<Shared>, start: Start) {
             break;
         }
         let wake = shared.clock.instant(running.next_timeout());
+        if timer.deadline() != wake {
+            timer.as_mut().reset(wake);
+            time_gate.open();
+        }
         // Fair on purpose: a flood on the media port must not keep the model or SIP waiting.
         tokio::select! {
-            () = tokio::time::sleep_until(wake) => running.timeout(),
-            Ok((length, from)) = running.start.pair.media.recv_from(&mut media_buffer) => {
+            () = time_gate.pass(|context| timer.as_mut().poll(context)) => running.timeout(),
+            Ok((length, from)) = media_gate.pass(|context| receive(&running.start.pair.media, &mut media_buffer, context)) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, media_buffer.get(..length)) {
                     media.handle_datagram(shared.clock.now(), from, datagram);
                 }
             }
-            Some(event) = from_model.recv() => running.tell_model(event),
-            signal = running.start.incoming.signals.recv() => match signal {
+            brought = running.lines.next() => match brought {
+                Brought::Message(link, text) => running.tell_model(backend::Input::Message(link, text)),
+                Brought::Gone(link) => running.tell_model(backend::Input::Disconnected(link)),
+            },
+            signal = signal_gate.pass(|context| running.start.incoming.signals.poll_recv(context)) => match signal {
                 Some(signal) => running.signal(signal),
                 // The stack has given the dialog up.
                 None => running.tell_call(call::Input::HungUp),
             },
-            Some(arrival) = arrived.recv() => running.arrival(arrival),
-            Ok((length, from)) = running.start.pair.control.recv_from(&mut control_buffer) => {
+            Some(arrival) = arrival_gate.pass(|context| arrived.poll_recv(context)) => running.arrival(arrival),
+            Ok((length, from)) = control_gate.pass(|context| receive(&running.start.pair.control, &mut control_buffer, context)) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, control_buffer.get(..length)) {
                     media.handle_control(shared.clock.now(), from, datagram);
                 }
             }
-            Ok(()) = stop.changed() => running.tell_call(call::Input::Shutdown),
+            Ok(()) = stop_gate.pass(|context| stopped.as_mut().poll(context)) => running.tell_call(call::Input::Shutdown),
         }
     }
     running.close();
+}
+
+/// A datagram: its length, and where it came from.
+fn receive(socket: &UdpSocket, buffer: &mut [u8], context: &mut Context<'_>) -> Poll<io::Result<(usize, SocketAddr)>> {
+    let mut buffer = ReadBuf::new(buffer);
+    let from = ready!(socket.poll_recv_from(context, &mut buffer));
+    Poll::Ready(from.map(|from| (buffer.filled().len(), from)))
 }
 
 impl Running {
@@ -220,7 +248,8 @@ impl Running {
         let media = self.media.as_ref().map(Session::next_timeout);
         let timer = self.timer.as_ref().map(SessionTimer::next_timeout);
         let transfer = self.transfer().map(|transfer| transfer.next_timeout());
-        [self.call.next_timeout(), model, media, timer, transfer].into_iter().flatten().fold(far, Moment::min)
+        let lines = self.lines.next_timeout();
+        [self.call.next_timeout(), model, media, timer, transfer, lines].into_iter().flatten().fold(far, Moment::min)
     }
 
     fn timeout(&mut self) {
@@ -236,6 +265,9 @@ impl Running {
         }
         if let Some(outcome) = self.transfer().and_then(|transfer| transfer.poll(now)) {
             self.handed_over(outcome);
+        }
+        if let Some(link) = self.lines.timeout(now) {
+            self.tell_model(backend::Input::Disconnected(link));
         }
         match self.timer.as_mut().and_then(|timer| timer.poll(now)) {
             Some(Due::Expired) => self.tell_call(call::Input::SessionExpired),
@@ -298,7 +330,7 @@ impl Running {
     fn tell_model(&mut self, input: backend::Input) {
         let now = self.now();
         if let backend::Input::Disconnected(link) = &input {
-            self.links.remove(link);
+            self.lines.close(*link);
         }
         if let Some(model) = &mut self.model {
             model.handle_input(now, input);
@@ -312,6 +344,11 @@ impl Running {
                 self.log("SESSION_OPEN_FAILED", Level::Error, &error, json!({}));
                 self.tell_call(call::Input::ModelFailed);
             }
+            Arrival::Linked(link, Some(socket)) => {
+                self.lines.add(link, socket);
+                self.tell_model(backend::Input::Connected(link));
+            }
+            Arrival::Linked(link, None) => self.tell_model(backend::Input::Disconnected(link)),
             Arrival::Tool { call_id, name, took, output } => {
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 self.write(Entry::Tool {
@@ -546,11 +583,11 @@ impl Running {
             backend::Output::Connect(link) => self.connect(link),
             backend::Output::Send(link, text) => {
                 // A socket that does not keep up with a voice is as good as gone.
-                if self.links.get(&link).is_some_and(|sender| sender.try_send(text).is_err()) {
+                if !self.lines.send(link, text) {
                     self.tell_model(backend::Input::Disconnected(link));
                 }
             }
-            backend::Output::Close(link) => drop(self.links.remove(&link)),
+            backend::Output::Close(link) => self.lines.close(link),
             backend::Output::Ready => self.tell_call(call::Input::ModelReady),
             backend::Output::Play { item, audio } => match &mut self.media {
                 Some(media) => media.play(now, &item, audio),
@@ -589,8 +626,11 @@ impl Running {
         let mark = if base.contains('?') { '&' } else { '?' };
         let url = if base.contains("model=") { base.to_owned() } else { format!("{base}{mark}model={model}") };
         let address = link::Address { url, key };
-        let sender = link::open(link, address, self.shared.connector.clone(), self.model_events.clone());
-        self.links.insert(link, sender);
+        let (connector, arrivals) = (self.shared.connector.clone(), self.arrivals.clone());
+        tokio::spawn(async move {
+            let socket = link::open(address, &connector).await;
+            let _ = arrivals.send(Arrival::Linked(link, socket)).await;
+        });
     }
 
     fn tool(&mut self, call_id: String, name: String, arguments: String) {
@@ -643,7 +683,7 @@ impl Running {
             media.end(now);
         }
         self.carry_out();
-        self.links.clear();
+        self.lines.close_all();
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);
         self.log("CALL_ENDED", Level::Info, cause.as_str(), json!({ "cause": cause.as_str(), "media": media }));
