@@ -78,10 +78,13 @@ fn run(command: Command) -> Result<String, String> {
 }
 
 fn serve(config: Config) -> Result<String, String> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("the runtime does not start: {error}"))?;
+    // With one core there is nobody to share the work with, and a scheduler for many costs a quarter of a call.
+    let is_alone = std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1);
+    let mut builder = match is_alone {
+        true => tokio::runtime::Builder::new_current_thread(),
+        false => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = builder.enable_all().build().map_err(|error| format!("the runtime does not start: {error}"))?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).map_err(|error| error.to_string())?;
         let secret = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());

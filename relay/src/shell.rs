@@ -4,6 +4,7 @@ pub mod announcements;
 pub mod call;
 pub mod calls_api;
 pub mod clock;
+pub mod gates;
 pub mod gateway;
 pub mod http;
 pub mod journal;

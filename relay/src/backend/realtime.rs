@@ -619,10 +619,10 @@ impl Realtime {
 
     /// Fifty times a second and call: written by hand.
     fn append(&mut self, link: Link, audio: &[u8]) {
-        let audio = self.converter.to_model(audio);
-        let mut message = String::with_capacity(audio.len() + 56);
+        // A frame of G.711 in base64 and what is around it; one of PCM is longer, and grows.
+        let mut message = String::with_capacity(280);
         message.push_str(r#"{"type":"input_audio_buffer.append","audio":""#);
-        message.push_str(&audio);
+        self.converter.write_to_model(audio, &mut message);
         message.push_str(r#""}"#);
         self.out.push_back(Output::Send(link, message));
     }

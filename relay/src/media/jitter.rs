@@ -3,7 +3,7 @@
 //! Its listener is a model, not a sound card. A packet whose turn it is goes on at once; only a gap waits, for as long
 //! as the network has lately been late. So an even network adds no delay at all, and a bad one adds what it needs.
 
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::TICKS_PER_MS;
@@ -85,7 +85,8 @@ struct Held<T> {
 /// Orders the packets of one stream.
 #[derive(Debug)]
 pub struct JitterBuffer<T> {
-    held: BTreeMap<u64, Held<T>>,
+    /// By their places. Nearly always empty or one: a tree would ask for memory for every packet.
+    held: VecDeque<(u64, Held<T>)>,
     /// The place whose turn it is.
     next: Option<u64>,
     /// Where the sound of the last released packet ended.
@@ -101,7 +102,7 @@ pub struct JitterBuffer<T> {
 impl<T> Default for JitterBuffer<T> {
     fn default() -> JitterBuffer<T> {
         JitterBuffer {
-            held: BTreeMap::new(),
+            held: VecDeque::new(),
             next: None,
             last_end: 0,
             highest: 0,
@@ -121,7 +122,8 @@ impl<T> JitterBuffer<T> {
         }
         let behind = self.next.and_then(|next| next.checked_sub(place + 1));
         let was_here = behind.is_some_and(|behind| behind < 64 && self.went_on >> behind & 1 == 1);
-        if was_here || self.held.contains_key(&place) {
+        let turn = self.held.partition_point(|(held, _)| *held < place);
+        if was_here || self.held.get(turn).is_some_and(|(held, _)| *held == place) {
             self.counts.duplicate += 1;
             return Inserted::Duplicate;
         }
@@ -134,13 +136,14 @@ impl<T> JitterBuffer<T> {
             self.counts.reordered += 1;
         }
         self.highest = self.highest.max(place);
-        self.held.insert(place, Held { timestamp, arrived: now, ticks, content });
+        self.held.insert(turn, (place, Held { timestamp, arrived: now, ticks, content }));
         Inserted::Held
     }
 
     /// What may go on now. To be asked until it gives nothing.
     pub fn release(&mut self, now: Moment) -> Option<Released<T>> {
-        let (&place, held) = self.held.first_key_value()?;
+        let (place, held) = self.held.front()?;
+        let place = *place;
         let (timestamp, gives_up_at) = (held.timestamp, self.gives_up_at(held));
         let next = *self.next.get_or_insert(place);
         if place > next {
@@ -157,7 +160,7 @@ impl<T> JitterBuffer<T> {
             let ticks = if ticks <= 1000 * TICKS_PER_MS { ticks } else { 0 };
             return Some(Released::Lost { packets, ticks });
         }
-        let Held { timestamp, ticks, content, .. } = self.held.pop_first()?.1;
+        let Held { timestamp, ticks, content, .. } = self.held.pop_front()?.1;
         self.next = Some(place + 1);
         self.went_on = self.went_on << 1 | 1;
         self.counts.played += 1;
@@ -169,7 +172,7 @@ impl<T> JitterBuffer<T> {
 
     /// When `release` will give something up, if a gap is waited for.
     pub fn next_deadline(&self) -> Option<Moment> {
-        let (place, held) = self.held.first_key_value()?;
+        let (place, held) = self.held.front()?;
         (Some(*place) != self.next).then(|| self.gives_up_at(held))
     }
 

@@ -451,13 +451,11 @@ impl Session {
         if let Some(tape) = &mut self.tape {
             tape.heard(&payload);
         }
-        match self.guard.as_mut().map(|guard| guard.heard(now, samples.into_iter(), payload.clone())) {
-            None => self.out.push_back(Output::Audio(payload)),
-            Some(Gate::Pass(frames)) => self.out.extend(frames.into_iter().map(Output::Audio)),
-            Some(Gate::Mute) => {
-                payload.fill(law.silence());
-                self.out.push_back(Output::Audio(payload));
-            }
+        let Some(guard) = &mut self.guard else { return self.out.push_back(Output::Audio(payload)) };
+        let length = payload.len();
+        match guard.heard(now, samples.into_iter(), payload) {
+            Gate::Pass(frames) => self.out.extend(frames.into_iter().map(Output::Audio)),
+            Gate::Mute => self.out.push_back(Output::Audio(vec![law.silence(); length])),
         }
     }
 

@@ -1,20 +1,27 @@
 //! One task a call: carries what the call, its media and its model decide to the sockets and back.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
+use tokio::io::ReadBuf;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::announcements::Announcement;
+use super::gates::Gates;
 use super::gateway::{Arrived, Line, Stuck};
-use super::link;
+use super::link::{self, Brought, Lines};
 use super::log::Level;
 use super::ports::Pair;
 use super::recorder::Recording;
@@ -39,8 +46,6 @@ use crate::sip::description::{Agreed, Local, Policy};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
 use crate::sip::transfer::{self, Outcome, Transfer};
 
-/// Events of the model that wait for the call.
-const MOST_EVENTS: usize = 256;
 /// The longest datagram that is looked at.
 const MOST_DATAGRAM: usize = 2048;
 /// Where a tool's answer says whom the call is to be handed over to.
@@ -100,6 +105,8 @@ enum Arrival {
     Opened(Result<Opened, String>),
     /// What another connection to the model may be opened with.
     Renewed(Link, Result<Opened, String>),
+    /// A connection to the model, or nothing if it could not be had.
+    Linked(Link, Option<Box<link::Socket>>),
     Tool {
         call_id: String,
         name: String,
@@ -127,8 +134,7 @@ struct Running {
     call: Call,
     model: Option<Realtime>,
     opened: Opened,
-    links: HashMap<Link, mpsc::Sender<String>>,
-    model_events: mpsc::Sender<backend::Input>,
+    lines: Lines,
     media: Option<Session>,
     /// What the model said before there was media.
     early: VecDeque<backend::Output>,
@@ -165,7 +171,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
     );
     let written = placed.as_ref().map(|placed| placed.opened.clone()).into_iter().collect();
     let record = scribe::begin_with(shared.desk.clone(), opening.clone(), written);
-    let (model_events, mut from_model) = mpsc::channel(MOST_EVENTS);
+    let mut gates = Gates::of_this_task().await;
     let (arrivals, mut arrived) = mpsc::channel(16);
     let answer_within = Duration::from_millis(shared.config.sip.answer_within_ms);
     let longest = shared.config.limits.longest_call();
@@ -182,8 +188,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         began,
         model: None,
         opened: Opened::default(),
-        links: HashMap::new(),
-        model_events,
+        lines: Lines::new(shared.clock, &mut gates),
         media: None,
         early: VecDeque::new(),
         timer: None,
@@ -199,6 +204,10 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
     };
     running.open();
     let mut stop = shared.stop_calls.subscribe();
+    let mut stopped = pin!(stop.changed().fuse());
+    let [time_gate, media_gate, control_gate, signal_gate, arrival_gate, wish_gate, stop_gate] =
+        [(); 7].map(|()| gates.gate());
+    let mut timer = pin!(tokio::time::sleep_until(shared.clock.instant(began)));
     let (mut media_buffer, mut control_buffer) = ([0; MOST_DATAGRAM], [0; MOST_DATAGRAM]);
     while running.ended.is_none() {
         running.carry_out();
@@ -206,40 +215,39 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
             break;
         }
         let wake = shared.clock.instant(running.next_timeout());
+        if timer.deadline() != wake {
+            timer.as_mut().reset(wake);
+            time_gate.open();
+        }
         // Fair on purpose: a flood on the media port must not keep the model or SIP waiting.
         tokio::select! {
-            () = tokio::time::sleep_until(wake) => running.timeout(),
-            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.media), &mut media_buffer) => {
+            () = time_gate.pass(|context| timer.as_mut().poll(context)) => running.timeout(),
+            Ok((length, from)) = media_gate.pass(|context| receive(running.start.pair.as_ref().map(|pair| &pair.media), &mut media_buffer, context)) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, media_buffer.get(..length)) {
                     media.handle_datagram(shared.clock.now(), from, datagram);
                 }
             }
-            Some(event) = from_model.recv() => running.tell_model(event),
+            brought = running.lines.next() => match brought {
+                Brought::Message(link, text) => running.tell_model(backend::Input::Message(link, text)),
+                Brought::Gone(link) => running.tell_model(backend::Input::Disconnected(link)),
+            },
             Some(arrived) = from_line(&mut running.start.line) => running.line_brings(arrived),
-            signal = running.start.incoming.signals.recv() => match signal {
+            signal = signal_gate.pass(|context| running.start.incoming.signals.poll_recv(context)) => match signal {
                 Some(signal) => running.signal(signal),
                 // The stack has given the dialog up.
                 None => running.tell_call(call::Input::HungUp),
             },
-            Some(arrival) = arrived.recv() => running.arrival(arrival),
-            Ok((length, from)) = datagram(running.start.pair.as_ref().map(|pair| &pair.control), &mut control_buffer) => {
+            Some(arrival) = arrival_gate.pass(|context| arrived.poll_recv(context)) => running.arrival(arrival),
+            Ok((length, from)) = control_gate.pass(|context| receive(running.start.pair.as_ref().map(|pair| &pair.control), &mut control_buffer, context)) => {
                 if let (Some(media), Some(datagram)) = (&mut running.media, control_buffer.get(..length)) {
                     media.handle_control(shared.clock.now(), from, datagram);
                 }
             }
-            Some(()) = wish_to_end.recv() => running.tell_call(call::Input::Requested),
-            Ok(()) = stop.changed() => running.tell_call(call::Input::Shutdown),
+            Some(()) = wish_gate.pass(|context| wish_to_end.poll_recv(context)) => running.tell_call(call::Input::Requested),
+            Ok(()) = stop_gate.pass(|context| stopped.as_mut().poll(context)) => running.tell_call(call::Input::Shutdown),
         }
     }
     running.close();
-}
-
-/// The next datagram of a port, if there is one.
-async fn datagram(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> std::io::Result<(usize, SocketAddr)> {
-    match socket {
-        Some(socket) => socket.recv_from(buffer).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a gateway brings next, if there is one.
@@ -248,6 +256,18 @@ async fn from_line(line: &mut Option<Line>) -> Option<Arrived> {
         Some(line) => line.next().await,
         None => std::future::pending().await,
     }
+}
+
+/// A datagram: its length, and where it came from; never one where there is no socket.
+fn receive(
+    socket: Option<&UdpSocket>,
+    buffer: &mut [u8],
+    context: &mut Context<'_>,
+) -> Poll<io::Result<(usize, SocketAddr)>> {
+    let Some(socket) = socket else { return Poll::Pending };
+    let mut buffer = ReadBuf::new(buffer);
+    let from = ready!(socket.poll_recv_from(context, &mut buffer));
+    Poll::Ready(from.map(|from| (buffer.filled().len(), from)))
 }
 
 impl Running {
@@ -309,7 +329,8 @@ impl Running {
         let transfer = self.transfer().map(|transfer| transfer.next_timeout());
         let consent = self.consent.as_ref().and_then(Consent::next_timeout);
         let line = self.start.line.as_ref().and_then(Line::next_timeout);
-        [self.call.next_timeout(), model, media, timer, transfer, consent, line]
+        let lines = self.lines.next_timeout();
+        [self.call.next_timeout(), model, media, timer, transfer, consent, line, lines]
             .into_iter()
             .flatten()
             .fold(far, Moment::min)
@@ -335,6 +356,9 @@ impl Running {
         self.heard_by_caller();
         if let Some(output) = self.consent.as_mut().and_then(|consent| consent.timeout(now)) {
             self.do_for_consent(output);
+        }
+        if let Some(link) = self.lines.timeout(now) {
+            self.tell_model(backend::Input::Disconnected(link));
         }
         match self.timer.as_mut().and_then(|timer| timer.poll(now)) {
             Some(Due::Expired) => self.tell_call(call::Input::SessionExpired),
@@ -397,7 +421,7 @@ impl Running {
     fn tell_model(&mut self, input: backend::Input) {
         let now = self.now();
         if let backend::Input::Disconnected(link) = &input {
-            self.links.remove(link);
+            self.lines.close(*link);
         }
         if let Some(model) = &mut self.model {
             model.handle_input(now, input);
@@ -420,6 +444,11 @@ impl Running {
                 self.log("MODEL_KEY_NOT_RENEWED", Level::Warn, &error, json!({}));
                 self.dial(link);
             }
+            Arrival::Linked(link, Some(socket)) => {
+                self.lines.add(link, socket);
+                self.tell_model(backend::Input::Connected(link));
+            }
+            Arrival::Linked(link, None) => self.tell_model(backend::Input::Disconnected(link)),
             Arrival::Tool { call_id, name, took, output } => {
                 let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
                 self.write(Entry::Tool {
@@ -824,11 +853,11 @@ impl Running {
             backend::Output::Connect(link) => self.connect(link),
             backend::Output::Send(link, text) => {
                 // A socket that does not keep up with a voice is as good as gone.
-                if self.links.get(&link).is_some_and(|sender| sender.try_send(text).is_err()) {
+                if !self.lines.send(link, text) {
                     self.tell_model(backend::Input::Disconnected(link));
                 }
             }
-            backend::Output::Close(link) => drop(self.links.remove(&link)),
+            backend::Output::Close(link) => self.lines.close(link),
             backend::Output::Ready => self.tell_call(call::Input::ModelReady),
             backend::Output::Play { item, audio } => match &mut self.media {
                 Some(media) => media.play(now, &item, audio),
@@ -880,8 +909,11 @@ impl Running {
         let mark = if base.contains('?') { '&' } else { '?' };
         let url = if base.contains("model=") { base.to_owned() } else { format!("{base}{mark}model={model}") };
         let address = link::Address { url, key };
-        let sender = link::open(link, address, self.shared.connector.clone(), self.model_events.clone());
-        self.links.insert(link, sender);
+        let (connector, arrivals) = (self.shared.connector.clone(), self.arrivals.clone());
+        tokio::spawn(async move {
+            let socket = link::open(address, &connector).await;
+            let _ = arrivals.send(Arrival::Linked(link, socket)).await;
+        });
     }
 
     fn tool(&mut self, call_id: String, name: String, arguments: String) {
@@ -1011,7 +1043,7 @@ impl Running {
         }
         self.carry_out();
         self.end_recording(None);
-        self.links.clear();
+        self.lines.close_all();
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);
         self.log("CALL_ENDED", Level::Info, cause.as_str(), json!({ "cause": cause.as_str(), "media": media }));
