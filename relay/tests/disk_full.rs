@@ -119,7 +119,7 @@ async fn nobody_is_called_whom_the_disk_could_forget() {
     let (world, mut callee) = World::placing().await;
     let mut process = world.process_with_disk(0).await;
     let (status, problem) = world.calls("POST", "", "k", &json!({ "to": "+250788123456" })).await;
-    assert_eq!((status, &problem["type"]), (503, &json!("https://ihuza.rw/errors/unavailable")), "{problem}");
+    assert_eq!((status, &problem["type"]), (503, &json!("https://ihuza.rw/errors/not-written")), "{problem}");
     callee.hears_nothing_of("INVITE").await;
     assert!(world.get("/metrics").await.1.contains(r#"calls_not_placed_total{reason="not_written"} 1"#));
     // Whoever calls us is answered even so.

@@ -381,7 +381,7 @@ async fn what_may_not_be_called_is_refused_before_anything_rings() {
     assert_eq!(refused("h", json!([])).await, (400, "bad-json".into()));
     callee.hears_nothing_of("INVITE").await;
     let (id, invite) = ask(&world, &mut callee, "k1", json!({})).await;
-    assert_eq!(refused("i", json!({ "to": TO })).await, (429, "too-many-calls".into()));
+    assert_eq!(refused("i", json!({ "to": TO })).await, (429, "trunk-full".into()));
     callee.pick_up(&invite).await;
     callee.hang_up(&invite).await;
     world.placed_call(&id, "ended").await;

@@ -76,6 +76,22 @@ async fn we_refresh() {
     assert_eq!(end(&world).await["cause"], "caller_hangup");
 }
 
+async fn we_refresh_a_call_that_we_placed() {
+    let (mut world, mut callee) = World::placing().await;
+    world.begin(|config| config.media.silence_limit_s = 600).await;
+    let (status, call) = world.calls("POST", "", "k", &json!({ "to": world::callee::NUMBER })).await;
+    assert_eq!(status, 202, "{call}");
+    let invite = callee.expect("INVITE").await;
+    let timer = "Require: timer\r\nSession-Expires: 90;refresher=uac\r\n";
+    callee.respond_with(&invite, "200 OK", timer, &callee.description()).await;
+    callee.expect("ACK").await;
+    let refresh = callee.expect_within("UPDATE", LONG).await;
+    assert_eq!(refresh.header("Session-Expires"), Some("90;refresher=uac"));
+    callee.respond(&refresh, "200 OK", "").await;
+    callee.hang_up(&invite).await;
+    assert_eq!(end(&world).await["cause"], "caller_hangup");
+}
+
 async fn nobody_says_what_became_of_a_transfer() {
     let world = patient().await;
     let mut caller = world.caller().await;
@@ -108,6 +124,7 @@ async fn what_never_comes_is_not_waited_for_for_ever() {
         nobody_acknowledges(),
         the_caller_does_not_refresh(),
         we_refresh(),
+        we_refresh_a_call_that_we_placed(),
         nobody_says_what_became_of_a_transfer(),
     );
 }

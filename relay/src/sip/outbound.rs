@@ -46,25 +46,25 @@ refusals! {
     /// The number begins with none of the trunk's prefixes.
     Prefix = "prefix_not_allowed", "number-not-allowed", "That number may not be called", 403, None;
     /// Nobody said what the call would cost.
-    NoPrice = "no_price", "number-not-allowed", "That number may not be called", 403, None;
+    NoPrice = "no_price", "number-without-price", "Nobody said what a call to that number costs", 403, None;
     /// The trunk does not answer.
     TrunkDown = "trunk_down", "trunk-down", "The trunk does not answer", 503, Some(30);
     /// As many calls as may be are placed already.
     Calls = "calls_full", "too-many-calls", "As many calls as may be are placed already", 429, Some(10);
     /// As many as may be on this trunk.
-    TrunkCalls = "trunk_calls_full", "too-many-calls", "As many calls as may be are placed already", 429, Some(10);
+    TrunkCalls = "trunk_calls_full", "trunk-full", "As many calls as may be are placed on that trunk already", 429, Some(10);
     /// Too many in a minute.
     Rate = "rate", "calls-too-fast", "Calls are asked for too fast", 429, Some(5);
     /// Too many in a minute on this trunk.
-    TrunkRate = "trunk_rate", "calls-too-fast", "Calls are asked for too fast", 429, Some(5);
+    TrunkRate = "trunk_rate", "trunk-too-fast", "Calls on that trunk are asked for too fast", 429, Some(5);
     /// The day's budget does not suffice for the longest call that this could be.
     Budget = "over_budget", "over-budget", "The day's budget for calls is used up", 429, Some(3600);
     /// All lines are in use, by whomever.
-    Full = "relay_full", "unavailable", "The service cannot take this right now", 503, Some(5);
+    Full = "relay_full", "relay-full", "All lines are in use", 503, Some(5);
     /// The relay is about to end.
-    Draining = "draining", "unavailable", "The service cannot take this right now", 503, Some(30);
+    Draining = "draining", "relay-draining", "The relay is about to end", 503, Some(30);
     /// What must be on disk before a telephone rings could not be written.
-    Unwritten = "not_written", "unavailable", "The service cannot take this right now", 503, Some(60);
+    Unwritten = "not_written", "not-written", "The call could not be written down, and so is not placed", 503, Some(60);
 }
 
 impl From<Refusal> for NotPlaced {
@@ -301,6 +301,12 @@ mod tests {
         words.sort_unstable();
         words.dedup();
         assert_eq!(words.len(), NOT_PLACED.len());
+        let mut slugs: Vec<_> = NOT_PLACED.iter().map(|reason| reason.problem().type_slug).collect();
+        slugs.sort_unstable();
+        slugs.dedup();
+        assert_eq!(slugs.len(), NOT_PLACED.len());
+        let documented = include_str!("../../../docs/errors.md");
+        assert!(slugs.iter().all(|slug| documented.contains(&format!("\n### {slug}\n"))), "{slugs:?}");
         for reason in NOT_PLACED {
             let problem = reason.problem();
             assert_eq!(problem.retry_after_s.is_some(), [429, 503].contains(&problem.status), "{reason:?}");

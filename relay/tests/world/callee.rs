@@ -77,8 +77,12 @@ impl World {
 impl Callee {
     /// The next message of that kind. Questions whether it is there are answered meanwhile.
     pub async fn expect(&mut self, first: &str) -> Reply {
+        self.expect_within(first, SOON).await
+    }
+
+    pub async fn expect_within(&mut self, first: &str, within: Duration) -> Reply {
         let mut seen = Vec::new();
-        let waited = tokio::time::timeout(SOON, async {
+        let waited = tokio::time::timeout(within, async {
             loop {
                 let reply = self.next().await;
                 let line = reply.text.lines().next().unwrap_or_default().to_owned();

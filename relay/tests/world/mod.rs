@@ -343,11 +343,29 @@ impl World {
         for name in ["MODEL_KEY", "FUNCTION_KEY", "TRUNK_PASSWORD", "CALLS_KEY", "GATEWAY_SECRET"] {
             command.env(name, secret(name).unwrap());
         }
-        let process = Process::new(command.spawn().unwrap());
+        command.stderr(std::process::Stdio::piped());
         let url = format!("http://{}/healthz", self.http);
-        let healthy = async { while reqwest::get(&url).await.is_err() {} };
-        tokio::time::timeout(SOON, healthy).await.expect("the process becomes healthy");
-        process
+        // A port that was free may be somebody else's for a moment, while nobody of ours holds it.
+        for _ in 0..10 {
+            let mut process = Process::new(command.spawn().unwrap());
+            let healthy = async {
+                while reqwest::get(&url).await.is_err() {
+                    if let Some(status) = process.0.try_wait().unwrap() {
+                        return Err(status);
+                    }
+                }
+                Ok(())
+            };
+            match tokio::time::timeout(SOON, healthy).await.expect("the process becomes healthy or ends") {
+                Ok(()) => return process,
+                Err(status) => {
+                    let complaints = process.complaints();
+                    assert!(complaints.contains("cannot listen"), "{status}: {complaints}");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+        panic!("others listen where the relay should");
     }
 
     /// Calls of which something is still owed.
@@ -431,6 +449,15 @@ impl Process {
             });
         }
         Process(child, lines)
+    }
+
+    /// What an ended process complained of.
+    fn complaints(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(err) = &mut self.0.stderr {
+            std::io::Read::read_to_string(err, &mut text).unwrap();
+        }
+        text
     }
 
     /// What it logged, if that is kept.
