@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let tools = setup::ensure()?;
+    let tools = setup::ensure_for_tests()?;
     build::ensure(&tools)?;
     let first_seed = options.seed.unwrap_or_else(drawn_seed);
     let until = Instant::now() + Duration::from_secs(options.minutes * 60);
