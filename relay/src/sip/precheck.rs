@@ -272,17 +272,9 @@ fn check_address(value: &str, list: bool) -> Result<(), &'static str> {
         if parameters.iter().any(|parameter| parameter.trim().is_empty()) {
             return Err("a parameter without a name");
         }
-        match address.split_once('<') {
-            Some((name, rest)) if !name.trim_start().starts_with('"') => {
-                if name.contains([',', ';', ':', '@', '>']) {
-                    return Err("a display name that needs quotes");
-                }
-                check_addr_spec(rest.trim_end().strip_suffix('>').unwrap_or_default())?;
-            }
-            Some(_) => {
-                let inner = address.rsplit_once('<').and_then(|(_, rest)| rest.trim_end().strip_suffix('>'));
-                check_addr_spec(inner.unwrap_or_default())?;
-            }
+        // A display name in quotes may hold brackets; what else is in it without quotes harms nobody.
+        match address.rsplit_once('<') {
+            Some((_, rest)) => check_addr_spec(rest.trim_end().strip_suffix('>').unwrap_or_default())?,
             None if list && address.trim() == "*" => {}
             // Without brackets a question mark could belong to the address or to the header (§20).
             None if address.contains('?') => return Err("an address that needs brackets"),
