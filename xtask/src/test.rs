@@ -67,7 +67,7 @@ impl Part {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let tools = setup::ensure()?;
+    let tools = setup::ensure_for_tests()?;
     let mut tally = Tally::default();
     for part in ALL.into_iter().filter(|part| options.wants(*part)) {
         match part {

@@ -228,14 +228,13 @@ fn check_request_line(start: &str) -> Result<(), Fault> {
 
 /// `host` or `host:port` (§25.1).
 fn is_host(text: &str) -> bool {
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, "")) => return address.parse::<Ipv6Addr>().is_ok(),
-        Some((address, rest)) if address.parse::<Ipv6Addr>().is_ok() => ("v6", rest.strip_prefix(':')),
-        Some(_) => return false,
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
+    let is_port = |port: &str| port.parse::<u16>().is_ok();
+    if let Some((address, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        return address.parse::<Ipv6Addr>().is_ok() && (rest.is_empty() || rest.strip_prefix(':').is_some_and(is_port));
+    }
+    let (host, port) = text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port)));
     let is_name = !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-    is_name && port.is_none_or(|port| port.parse::<u16>().is_ok()) && !text.ends_with(']')
+    is_name && port.is_none_or(is_port)
 }
 
 /// What a request requires or accepts. An INVITE's `Require` is its admission's matter.
@@ -273,17 +272,9 @@ fn check_address(value: &str, list: bool) -> Result<(), &'static str> {
         if parameters.iter().any(|parameter| parameter.trim().is_empty()) {
             return Err("a parameter without a name");
         }
-        match address.split_once('<') {
-            Some((name, rest)) if !name.trim_start().starts_with('"') => {
-                if name.contains([',', ';', ':', '@', '>']) {
-                    return Err("a display name that needs quotes");
-                }
-                check_addr_spec(rest.trim_end().strip_suffix('>').unwrap_or_default())?;
-            }
-            Some(_) => {
-                let inner = address.rsplit_once('<').and_then(|(_, rest)| rest.trim_end().strip_suffix('>'));
-                check_addr_spec(inner.unwrap_or_default())?;
-            }
+        // A display name in quotes may hold brackets; what else is in it without quotes harms nobody.
+        match address.rsplit_once('<') {
+            Some((_, rest)) => check_addr_spec(rest.trim_end().strip_suffix('>').unwrap_or_default())?,
             None if list && address.trim() == "*" => {}
             // Without brackets a question mark could belong to the address or to the header (§20).
             None if address.contains('?') => return Err("an address that needs brackets"),
@@ -676,6 +667,28 @@ mod tests {
             assert!(matches!(settle(junk.as_bytes(), from(), 8192), Verdict::Ignore(_)), "{junk:?}");
         }
         assert!(matches!(settle(&[0xff; 40], from(), 8192), Verdict::Ignore(_)));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_stand_in_brackets() {
+        // RFC 5118 §4.1 to §4.5.
+        for host in [
+            "[2001:db8::10]",
+            "[2001:db8::10]:5070",
+            "[2001:db8::10:5070]",
+            "[::ffff:192.0.2.2]",
+            "host",
+            "192.0.2.1:5060",
+        ] {
+            assert!(is_host(host), "{host}");
+            check("@192.0.2.1 SIP", &format!("@{host} SIP"), "as it is");
+        }
+        for host in
+            ["2001:db8::10", "[2001:db8::10", "[2001:db8::10]5070", "[2001:db8::10]:", "[]", "", "host:99999", "a b"]
+        {
+            assert!(!is_host(host), "{host}");
+        }
+        check("192.0.2.3:5060;branch", "[2001:db8::9:1]:6050;received=2001:db8::9:255;branch", "as it is");
     }
 
     #[test]
