@@ -123,6 +123,27 @@ async fn a_whole_call_with_a_model_that_speaks_pcm() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_is_asked_too_often_is_asked_again_while_the_caller_hears_that_it_takes_longer() {
+    let world = World::start().await;
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    ready(&world).await;
+    let error = json!({ "type": "requests", "code": "rate_limit_exceeded", "message": "slow down" });
+    world.model.say(json!({ "type": "response.created", "response": { "id": "r1" } }));
+    world.model.say(json!({ "type": "response.done", "response": { "id": "r1", "status": "failed", "status_details": { "type": "failed", "error": error } } }));
+    let filler = tokio::time::timeout(world::SOON, async { while caller.listen(1).await == [0xd5] {} }).await;
+    assert!(filler.is_ok(), "somebody is still there");
+    until("the model is asked again", || {
+        (world.model.types().iter().filter(|kind| *kind == "response.create").count() == 2).then_some(())
+    })
+    .await;
+    world.model.speak("r2", "here I am", 100);
+    while caller.listen(1).await != [0x31] {}
+    caller.hang_up().await;
+    assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hangup");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_has_expired_is_replaced_with_what_was_said() {
     let world = World::start().await;
     let mut caller = world.caller().await;

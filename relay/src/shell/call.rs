@@ -708,7 +708,8 @@ impl Running {
             media.redescribe(now, agreed.remote, agreed.remote_control, true);
         }
         self.media = Some(media);
-        if self.start.trunk.record {
+        // A call without an agent is an apology: there is nothing to record.
+        if self.start.trunk.record && self.model.is_some() {
             self.ask_consent();
         }
         // What the agent says first waits behind the announcement.

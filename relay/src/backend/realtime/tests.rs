@@ -386,6 +386,29 @@ fn whoever_interrupted_the_old_connection_is_not_answered_before_he_has_spoken()
 }
 
 #[test]
+fn an_answer_that_failed_is_asked_for_again_and_a_model_that_never_answers_is_given_up() {
+    let failed = json!({ "type": "response.done", "response": { "id": "r1", "status": "failed",
+        "status_details": { "type": "failed", "error": { "type": "requests", "code": "rate_limit_exceeded" } } } });
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    let warning = "Warning(\"the model had no answer: rate_limit_exceeded\")";
+    assert_eq!(talk.says(1, failed.clone()), ["complete r1", "Filler", warning]);
+    talk.give(Input::Spoken(heard("r1", 500, 500)));
+    assert!(talk.after(499).is_empty());
+    assert_eq!(talk.after(1), ["1> response.create"]);
+    assert_eq!(talk.says(1, failed.clone()), [warning], "the caller was told once");
+    assert!(talk.says(1, json!({ "type": "input_audio_buffer.speech_started" })).contains(&"Flush".to_owned()));
+    assert!(talk.after(2000).is_empty(), "what the caller says now will be answered instead");
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r2" } }));
+    assert_eq!(talk.done("r2", "completed"), [""; 0]);
+    for wait in AGAIN_MS {
+        talk.says(1, failed.clone());
+        assert_eq!(talk.after(wait), ["1> response.create"]);
+    }
+    assert_eq!(talk.says(1, failed), ["close 1", "Failed(\"model_fails_to_answer\")"]);
+}
+
+#[test]
 fn a_sentence_that_the_connection_broke_off_ends_and_the_next_connection_is_asked() {
     let mut talk = Talk::ready();
     talk.says(1, json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "how much?" }));
