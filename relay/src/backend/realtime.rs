@@ -239,8 +239,9 @@ impl Realtime {
     fn leave_off(&mut self) -> bool {
         let response = self.response.take();
         let interrupted = response.is_some() && response == self.cut.take();
-        let asked = self.asked.take().is_some() || self.again_at.take().is_some();
-        let waits = response.is_some() && !interrupted || asked;
+        let asked = self.asked.take().is_some() | self.again_at.take().is_some();
+        let unanswered = self.history.ends_with_caller() && self.items.is_empty();
+        let waits = response.is_some() && !interrupted || asked || unanswered;
         self.items.retain(|item| item.sounds);
         for item in self.items.iter_mut().filter(|item| item.heard.is_none()) {
             item.written = true;
