@@ -115,7 +115,7 @@ async fn over_a_gateway_the_announcement_is_over_when_its_mark_is_back() {
         kept = directory.join("recordings");
         config.media.announcements = Some(announcements);
         config.recording.directory = Some(kept.clone());
-        config.trunks[2].record = true;
+        config.trunks.iter_mut().find(|trunk| trunk.gateway.is_some()).unwrap().record = true;
     })
     .await;
     let mut gateway = world.gateway().await;
