@@ -3,7 +3,8 @@
 
 mod world;
 
-use ihuza_relay::config::AudioFormat;
+use ihuza_core::phone::E164;
+use ihuza_relay::config::{AudioFormat, Number};
 use ihuza_relay::media::g711::Law;
 use serde_json::{Value, json};
 use world::{World, base64, from_base64, until};
@@ -235,4 +236,27 @@ async fn a_connection_that_breaks_in_the_middle_of_a_sentence_leaves_the_next_on
     .await;
     caller.hang_up().await;
     assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hangup");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_model_is_gone_a_person_may_take_the_call() {
+    for (status, reason, cause) in
+        [("200 OK", "cause=16", "transferred"), ("486 Busy Here", "cause=41", "model_unavailable")]
+    {
+        let world = World::start_with(|config, _| {
+            config.trunks[0].fallback = Some(Number(E164::parse("+250788123000").unwrap()));
+        })
+        .await;
+        let mut caller = world.caller().await;
+        caller.connect().await;
+        ready(&world).await;
+        world.model.go();
+        let refer = caller.expect("REFER").await;
+        assert!(refer.header("Refer-To").unwrap().contains("+250788123000@"), "{}", refer.text);
+        caller.reply(&refer, "202 Accepted").await;
+        caller.notify(status).await;
+        let bye = caller.expect("BYE").await;
+        assert!(bye.header("Reason").unwrap().ends_with(reason), "{}", bye.text);
+        assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], cause);
+    }
 }
