@@ -14,6 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use crate::media::dtmf::Digit;
 use crate::media::g711::Law;
 use crate::media::source::Network;
+use crate::sip::transfer;
 
 /// A setting that is taken from text and written back as text.
 macro_rules! by_text {
@@ -459,6 +460,9 @@ pub struct Trunk {
     /// Beginnings of numbers that calls may be handed over to, in E.164; none if it is left out.
     #[serde(default)]
     pub transfer_prefixes: Vec<String>,
+    /// Whom a call is handed over to when the model is gone, after the apology; without it the call ends. One of
+    /// `transfer_prefixes` must allow it.
+    pub fallback: Option<Number>,
     /// Calls that may be placed on it; none if it is left out.
     pub outbound: Option<TrunkOutbound>,
     /// The numbers that are ours.
@@ -743,6 +747,14 @@ impl Config {
                 let problem = format!("is missing, and trunk {} may not record without announcing it", trunk.name);
                 return wrong("media.announcements".into(), &problem);
             }
+            if let Some(Number(number)) = &trunk.fallback
+                && transfer::target(number.as_str(), &trunk.transfer_prefixes).is_none()
+            {
+                return wrong(
+                    format!("{at}.fallback"),
+                    "begins with none of transfer_prefixes: add its beginning there",
+                );
+            }
             if trunk.refuse_key.is_some_and(|key| Digit::from_char(key).is_none()) {
                 return wrong(format!("{at}.refuse_key"), "is no key of a telephone: give one of 0 to 9, * or #");
             }
@@ -835,6 +847,7 @@ mod tests {
             ("name = \"mtn_sip\"", "name = \"MTN Rwanda\"", "trunk[0].name"),
             ("sources = [\"192.0.2.0/28\"]", "sources = []", "trunk[0].sources"),
             ("codecs = [\"pcma\", \"pcmu\"]", "codecs = []", "trunk[0].codecs"),
+            ("calls = 100", "calls = 100\nfallback = \"+250722000000\"", "trunk[0].fallback"),
             ("udp:192.0.2.3:5060", "udp:198.51.100.3:5060", "trunk[0].peer"),
             ("qualify_seconds = 20", "qualify_seconds = 0", "trunk[0].qualify_seconds"),
             ("caller = \"+250788000100\"", "caller = \"+250788000199\"", "trunk[0].outbound.caller"),

@@ -10,6 +10,9 @@ use std::net::SocketAddr;
 use bolero::{TypeGenerator, check};
 use ihuza_relay::backend::audio::Converter;
 use ihuza_relay::config::Codec;
+use ihuza_relay::gateway::message::{self, Event, MOST_AUDIO};
+use ihuza_relay::gateway::stream::{Action, Stream};
+use ihuza_relay::gateway::token::{self, Tokens};
 use ihuza_relay::journal::record;
 use ihuza_relay::media::comfort_noise::NoiseLevel;
 use ihuza_relay::media::dtmf::{self, Keypad};
@@ -260,6 +263,47 @@ fn sound_of_the_model() {
     mutated(&[b"VVVVVVVV", b"1dXV1Q=="], |delta| {
         let _ = Converter::Untouched.from_model(&String::from_utf8_lossy(delta));
         let _ = Converter::pcm_24k(Law::A).from_model(&String::from_utf8_lossy(delta));
+    });
+}
+
+/// What a gateway says, in the middle of a call and instead of it.
+#[test]
+fn gateway_message() {
+    const START: &[u8] = br#"{"event":"start","streamSid":"MZ1","start":{"callSid":"CA1","from":"+250788123456","to":"+250788000300","mediaFormat":{"encoding":"audio/x-alaw","sampleRate":8000},"customParameters":{"token":"mtn.1.ab"}}}"#;
+    const MESSAGES: [&[u8]; 7] = [
+        START,
+        br#"{"event":"start","stream_id":"s","start":{"call_control_id":"c","media_format":{"encoding":"PCMU","sample_rate":"8000"}}}"#,
+        br#"{"event":"media","sequenceNumber":"2","streamSid":"MZ1","media":{"track":"inbound","chunk":"1","timestamp":"20","payload":"1dXV1dXV1dU="}}"#,
+        br#"{"event":"media","media":{"chunk":18446744073709551615,"timestamp":18446744073709551615,"payload":"//8="}}"#,
+        br#"{"event":"dtmf","dtmf":{"track":"inbound_track","digit":"5"}}"#,
+        br#"{"event":"mark","mark":{"name":"1:500"}}"#,
+        br#"{"event":"stop","stop":{"callSid":"CA1"}}"#,
+    ];
+    mutated(&MESSAGES, |text| {
+        let now = Moment::default();
+        let _ = Stream::new(now).message(now, text);
+        let mut running = Stream::new(now);
+        assert!(matches!(running.message(now, START), Ok(Some(Action::Start(_)))));
+        if let Ok(Some(Action::Packet(datagram))) = running.message(now, text) {
+            let packet = Packet::parse(&datagram).expect("what we write ourselves is read again");
+            assert!((1..=MOST_AUDIO).contains(&packet.payload.len()) && !rtp::is_rtcp(&datagram));
+        }
+        if let Ok(Event::Media { audio, .. }) = Event::parse(text) {
+            let again = Event::parse(message::media_to("s", &audio).as_bytes());
+            assert!(matches!(again, Ok(Event::Media { audio: same, .. }) if same == audio));
+        }
+    });
+}
+
+/// Nobody makes a token of another: only the one that was signed is taken.
+#[test]
+fn gateway_token() {
+    let sound = token::sign("secret", "mtn", "CA1", 1060);
+    mutated(&[sound.as_bytes(), token::sign("secret", "mtn", "CA2", 1060).as_bytes()], |text| {
+        let text = String::from_utf8_lossy(text);
+        let secret_of = |trunk: &str| (trunk == "mtn").then_some("secret");
+        let taken = Tokens::default().take(1000, &text, "CA1", secret_of).is_ok();
+        assert_eq!(taken, text == sound, "{text}");
     });
 }
 

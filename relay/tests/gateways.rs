@@ -39,8 +39,9 @@ async fn a_whole_call_over_a_gateway() {
     // Louder than what the agent said: no echo of it.
     gateway.speak(0x12, 10).await;
     let frame = base64(&[0x12; 160]);
+    // One that comes late on a busy machine is blended with what was made up before it.
     until("the model hears the caller untouched", || {
-        (world.model.heard.lock().unwrap().iter().filter(|audio| **audio == frame).count() >= 10).then_some(())
+        (world.model.heard.lock().unwrap().iter().filter(|audio| **audio == frame).count() >= 5).then_some(())
     })
     .await;
     assert!(said(&world).is_empty(), "what is not played is not said");

@@ -40,6 +40,8 @@ const FILLER_AFTER: Duration = Duration::from_millis(800);
 const TOOL_WITHIN: Duration = Duration::from_secs(8);
 /// A response that was asked for begins within this time, or never.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
+/// Waits before an answer that failed is asked for again; after the last one the model is given up.
+const AGAIN_MS: [u64; 3] = [500, 2000, 4000];
 /// Uses of tools in one response.
 const MOST_TOOLS: usize = 16;
 /// Items whose end is not known yet.
@@ -139,6 +141,10 @@ pub struct Realtime {
     asked: Option<Moment>,
     /// One is to be asked for as soon as none is being made.
     wants_response: bool,
+    /// Answers that failed, one after another.
+    failures: usize,
+    /// When the last of them is asked for again.
+    again_at: Option<Moment>,
     /// The response that the caller cut off: what still comes of it is not played.
     cut: Option<String>,
     items: VecDeque<Item>,
@@ -173,6 +179,8 @@ impl Realtime {
             response: None,
             asked: None,
             wants_response: false,
+            failures: 0,
+            again_at: None,
             cut: None,
             items: VecDeque::new(),
             tools: Vec::new(),
@@ -231,7 +239,9 @@ impl Realtime {
     fn leave_off(&mut self) -> bool {
         let response = self.response.take();
         let interrupted = response.is_some() && response == self.cut.take();
-        let waits = response.is_some() && !interrupted || self.asked.take().is_some();
+        let asked = self.asked.take().is_some() | self.again_at.take().is_some();
+        let unanswered = self.history.ends_with_caller() && self.items.is_empty();
+        let waits = response.is_some() && !interrupted || asked || unanswered;
         self.items.retain(|item| item.sounds);
         for item in self.items.iter_mut().filter(|item| item.heard.is_none()) {
             item.written = true;
@@ -252,6 +262,7 @@ impl Realtime {
             self.out.push_back(Output::Close(connection.link));
         }
         self.retry_at = None;
+        self.again_at = None;
         self.out.push_back(Output::Failed(reason));
     }
 
@@ -393,6 +404,8 @@ impl Realtime {
     fn conversation(&mut self, now: Moment, link: Link, event: Event) {
         match event {
             Event::SpeechStarted => {
+                // What they say now will be answered, and not what came before.
+                self.again_at = None;
                 self.cut.clone_from(&self.response);
                 self.out.push_back(Output::Flush);
             }
@@ -408,6 +421,7 @@ impl Realtime {
             Event::ResponseCreated { response } => {
                 self.response = Some(response);
                 self.asked = None;
+                self.again_at = None;
             }
             Event::Audio { response, item, delta } => self.audio(response, item, &delta),
             Event::AudioDone { item } => self.out.push_back(Output::Complete(item.into())),
@@ -429,8 +443,13 @@ impl Realtime {
                     self.tools.push(Tool { call_id, name, arguments, output: None });
                 }
             }
-            Event::ResponseDone { response, completed, usage } => {
-                self.response_done(now, link, &response, completed, usage)
+            Event::ResponseDone { response, completed, failure, usage } => {
+                self.response_done(now, link, &response, completed, usage);
+                match failure {
+                    Some(code) => self.failed_to_answer(now, &code),
+                    None if completed => self.failures = 0,
+                    None => {}
+                }
             }
             Event::SessionCreated | Event::SessionUpdated { .. } | Event::Error { .. } | Event::Other => {}
         }
@@ -460,6 +479,10 @@ impl Realtime {
         self.out.extend(usage.map(Output::Used));
         for item in self.items.iter_mut().filter(|item| item.response == response) {
             item.written = true;
+            // The sound of an answer that broke off may lack its end, and what follows would wait for it.
+            if !completed && item.heard.is_none() {
+                self.out.push_back(Output::Complete(item.id.clone()));
+            }
         }
         self.settle();
         if !completed {
@@ -482,6 +505,21 @@ impl Realtime {
             self.wants_response = false;
             self.ask(now, json!({}));
         }
+    }
+
+    /// The model had no answer, as when it is asked too often: it is asked again, and the caller hears that it takes longer.
+    fn failed_to_answer(&mut self, now: Moment, code: &str) {
+        if FATAL.contains(&code) {
+            return self.fail("model_refuses_the_account");
+        }
+        let Some(wait) = AGAIN_MS.get(self.failures) else { return self.fail("model_fails_to_answer") };
+        if self.failures == 0 {
+            self.out.push_back(Output::Filler);
+        }
+        self.out.push_back(Output::Warning(format!("the model had no answer: {code}")));
+        self.failures += 1;
+        self.asked = None;
+        self.again_at = Some(now + Duration::from_millis(*wait));
     }
 
     fn tool_result(&mut self, now: Moment, call_id: &str, output: String) {
@@ -658,6 +696,10 @@ impl Realtime {
         if self.retry_at.is_some_and(|at| now >= at) {
             self.open(now);
         }
+        if self.again_at.is_some_and(|at| now >= at) {
+            self.again_at = None;
+            self.ask(now, json!({}));
+        }
         if let Some(next) = self.next.as_ref().filter(|next| now >= next.since + SET_UP_WITHIN) {
             let link = next.link;
             self.out.push_back(Output::Close(link));
@@ -748,7 +790,7 @@ impl VoiceBackend for Realtime {
         let keys = (!self.keys.is_empty()).then(|| self.last_key + KEYS_APART);
         let set_up = self.next.as_ref().map(|next| next.since + SET_UP_WITHIN);
         let tools = self.tools_since.map(|since| since + if self.filler_told { TOOL_WITHIN } else { FILLER_AFTER });
-        [keys, set_up, tools, self.retry_at, self.roll_over_at()].into_iter().flatten().min()
+        [keys, set_up, tools, self.retry_at, self.again_at, self.roll_over_at()].into_iter().flatten().min()
     }
 }
 

@@ -343,6 +343,8 @@ impl Session {
 
     /// From now on both directions are recorded, as they are heard on the telephone.
     pub fn record(&mut self) {
+        // A gap at the beginning would be filled with a voice from before.
+        self.concealer.reset();
         self.tape.get_or_insert_with(|| Tape::new(self.setup.law.silence()));
     }
 

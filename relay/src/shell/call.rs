@@ -178,7 +178,8 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
     let call = match &placed {
         Some(placed) => Call::outbound(began, placed.ring_within, answer_within, placed.longest.min(longest)),
         None => Call::new(began, answer_within, longest),
-    };
+    }
+    .with_fallback(start.trunk.fallback.is_some());
     // Of a call that was let in nobody may wish anything; the sender is kept so that the wish never comes.
     let (_nobody, nothing) = mpsc::channel(1);
     let mut wish_to_end = placed.map_or(nothing, |placed| placed.hang_up);
@@ -408,9 +409,20 @@ impl Running {
         self.write(Entry::Transferred { outcome: word.into(), status, at_ms: self.at_ms() });
         let output = json!({ "status": word }).to_string();
         self.tell_model(backend::Input::ToolResult { call_id: hand_over.call_id, output });
-        if outcome == Outcome::Confirmed {
-            self.tell_call(call::Input::Transferred);
+        self.tell_call(match outcome {
+            Outcome::Confirmed => call::Input::Transferred,
+            Outcome::Failed(_) | Outcome::Unknown => call::Input::NotTransferred,
+        });
+    }
+
+    /// The model is gone, and the caller has heard so: somebody else is asked to take the call. A hand-over that is under
+    /// way already is as good.
+    fn hand_over_instead(&mut self) {
+        let Some(crate::config::Number(number)) = self.start.trunk.fallback.clone() else { return };
+        if self.hand_over.is_none() {
+            self.hand_over = Some(HandOver { call_id: String::new(), number, transfer: None });
         }
+        self.refer_when_silent();
     }
 
     fn tell_call(&mut self, input: call::Input) {
@@ -696,6 +708,7 @@ impl Running {
                 self.silence();
                 self.announce(Announcement::Apology);
             }
+            call::Output::HandOver => self.hand_over_instead(),
             // The INVITE is on its way since before this task began.
             call::Output::Dial => {}
             call::Output::Cancel => {
@@ -753,7 +766,8 @@ impl Running {
             media.redescribe(now, agreed.remote, agreed.remote_control, true);
         }
         self.media = Some(media);
-        if self.start.trunk.record {
+        // A call without an agent is an apology: there is nothing to record.
+        if self.start.trunk.record && self.model.is_some() {
             self.ask_consent();
         }
         // What the agent says first waits behind the announcement.

@@ -10,7 +10,8 @@ use futures_util::{SinkExt, StreamExt};
 use http_body_util::Full;
 use hyper::body::Incoming as Body;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    AUTHORIZATION, CONNECTION, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::upgrade::Upgraded;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
@@ -40,6 +41,8 @@ use crate::sip::description::{Agreed, Direction, Local};
 
 /// Where gateways knock; the id of the call may follow.
 pub const PATH: &str = "/mtn-media";
+/// The name of these messages, for clients that ask for one.
+const PROTOCOL: &str = "ihuza.media.v1";
 /// What RFC 6455 (§1.3) has every server add to the client's key.
 const KEY_ENDS_WITH: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Messages that wait for the call; beyond it sound is dropped, which the call conceals like any other loss.
@@ -203,6 +206,7 @@ pub fn upgrade(shared: &Arc<Shared>, mut request: Request<Body>) -> Response<Ful
         shared.metrics.refused(Refusal::RelayFull);
         return answer(StatusCode::SERVICE_UNAVAILABLE, "too many streams that name no call\n");
     };
+    let speaks_ours = has(request.headers(), SEC_WEBSOCKET_PROTOCOL, PROTOCOL);
     let wanted = request.uri().path().trim_start_matches(PATH).trim_start_matches('/').to_owned();
     let shared = shared.clone();
     tokio::spawn(async move {
@@ -229,6 +233,9 @@ pub fn upgrade(shared: &Arc<Shared>, mut request: Request<Body>) -> Response<Ful
     headers.insert(UPGRADE, hyper::header::HeaderValue::from_static("websocket"));
     headers.insert(CONNECTION, hyper::header::HeaderValue::from_static("Upgrade"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if speaks_ours {
+        headers.insert(SEC_WEBSOCKET_PROTOCOL, hyper::header::HeaderValue::from_static(PROTOCOL));
+    }
     response
 }
 
@@ -238,17 +245,19 @@ fn answer(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     response
 }
 
+/// Whether a header that is a list has this word.
+fn has(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
+}
+
 /// What the client's key is answered with; nothing if it asks for no WebSocket (RFC 6455 §4.2.1).
 fn accept_key(request: &Request<Body>) -> Option<hyper::header::HeaderValue> {
     let headers: &HeaderMap = request.headers();
-    let has = |name, word: &str| {
-        let value = headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        value.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
-    };
     let asks = request.method() == Method::GET
-        && has(UPGRADE, "websocket")
-        && has(CONNECTION, "upgrade")
-        && has(SEC_WEBSOCKET_VERSION, "13");
+        && has(headers, UPGRADE, "websocket")
+        && has(headers, CONNECTION, "upgrade")
+        && has(headers, SEC_WEBSOCKET_VERSION, "13");
     let key = headers.get(SEC_WEBSOCKET_KEY).filter(|_| asks)?;
     let digest = Sha1::new().chain_update(key.as_bytes()).chain_update(KEY_ENDS_WITH).finalize();
     Base64::encode_string(&digest).parse().ok()

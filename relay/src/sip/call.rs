@@ -137,6 +137,8 @@ pub enum Input {
     Silent,
     /// The transfer that was asked for went through.
     Transferred,
+    /// It did not.
+    NotTransferred,
     /// The session timer ran out.
     SessionExpired,
     /// The relay ends.
@@ -162,6 +164,8 @@ pub enum Output {
     Reject(u16),
     /// Say that we are sorry, protected from interruption.
     Apologise,
+    /// Hand the call over to whom is there when the model is not.
+    HandOver,
     /// INVITE.
     Dial,
     /// CANCEL: an INVITE of ours is given up.
@@ -191,11 +195,17 @@ enum Stage {
         cause: EndCause,
         by: Moment,
     },
+    /// The model is gone, and somebody else is asked to take the call.
+    HandingOver {
+        by: Moment,
+    },
     Over,
 }
 
 /// After the last words the call is ended at the latest.
 const LAST_WORDS: Duration = Duration::from_secs(8);
+/// Longer than a transfer takes to have an outcome.
+const HANDED_OVER_WITHIN: Duration = Duration::from_secs(25);
 
 /// One call.
 #[derive(Debug)]
@@ -207,6 +217,7 @@ pub struct Call {
     longest: Duration,
     model_ready: bool,
     model_failed: bool,
+    has_fallback: bool,
     out: VecDeque<Output>,
 }
 
@@ -221,6 +232,7 @@ impl Call {
             longest,
             model_ready: false,
             model_failed: false,
+            has_fallback: false,
             out: VecDeque::from([Output::Ring]),
         }
     }
@@ -231,6 +243,12 @@ impl Call {
         call.stage = Stage::Calling { by: now + ring_within };
         call.out = VecDeque::from([Output::Dial]);
         call
+    }
+
+    /// Somebody else can take the call when the model is gone.
+    pub fn with_fallback(mut self, has_fallback: bool) -> Call {
+        self.has_fallback = has_fallback;
+        self
     }
 
     /// Takes something in. After its end a call ignores everything.
@@ -268,7 +286,8 @@ impl Call {
             (Stage::Answered, Input::ModelFailed) => self.model_failed = true,
             (Stage::Talking, Input::ModelFailed) => self.apologise(now),
             (Stage::Talking, Input::AgentEnds) => self.leave(now, EndCause::AgentHungUp),
-            (Stage::Leaving { cause, .. }, Input::Silent) => self.hang_up(cause),
+            (Stage::Leaving { cause, .. }, Input::Silent) => self.said_goodbye(now, cause),
+            (Stage::HandingOver { .. }, Input::NotTransferred) => self.hang_up(EndCause::ModelFailed),
             (_, Input::Timeout) => self.timeout(now),
             (
                 Stage::Ringing
@@ -276,8 +295,14 @@ impl Call {
                 | Stage::Awaiting { .. }
                 | Stage::Answered
                 | Stage::Talking
-                | Stage::Leaving { .. },
-                Input::ModelReady | Input::ModelFailed | Input::Acknowledged | Input::AgentEnds | Input::Silent,
+                | Stage::Leaving { .. }
+                | Stage::HandingOver { .. },
+                Input::ModelReady
+                | Input::ModelFailed
+                | Input::Acknowledged
+                | Input::AgentEnds
+                | Input::Silent
+                | Input::NotTransferred,
             ) => {}
         }
     }
@@ -294,7 +319,7 @@ impl Call {
             Stage::Calling { by } => Some(by),
             Stage::Awaiting { by } => Some(by.min(self.end_by)),
             Stage::Answered | Stage::Talking => Some(self.end_by),
-            Stage::Leaving { by, .. } => Some(by),
+            Stage::Leaving { by, .. } | Stage::HandingOver { by } => Some(by),
             Stage::Over => None,
         }
     }
@@ -306,8 +331,9 @@ impl Call {
 
     fn timeout(&mut self, now: Moment) {
         match self.stage {
-            Stage::Leaving { cause, by } if now >= by => self.hang_up(cause),
-            Stage::Leaving { .. } | Stage::Over => {}
+            Stage::Leaving { cause, by } if now >= by => self.said_goodbye(now, cause),
+            Stage::HandingOver { by } if now >= by => self.hang_up(EndCause::ModelFailed),
+            Stage::Leaving { .. } | Stage::HandingOver { .. } | Stage::Over => {}
             Stage::Calling { by } if now >= by => self.hang_up(EndCause::NoAnswer),
             Stage::Calling { .. } => {}
             _ if now >= self.end_by => self.hang_up(EndCause::TooLong),
@@ -340,12 +366,25 @@ impl Call {
         self.stage = Stage::Leaving { cause, by: now + LAST_WORDS };
     }
 
+    /// The last words are said. A caller who heard an apology may be helped by somebody else.
+    fn said_goodbye(&mut self, now: Moment, cause: EndCause) {
+        if cause != EndCause::ModelFailed || !self.has_fallback {
+            return self.hang_up(cause);
+        }
+        self.stage = Stage::HandingOver { by: now + HANDED_OVER_WITHIN };
+        self.out.push_back(Output::HandOver);
+    }
+
     /// Ends a call from our side.
     fn hang_up(&mut self, cause: EndCause) {
         match self.stage {
             Stage::Ringing => self.out.push_back(Output::Reject(503)),
             Stage::Calling { .. } => self.out.push_back(Output::Cancel),
-            Stage::Awaiting { .. } | Stage::Answered | Stage::Talking | Stage::Leaving { .. } => {
+            Stage::Awaiting { .. }
+            | Stage::Answered
+            | Stage::Talking
+            | Stage::Leaving { .. }
+            | Stage::HandingOver { .. } => {
                 self.out.push_back(Output::HangUp(q850(cause)));
             }
             Stage::Over => return,
@@ -426,6 +465,25 @@ mod tests {
         assert_eq!(after(&[ModelFailed, Acknowledged, Silent]), sorry);
         assert_eq!(after(&[ModelReady, ModelFailed, Acknowledged, Silent]), sorry);
         assert_eq!(after(&[ModelReady, Acknowledged, ModelFailed, Silent]), sorry);
+    }
+
+    #[test]
+    fn after_the_apology_somebody_else_may_take_the_call() {
+        let after = |inputs: &[Input]| {
+            let mut call = Call::new(Moment::default(), ANSWER_WITHIN, LONGEST).with_fallback(true);
+            drain(&mut call);
+            for input in [ModelReady, Acknowledged, ModelFailed, Silent].iter().chain(inputs) {
+                call.handle_input(Moment::from_millis(100), *input);
+            }
+            let timeout = call.next_timeout();
+            (drain(&mut call)[2..].to_vec(), timeout)
+        };
+        assert_eq!(after(&[Silent]), (vec![Output::HandOver], Some(Moment::from_millis(25_100))));
+        let taken = vec![Output::HandOver, Output::HangUp(16), Output::Ended(EndCause::Transferred)];
+        assert_eq!(after(&[Transferred]).0, taken);
+        let alone = vec![Output::HandOver, Output::HangUp(41), Output::Ended(EndCause::ModelFailed)];
+        assert_eq!(after(&[NotTransferred]).0, alone);
+        assert_eq!(after(&[HungUp]).0, [Output::HandOver, Output::Ended(EndCause::CallerHungUp)]);
     }
 
     #[test]
@@ -542,17 +600,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_happens_it_ends_once_and_every_state_has_a_way_out(ours: bool, steps in proptest::collection::vec((0_usize..18, 0_u64..20_000), 0..60)) {
-            const ALL: [Input; 18] = [
+        fn whatever_happens_it_ends_once_and_every_state_has_a_way_out(ours: bool, fallback: bool, steps in proptest::collection::vec((0_usize..19, 0_u64..20_000), 0..60)) {
+            const ALL: [Input; 19] = [
                 ModelReady, ModelFailed, Acknowledged, NotAcknowledged, AnswerRefused, Cancelled, HungUp, MediaLost,
                 AgentEnds, Silent, Transferred, SessionExpired, Shutdown, PickedUp, Refused(Some(486)), Refused(None),
-                Requested, Timeout,
+                Requested, Timeout, NotTransferred,
             ];
             let mut call = if ours {
                 Call::outbound(Moment::default(), Duration::from_secs(45), ANSWER_WITHIN, LONGEST)
             } else {
                 Call::new(Moment::default(), ANSWER_WITHIN, LONGEST)
-            };
+            }
+            .with_fallback(fallback);
             let mut now = Moment::default();
             let mut out = Vec::new();
             for (input, wait) in steps {

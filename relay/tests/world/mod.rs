@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio_websockets::{ClientBuilder, Message, ServerBuilder, WebSocketStream};
 
 /// Nothing on one machine takes longer.
-pub const SOON: Duration = Duration::from_secs(8);
+pub const SOON: Duration = Duration::from_secs(20);
 
 /// Waits for a state, and says what it saw when it never came.
 pub async fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {

@@ -17,7 +17,7 @@ pub enum Event {
     Text { response: String, item: String, delta: String },
     TextDone { response: String, item: String, text: String },
     FunctionCall { call_id: String, name: String, arguments: String },
-    ResponseDone { response: String, completed: bool, usage: Option<Usage> },
+    ResponseDone { response: String, completed: bool, failure: Option<String>, usage: Option<Usage> },
     Error { code: String, about: Option<String> },
     Other,
 }
@@ -51,7 +51,14 @@ struct Item {
 struct Response {
     id: String,
     status: String,
+    status_details: Option<StatusDetails>,
     usage: Option<WireUsage>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct StatusDetails {
+    error: Option<ErrorBody>,
 }
 
 #[derive(Default, Deserialize)]
@@ -138,6 +145,10 @@ impl Event {
             "response.done" => Event::ResponseDone {
                 response: wire.response.id,
                 completed: wire.response.status == "completed",
+                failure: (wire.response.status == "failed").then(|| {
+                    let error = wire.response.status_details.and_then(|details| details.error).unwrap_or_default();
+                    error.code.unwrap_or(error.r#type)
+                }),
                 usage: wire.response.usage.map(usage),
             },
             "error" => Event::Error { code: wire.error.code.unwrap_or(wire.error.r#type), about: wire.error.event_id },

@@ -31,6 +31,11 @@ impl History {
         self.turns.is_empty()
     }
 
+    /// Whether the caller had the last word.
+    pub fn ends_with_caller(&self) -> bool {
+        self.turns.back().is_some_and(|(speaker, _)| *speaker == Speaker::Caller)
+    }
+
     /// The messages that tell a new connection.
     pub fn replay(&self) -> impl Iterator<Item = String> {
         self.turns.iter().map(|(speaker, text)| message(*speaker, text))

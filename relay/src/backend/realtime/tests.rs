@@ -347,7 +347,8 @@ fn a_broken_connection_is_made_again_with_what_was_said() {
     talk.give(Input::Connected(Link(2)));
     talk.says(2, json!({ "type": "session.created" }));
     let out = talk.says(2, json!({ "type": "session.updated" }));
-    assert_eq!(out, ["2> conversation.item.create", "2> input_audio_buffer.append", "Ready"]);
+    let [item, sound] = ["2> conversation.item.create", "2> input_audio_buffer.append"];
+    assert_eq!(out, [item, sound, "Ready", "2> response.create"], "nobody has answered the caller");
 }
 
 /// A second connection in the place of a broken first one: what it is told.
@@ -386,6 +387,29 @@ fn whoever_interrupted_the_old_connection_is_not_answered_before_he_has_spoken()
 }
 
 #[test]
+fn an_answer_that_failed_is_asked_for_again_and_a_model_that_never_answers_is_given_up() {
+    let failed = json!({ "type": "response.done", "response": { "id": "r1", "status": "failed",
+        "status_details": { "type": "failed", "error": { "type": "requests", "code": "rate_limit_exceeded" } } } });
+    let mut talk = Talk::ready();
+    talk.speaks("r1");
+    let warning = "Warning(\"the model had no answer: rate_limit_exceeded\")";
+    assert_eq!(talk.says(1, failed.clone()), ["complete r1", "Filler", warning]);
+    talk.give(Input::Spoken(heard("r1", 500, 500)));
+    assert!(talk.after(499).is_empty());
+    assert_eq!(talk.after(1), ["1> response.create"]);
+    assert_eq!(talk.says(1, failed.clone()), [warning], "the caller was told once");
+    assert!(talk.says(1, json!({ "type": "input_audio_buffer.speech_started" })).contains(&"Flush".to_owned()));
+    assert!(talk.after(2000).is_empty(), "what the caller says now will be answered instead");
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r2" } }));
+    assert_eq!(talk.done("r2", "completed"), [""; 0]);
+    for wait in AGAIN_MS {
+        talk.says(1, failed.clone());
+        assert_eq!(talk.after(wait), ["1> response.create"]);
+    }
+    assert_eq!(talk.says(1, failed), ["close 1", "Failed(\"model_fails_to_answer\")"]);
+}
+
+#[test]
 fn a_sentence_that_the_connection_broke_off_ends_and_the_next_connection_is_asked() {
     let mut talk = Talk::ready();
     talk.says(1, json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "how much?" }));
@@ -399,6 +423,72 @@ fn a_sentence_that_the_connection_broke_off_ends_and_the_next_connection_is_aske
     let out = talk.says(2, json!({ "type": "session.updated" }));
     let item = "2> conversation.item.create";
     assert_eq!(out, [item, item, "Ready", "2> response.create"]);
+}
+
+/// A conversation in which everything happens once, as steps.
+fn story() -> Vec<Input> {
+    let says = |event: Value| Input::Message(Link(1), event.to_string().into());
+    let of = |kind: &str, name: &str, delta: &str| json!({ "type": kind, "response_id": name, "item_id": name, "delta": delta });
+    vec![
+        Input::Connected(Link(1)),
+        says(json!({ "type": "session.created" })),
+        says(json!({ "type": "session.updated" })),
+        Input::Audio(vec![1; 160]),
+        says(json!({ "type": "response.created", "response": { "id": "r1" } })),
+        says(of("response.output_audio_transcript.delta", "r1", "Hello")),
+        says(of("response.output_audio.delta", "r1", &base64(4000))),
+        says(json!({ "type": "response.output_audio.done", "response_id": "r1", "item_id": "r1" })),
+        says(json!({ "type": "response.done", "response": { "id": "r1", "status": "completed" } })),
+        Input::Spoken(heard("r1", 500, 500)),
+        says(
+            json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "a house please" }),
+        ),
+        says(json!({ "type": "response.created", "response": { "id": "r2" } })),
+        says(of("response.output_audio.delta", "r2", &base64(4000))),
+        says(json!({ "type": "input_audio_buffer.speech_started" })),
+        Input::Cut(vec![heard("r2", 100, 500)]),
+        says(json!({ "type": "response.done", "response": { "id": "r2", "status": "cancelled" } })),
+        says(json!({ "type": "response.created", "response": { "id": "r3" } })),
+        says(function_call("a")),
+        says(json!({ "type": "response.done", "response": { "id": "r3", "status": "completed" } })),
+        Input::Digit(Digit::from_char('5').unwrap()),
+        Input::ToolResult { call_id: "a".into(), output: "{}".into() },
+        says(json!({ "type": "response.created", "response": { "id": "r4" } })),
+        says(json!({ "type": "response.done", "response": { "id": "r4", "status": "failed" } })),
+    ]
+}
+
+#[test]
+fn a_connection_that_is_cut_at_any_stage_is_followed_by_one_that_hears_and_speaks() {
+    for cut in 0..=story().len() {
+        let mut talk = Talk::new();
+        talk.give(Input::Greet);
+        for step in story().into_iter().take(cut) {
+            talk.give(step);
+        }
+        let mut out = talk.give(Input::Disconnected(Link(1)));
+        out.extend(talk.after(0));
+        assert!(out.contains(&"connect 2".to_owned()), "cut before step {cut}: {out:?}");
+        talk.give(Input::Connected(Link(2)));
+        talk.says(2, json!({ "type": "session.created" }));
+        let mut out = talk.says(2, json!({ "type": "session.updated" }));
+        assert!(out.contains(&"Ready".to_owned()), "cut before step {cut}: {out:?}");
+        // Whoever waits for an answer gets one, without having to say it again.
+        out.extend(talk.after(0));
+        let owed = matches!(cut, 0..=8 | 11..=13 | 16..);
+        assert_eq!(out.contains(&"2> response.create".to_owned()), owed, "cut before step {cut}: {out:?}");
+        assert_eq!(talk.give(Input::Audio(vec![2; 160])), ["2> input_audio_buffer.append"], "cut before step {cut}");
+        talk.says(2, json!({ "type": "response.created", "response": { "id": "n" } }));
+        let delta =
+            json!({ "type": "response.output_audio.delta", "response_id": "n", "item_id": "n", "delta": base64(800) });
+        assert_eq!(talk.says(2, delta), ["play n 800"], "cut before step {cut}");
+        let words = json!({ "type": "response.output_audio_transcript.done", "response_id": "n", "item_id": "n", "transcript": "back" });
+        talk.says(2, words);
+        // What was still to be heard of the old connection is heard or cut off first.
+        talk.give(Input::Cut(vec![heard("r1", 500, 500), heard("r2", 100, 500)]));
+        let out = talk.give(Input::Spoken(heard("n", 100, 100)));
+        assert_eq!(out, ["Agent: back"], "cut before step {cut}");
+    }
 }
 
 #[test]

@@ -443,3 +443,18 @@ fn the_recording_is_what_was_heard_and_sent_since_it_began_and_not_a_byte_before
     call.until(5000);
     assert!(call.session.stop_recording().is_empty(), "what is over stays over");
 }
+
+#[test]
+fn a_gap_at_the_beginning_of_a_recording_is_not_filled_with_a_voice_from_before() {
+    let mut call = Call::new(setup());
+    for n in 0..10 {
+        call.arrives(n * 20, CALLER, &packet(8, n as u16, n as u32 * 160, 5, &[0x2b; 160]));
+    }
+    call.until(185);
+    call.session.record();
+    for n in 13..40 {
+        call.arrives(n * 20, CALLER, &packet(8, n as u16, n as u32 * 160, 5, &[0x31; 160]));
+    }
+    let tape = call.session.stop_recording();
+    assert!(tape.chunks(2).any(|pair| pair[0] == 0x31) && !tape.chunks(2).any(|pair| pair[0] == 0x2b));
+}
