@@ -277,7 +277,7 @@ async fn a_model_that_is_gone_for_good_ends_the_call_with_an_apology_and_one_sum
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
     call.speak(&speech::CALLER_QUESTION).await;
     hears(&stage, &call, &speech::AGENT_LOOKING, 200).await;
-    stage.openai().fail_with(Fault::Status503).on("/v1/realtime").always();
+    stage.openai().fail_with(Fault::Status503).on("handshake").always();
     stage.openai().realtime().cut();
     hears_all(&stage, &call, &APOLOGY).await;
     assert_eq!(is_ended(&stage, &call).await, "Q.850;cause=41");
@@ -383,4 +383,39 @@ async fn a_model_that_accepts_and_never_answers_is_called_again() {
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
     call.hang_up().await.unwrap();
     assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+}
+
+#[tokio::test]
+async fn a_connection_to_the_model_may_be_cut_at_every_stage() {
+    let stage = stage().await;
+    for (fault, at) in [
+        (Fault::CutBefore, "handshake"),
+        (Fault::CutBefore, "session.update"),
+        (Fault::CutAfter, "session.update"),
+        (Fault::CutBefore, "response.create"),
+        (Fault::CutAfter, "response.create"),
+        (Fault::CutAfter, "input_audio_buffer.append"),
+    ] {
+        let realtime = stage.openai().realtime();
+        let before = realtime.sessions().len();
+        stage.openai().fail_with(fault).on(at);
+        let phone = stage.stranger();
+        let call = stage.call_from(&phone).await.unwrap();
+        // The first connection was cut; another one stands.
+        let least = before + if at == "handshake" { 1 } else { 2 };
+        let look = async || {
+            let sessions = realtime.sessions();
+            let stands = sessions.last().is_some_and(|last| !last.ended && !last.sent("session.updated").is_empty());
+            Ok((sessions.len() >= least && stands).then_some(()))
+        };
+        stage.wait_for(format!("another connection after {fault} at {at}"), SOON, look).await.unwrap();
+        call.speak(&speech::CALLER_INTERRUPTS).await;
+        hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
+        call.hang_up().await.unwrap();
+        let row = ended(&stage, &call).await;
+        assert_eq!(row["end_cause"], "caller_hangup", "{fault} at {at}");
+        let turns = format!("transcripts where role = 'user' and call_id = '{}'", row["id"].as_str().unwrap());
+        assert_eq!(stage.count(&turns).await, 1, "{fault} at {at}");
+        one_summary(&stage, &phone, &row["id"]).await;
+    }
 }
