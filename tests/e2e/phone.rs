@@ -275,7 +275,8 @@ async fn a_model_that_is_gone_for_good_ends_the_call_with_an_apology_and_one_sum
     let phone = stage.stranger();
     let call = stage.call_from(&phone).await.unwrap();
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
-    call.speak(&speech::CALLER_QUESTION).await;
+    // Whatever is spoken first is written down as the script's first turn.
+    call.speak(&speech::CALLER_INTERRUPTS).await;
     hears(&stage, &call, &speech::AGENT_LOOKING, 200).await;
     stage.openai().fail_with(Fault::Status503).on("handshake").always();
     stage.openai().realtime().cut();
@@ -341,12 +342,12 @@ async fn a_session_that_reaches_its_limit_is_replaced_and_the_conversation_goes_
     offers_a_house(&stage).await;
     let realtime = stage.openai().realtime();
     let before = realtime.sessions().len();
-    realtime.set_rules(Rules { session_limit: Duration::from_secs(20), ..Rules::default() });
+    realtime.set_rules(Rules { session_limit: Duration::from_secs(18), ..Rules::default() });
     let phone = stage.stranger();
     let call = stage.call_from(&phone).await.unwrap();
     realtime.set_rules(Rules::default());
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
-    call.speak(&speech::CALLER_QUESTION).await;
+    call.speak(&speech::CALLER_INTERRUPTS).await;
     hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
     hears(&stage, &call, &speech::AGENT_OFFER, 500).await;
     // By the time that a session is an hour old its key has long expired.
@@ -418,4 +419,27 @@ async fn a_connection_to_the_model_may_be_cut_at_every_stage() {
         assert_eq!(stage.count(&turns).await, 1, "{fault} at {at}");
         one_summary(&stage, &phone, &row["id"]).await;
     }
+}
+
+#[tokio::test]
+async fn a_model_that_is_late_or_asked_too_often_is_waited_for() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    stage.openai().fail_with(Fault::Slow).on("response.create").delay(Duration::from_secs(3));
+    let call = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &call, &speech::AGENT_GREETING).await;
+    call.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+
+    stage.openai().fail_with(Fault::Status429).on("response.create");
+    let call = stage.call_from(&phone).await.unwrap();
+    let look = async || {
+        let failed = session(&stage).sent("response.done").iter().any(|done| done["response"]["status"] == "failed");
+        Ok(failed.then_some(()))
+    };
+    stage.wait_for("a response that is refused", SOON, look).await.unwrap();
+    call.speak(&speech::CALLER_INTERRUPTS).await;
+    hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
+    call.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
 }
