@@ -218,6 +218,8 @@ async fn a_call_is_answered_searched_for_interrupted_and_goes_on_by_sms() {
     stage.delivered(&phone, "sms delivered 1, sms delivered 1, whatsapp delivered 1").await;
 
     one_id_leads_from_the_invite_to_the_answer(&stage, &call, &id).await;
+    let relay = &stage.ready_file()["relay"];
+    assert_eq!(relay["sip"], json!(stage.relay().unwrap().sip), "others may phone, too: {relay}");
     relay_logs_are_clean(&stage).await;
 }
 
@@ -442,4 +444,32 @@ async fn a_model_that_is_late_or_asked_too_often_is_waited_for() {
     hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
     call.hang_up().await.unwrap();
     assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_relay_was_killed_is_kept_and_summarised_once() {
+    let stage = stage().await;
+    offers_a_house(&stage).await;
+    let phone = stage.stranger();
+    let call = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &call, &speech::AGENT_GREETING).await;
+    call.speak(&speech::CALLER_INTERRUPTS).await;
+    hears(&stage, &call, &speech::AGENT_OFFER, 500).await;
+    stage.relay().unwrap().crash().await.unwrap();
+
+    let row = ended(&stage, &call).await;
+    assert_eq!((&row["end_cause"], &row["status"]), (&json!("relay_restarted"), &json!("completed")));
+    let id = row["id"].as_str().unwrap();
+    let said = stage.rows(&format!("select text from transcripts where call_id = '{id}' order by seq")).await.unwrap();
+    let said: Vec<&str> = said.iter().map(|turn| turn["text"].as_str().unwrap()).collect();
+    assert_eq!(said, [speech::AGENT_GREETING.text, speech::CALLER_QUESTION.text, speech::AGENT_LOOKING.text]);
+    let events =
+        stage.row(&format!("select count(*) as n, max(seq) as last from voice_events where call_id = '{id}'")).await;
+    assert_eq!(events["n"], events["last"], "events without a gap");
+    one_summary(&stage, &phone, &row["id"]).await;
+    // And the next one is answered.
+    let next = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &next, &speech::AGENT_GREETING).await;
+    next.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &next).await["end_cause"], "caller_hangup");
 }
