@@ -218,6 +218,8 @@ async fn a_call_is_answered_searched_for_interrupted_and_goes_on_by_sms() {
     stage.delivered(&phone, "sms delivered 1, sms delivered 1, whatsapp delivered 1").await;
 
     one_id_leads_from_the_invite_to_the_answer(&stage, &call, &id).await;
+    let relay = &stage.ready_file()["relay"];
+    assert_eq!(relay["sip"], json!(stage.relay().unwrap().sip), "others may phone, too: {relay}");
     relay_logs_are_clean(&stage).await;
 }
 
@@ -275,9 +277,10 @@ async fn a_model_that_is_gone_for_good_ends_the_call_with_an_apology_and_one_sum
     let phone = stage.stranger();
     let call = stage.call_from(&phone).await.unwrap();
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
-    call.speak(&speech::CALLER_QUESTION).await;
+    // Whatever is spoken first is written down as the script's first turn.
+    call.speak(&speech::CALLER_INTERRUPTS).await;
     hears(&stage, &call, &speech::AGENT_LOOKING, 200).await;
-    stage.openai().fail_with(Fault::Status503).on("/v1/realtime").always();
+    stage.openai().fail_with(Fault::Status503).on("handshake").always();
     stage.openai().realtime().cut();
     hears_all(&stage, &call, &APOLOGY).await;
     assert_eq!(is_ended(&stage, &call).await, "Q.850;cause=41");
@@ -341,12 +344,12 @@ async fn a_session_that_reaches_its_limit_is_replaced_and_the_conversation_goes_
     offers_a_house(&stage).await;
     let realtime = stage.openai().realtime();
     let before = realtime.sessions().len();
-    realtime.set_rules(Rules { session_limit: Duration::from_secs(20), ..Rules::default() });
+    realtime.set_rules(Rules { session_limit: Duration::from_secs(18), ..Rules::default() });
     let phone = stage.stranger();
     let call = stage.call_from(&phone).await.unwrap();
     realtime.set_rules(Rules::default());
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
-    call.speak(&speech::CALLER_QUESTION).await;
+    call.speak(&speech::CALLER_INTERRUPTS).await;
     hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
     hears(&stage, &call, &speech::AGENT_OFFER, 500).await;
     // By the time that a session is an hour old its key has long expired.
@@ -383,4 +386,90 @@ async fn a_model_that_accepts_and_never_answers_is_called_again() {
     hears_all(&stage, &call, &speech::AGENT_GREETING).await;
     call.hang_up().await.unwrap();
     assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+}
+
+#[tokio::test]
+async fn a_connection_to_the_model_may_be_cut_at_every_stage() {
+    let stage = stage().await;
+    for (fault, at) in [
+        (Fault::CutBefore, "handshake"),
+        (Fault::CutBefore, "session.update"),
+        (Fault::CutAfter, "session.update"),
+        (Fault::CutBefore, "response.create"),
+        (Fault::CutAfter, "response.create"),
+        (Fault::CutAfter, "input_audio_buffer.append"),
+    ] {
+        let realtime = stage.openai().realtime();
+        let before = realtime.sessions().len();
+        stage.openai().fail_with(fault).on(at);
+        let phone = stage.stranger();
+        let call = stage.call_from(&phone).await.unwrap();
+        // The first connection was cut; another one stands.
+        let least = before + if at == "handshake" { 1 } else { 2 };
+        let look = async || {
+            let sessions = realtime.sessions();
+            let stands = sessions.last().is_some_and(|last| !last.ended && !last.sent("session.updated").is_empty());
+            Ok((sessions.len() >= least && stands).then_some(()))
+        };
+        stage.wait_for(format!("another connection after {fault} at {at}"), SOON, look).await.unwrap();
+        call.speak(&speech::CALLER_INTERRUPTS).await;
+        hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
+        call.hang_up().await.unwrap();
+        let row = ended(&stage, &call).await;
+        assert_eq!(row["end_cause"], "caller_hangup", "{fault} at {at}");
+        let turns = format!("transcripts where role = 'user' and call_id = '{}'", row["id"].as_str().unwrap());
+        assert_eq!(stage.count(&turns).await, 1, "{fault} at {at}");
+        one_summary(&stage, &phone, &row["id"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_is_late_or_asked_too_often_is_waited_for() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    stage.openai().fail_with(Fault::Slow).on("response.create").delay(Duration::from_secs(3));
+    let call = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &call, &speech::AGENT_GREETING).await;
+    call.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+
+    stage.openai().fail_with(Fault::Status429).on("response.create");
+    let call = stage.call_from(&phone).await.unwrap();
+    let look = async || {
+        let failed = session(&stage).sent("response.done").iter().any(|done| done["response"]["status"] == "failed");
+        Ok(failed.then_some(()))
+    };
+    stage.wait_for("a response that is refused", SOON, look).await.unwrap();
+    call.speak(&speech::CALLER_INTERRUPTS).await;
+    hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
+    call.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &call).await["end_cause"], "caller_hangup");
+}
+
+#[tokio::test]
+async fn what_was_said_before_a_relay_was_killed_is_kept_and_summarised_once() {
+    let stage = stage().await;
+    offers_a_house(&stage).await;
+    let phone = stage.stranger();
+    let call = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &call, &speech::AGENT_GREETING).await;
+    call.speak(&speech::CALLER_INTERRUPTS).await;
+    hears(&stage, &call, &speech::AGENT_OFFER, 500).await;
+    stage.relay().unwrap().crash().await.unwrap();
+
+    let row = ended(&stage, &call).await;
+    assert_eq!((&row["end_cause"], &row["status"]), (&json!("relay_restarted"), &json!("completed")));
+    let id = row["id"].as_str().unwrap();
+    let said = stage.rows(&format!("select text from transcripts where call_id = '{id}' order by seq")).await.unwrap();
+    let said: Vec<&str> = said.iter().map(|turn| turn["text"].as_str().unwrap()).collect();
+    assert_eq!(said, [speech::AGENT_GREETING.text, speech::CALLER_QUESTION.text, speech::AGENT_LOOKING.text]);
+    let events =
+        stage.row(&format!("select count(*) as n, max(seq) as last from voice_events where call_id = '{id}'")).await;
+    assert_eq!(events["n"], events["last"], "events without a gap");
+    one_summary(&stage, &phone, &row["id"]).await;
+    // And the next one is answered.
+    let next = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &next, &speech::AGENT_GREETING).await;
+    next.hang_up().await.unwrap();
+    assert_eq!(ended(&stage, &next).await["end_cause"], "caller_hangup");
 }

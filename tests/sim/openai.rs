@@ -100,7 +100,8 @@ impl OpenAi {
         &self.control
     }
 
-    /// See [`Control::fail_with`]; a fault may name the model, the schema (`call_summary`), or `text`.
+    /// See [`Control::fail_with`]; a fault may name the model, the schema (`call_summary`), or `text`; of the Realtime API the
+    /// `handshake`, or an event of a session.
     pub fn fail_with(&self, fault: Fault) -> Order<'_> {
         self.control.fail_with(fault)
     }
@@ -238,6 +239,10 @@ impl Model {
 
 impl Service for Model {
     fn subjects(&self, request: &Request) -> Vec<String> {
+        if request.path == realtime::SOCKET {
+            // Its path is the beginning of that of the keys.
+            return vec![realtime::HANDSHAKE.to_owned()];
+        }
         subjects(&serde_json::from_slice(&request.body).unwrap_or_default())
     }
 

@@ -150,13 +150,17 @@ impl Supervised {
         let since = Instant::now();
         while self.is_running() {
             if since.elapsed() > STOP_PATIENCE {
-                let group = format!("-{}", self.group());
-                let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).status();
-                let _ = self.shell.wait();
-                return;
+                return self.kill();
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// `kill -9` to the child and all it started.
+    pub fn kill(&mut self) {
+        let group = format!("-{}", self.group());
+        let _ = Command::new("kill").args(["-s", "KILL", "--", &group]).status();
+        let _ = self.shell.wait();
     }
 }
 

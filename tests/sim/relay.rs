@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -36,7 +37,7 @@ pub struct RelayConfig<'a> {
 
 /// The running relay. Dropping it ends it as a service manager would.
 pub struct Relay {
-    process: Supervised,
+    process: Mutex<Supervised>,
     /// Where SIP is spoken, over UDP and TCP.
     pub sip: SocketAddr,
     /// Where `/healthz` and `/metrics` are.
@@ -44,6 +45,8 @@ pub struct Relay {
     /// The number that is answered.
     pub number: String,
     log: PathBuf,
+    settings: PathBuf,
+    key: String,
 }
 
 impl Relay {
@@ -67,29 +70,35 @@ impl Relay {
         let file = config.folder.join("relay.toml");
         std::fs::write(&file, settings(config, sip, http)?).context("cannot write relay.toml")?;
         let log = config.folder.join("relay.jsonl");
-        let plan = Plan::new("relay", binary()?, &log)
-            .args(["run", "--config"])
-            .args([file])
-            .env("INTERNAL_API_KEY", config.key)
-            // Only what the function gives opens the model.
-            .env("OPENAI_API_KEY", "");
-        let (process, _) = Supervised::start(plan)?;
-        let mut relay = Self { process, sip, http, number: config.number.to_owned(), log };
+        let process = Mutex::new(launch(&log, &file, config.key)?);
+        let (number, key) = (config.number.to_owned(), config.key.to_owned());
+        let relay = Self { process, sip, http, number, log, settings: file, key };
         relay.ready().await?;
         Ok(relay)
     }
 
-    async fn ready(&mut self) -> Result<()> {
+    async fn ready(&self) -> Result<()> {
         let http = client()?;
         let url = format!("http://{}/healthz", self.http);
         let since = std::time::Instant::now();
         while !http.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            if !self.process.is_running() || since.elapsed() > START_PATIENCE {
-                return Err(self.process.trouble("the relay does not become healthy"));
+            if !self.process().is_running() || since.elapsed() > START_PATIENCE {
+                return Err(self.process().trouble("the relay does not become healthy"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// `kill -9`, and back again with the same settings and the journal that is left.
+    pub async fn crash(&self) -> Result<()> {
+        self.process().kill();
+        *self.process() = launch(&self.log, &self.settings, &self.key)?;
+        self.ready().await
+    }
+
+    fn process(&self) -> MutexGuard<'_, Supervised> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every line it logged so far, oldest first.
@@ -99,8 +108,18 @@ impl Relay {
     }
 
     pub fn begin_stop(&mut self) {
-        self.process.begin_stop();
+        self.process().begin_stop();
     }
+}
+
+fn launch(log: &Path, settings: &Path, key: &str) -> Result<Supervised> {
+    let plan = Plan::new("relay", binary()?, log)
+        .args(["run", "--config"])
+        .args([settings])
+        .env("INTERNAL_API_KEY", key)
+        // Only what the function gives opens the model.
+        .env("OPENAI_API_KEY", "");
+    Supervised::start(plan).map(|(process, _)| process)
 }
 
 /// `relay.toml`.

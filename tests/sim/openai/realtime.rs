@@ -36,6 +36,8 @@ use settings::{MODELS, keys, refusal, word};
 pub const KEYS: &str = "/v1/realtime/client_secrets";
 /// Where sessions are held.
 pub const SOCKET: &str = "/v1/realtime";
+/// What a fault calls the opening of a connection.
+pub const HANDSHAKE: &str = "handshake";
 /// Sessions of which a record is kept.
 const MOST_SEEN: usize = 1000;
 

@@ -356,6 +356,42 @@ async fn a_client_may_end_turns_itself_and_speak_in_pcm() {
     client.refused(json!({"type": "input_audio_buffer.commit"}), "input_audio_buffer_commit_empty").await;
 }
 
+#[tokio::test]
+async fn turn_detection_does_what_it_is_set_to() {
+    let openai = simulator().await;
+    openai.realtime().set_rules(Rules { speed: 2, ..Rules::default() });
+    let mut client = Client::start(&openai).await;
+    let format = json!({"type": "audio/pcmu"});
+    let settings = json!({"type": "realtime", "audio": {"output": {"format": format}, "input": {"turn_detection": {
+        "type": "server_vad", "create_response": false, "interrupt_response": false, "prefix_padding_ms": 100, "silence_duration_ms": 400}}}});
+    client.send(json!({"type": "session.update", "session": settings})).await;
+    client.until("session.updated").await;
+    client.send(json!({"type": "response.create"})).await;
+    client.until("response.output_audio.delta").await;
+    client.speak(&speech::CALLER_INTERRUPTS, 600).await;
+    let done = client.until("response.done").await;
+    assert_eq!(done["response"]["status"], "completed", "nobody may interrupt");
+    let mulaw = crate::openai::realtime::audio::Format::Mulaw;
+    assert_eq!(sound_of(&client.seen), mulaw.write(&speech::AGENT_GREETING));
+    // It is written down meanwhile.
+    let heard = "conversation.item.input_audio_transcription.completed";
+    let heard = match client.seen.iter().find(|event| event["type"] == heard) {
+        Some(heard) => heard.clone(),
+        None => client.until(heard).await,
+    };
+    assert_eq!(heard["transcript"], speech::CALLER_QUESTION.text, "the script's first turn, whatever was spoken");
+    let stopped = client.seen.iter().rfind(|event| event["type"] == "input_audio_buffer.speech_stopped").unwrap();
+    let end = stopped["audio_end_ms"].as_u64().unwrap();
+    assert!(end <= speech::CALLER_INTERRUPTS.ms() + 420, "{end}: four tenths of silence end a turn");
+    // Nothing is answered until it is asked for.
+    client.send(json!({"type": "input_audio_buffer.clear"})).await;
+    client.until("input_audio_buffer.cleared").await;
+    assert_eq!(client.types().iter().filter(|name| **name == "response.created").count(), 1);
+    client.send(json!({"type": "response.create"})).await;
+    let done = client.until("response.done").await;
+    assert_eq!(done["response"]["output"][1]["name"], "search_services");
+}
+
 /// A key, as the function asks for one.
 async fn mint(openai: &OpenAi) -> String {
     let session = json!({"type": "realtime", "model": MODEL, "instructions": "From the key."});
@@ -437,7 +473,7 @@ async fn a_session_ends_at_its_limit() {
 async fn faults_strike_the_events_that_they_name() {
     let openai = simulator().await;
     let fail = |fault: Fault| openai.fail_with(fault);
-    fail(Fault::Status503).on(super::SOCKET);
+    fail(Fault::Status503).on(super::HANDSHAKE);
     assert_eq!(Client::dial(&openai, KEY, &format!("model={MODEL}"), &[]).await.err(), Some(503));
 
     let mut client = Client::start(&openai).await;
