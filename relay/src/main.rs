@@ -11,6 +11,9 @@ use ihuza_relay::shell::relay::Relay;
 use ihuza_relay::sip::admission::{Admission, Request};
 use tokio::signal::unix::{SignalKind, signal};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Phone calls over a SIP trunk, answered by a speaking model.
 #[derive(Parser)]
 #[command(name = "ihuza-relay", version)]
