@@ -29,8 +29,10 @@ pub struct RelayConfig<'a> {
     pub key: &'a str,
     /// The number that is answered.
     pub number: &'a str,
-    /// Folder for settings, log and journal.
+    /// Folder for settings and log.
     pub folder: &'a Path,
+    /// Folder for the journal. What it holds belongs to the database: a call that is left in it is told of there.
+    pub journal: &'a Path,
     /// A fixed port for SIP; 0 takes a free one.
     pub port: u16,
 }
@@ -106,10 +108,6 @@ impl Relay {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
-
-    pub fn begin_stop(&mut self) {
-        self.process().begin_stop();
-    }
 }
 
 fn launch(log: &Path, settings: &Path, key: &str) -> Result<Supervised> {
@@ -149,7 +147,7 @@ fn settings(config: &RelayConfig<'_>, sip: SocketAddr, http: SocketAddr) -> Resu
     let url = format!("{}/openai-realtime", config.function);
     // The first request after the start of the functions compiles them.
     table("session", &[("url", quoted(&url)), ("timeout_ms", "8000".to_owned())]);
-    table("journal", &[("directory", path(&config.folder.join("relay-journal")))]);
+    table("journal", &[("directory", path(config.journal))]);
     table("http", &[("listen", address(http))]);
     text.push_str("[[trunk]]\n");
     let _ = writeln!(text, "name = \"mtn\"\nsources = [\"127.0.0.1\"]");

@@ -18,6 +18,7 @@ use crate::keys::ProjectKeys;
 use crate::mtn::Mtn;
 use crate::openai::OpenAi;
 use crate::phone::{self, PhoneCall};
+use crate::postgres::Data;
 use crate::postgrest::{self, Postgrest};
 use crate::relay::{Relay, RelayConfig};
 use crate::runtime;
@@ -135,12 +136,14 @@ impl World {
         }
         let relay = match edge.as_ref().filter(|_| config.relay) {
             Some(edge) => {
+                let journal = journal(&config.data, &logs.dir)?;
                 let start = Relay::start(RelayConfig {
                     root: &config.root,
                     function: edge.url("openai-realtime-sip")?,
                     key: secrets.get("INTERNAL_API_KEY").map_or("", String::as_str),
                     number: VOICE_NUMBER,
                     folder: &logs.dir,
+                    journal: &journal,
                     port: config.port("relay"),
                 });
                 let start = async {
@@ -243,15 +246,27 @@ impl World {
     }
 }
 
+/// The relay's journal lives as long as the database does: a fresh one must not hear of an earlier one's calls.
+fn journal(data: &Data, logs: &Path) -> Result<PathBuf> {
+    if let Data::Keep(folder) = data {
+        return Ok(folder.with_file_name("relay-journal"));
+    }
+    let journal = logs.join("relay-journal");
+    match std::fs::remove_dir_all(&journal) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).context(format!("cannot remove {}", journal.display()))
+        }
+        _ => Ok(journal),
+    }
+}
+
 impl Drop for World {
     fn drop(&mut self) {
         if let Some(clock) = &self.clock {
             clock.abort();
         }
         // First, while there is somebody whom it can tell of its calls.
-        if let Some(relay) = &mut self.relay {
-            relay.begin_stop();
-        }
+        drop(self.relay.take());
         if let Some(edge) = &mut self.edge {
             edge.begin_stop();
         }
@@ -287,5 +302,24 @@ impl Drop for Logs {
         } else {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_database_does_not_hear_of_the_calls_of_another() {
+        let logs = std::env::temp_dir().join(format!("ihuza-journal-{}", Uuid::new_v4().simple()));
+        let left = logs.join("relay-journal").join("one.journal");
+        std::fs::create_dir_all(left.parent().unwrap()).unwrap();
+        std::fs::write(&left, "a call").unwrap();
+        let kept = journal(&Data::Keep(logs.join("postgres")), Path::new("elsewhere")).unwrap();
+        assert!(kept == logs.join("relay-journal") && left.exists(), "{}", kept.display());
+        let fresh = journal(&Data::Fresh, &logs).unwrap();
+        assert!(fresh == logs.join("relay-journal") && !left.exists());
+        assert_eq!(journal(&Data::Fresh, &logs).unwrap(), fresh, "also where there was none");
+        std::fs::remove_dir_all(logs).unwrap();
     }
 }
