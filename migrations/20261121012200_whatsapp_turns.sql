@@ -14,6 +14,24 @@ alter table public.conversation_turns add constraint conversation_turns_keyword_
   check (keyword in ('stop', 'start', 'help', 'sms_only', 'whatsapp_only', 'both')) not valid;
 alter table public.conversation_turns validate constraint conversation_turns_keyword_is_known;
 
+-- The id that runs through a call, on the turns of the conversation that goes on from it.
+alter table public.conversation_turns add column if not exists call_correlation_id text;
+do $$
+begin
+  perform private.require_columns('public.conversation_turns', '{"call_correlation_id": "text"}');
+end
+$$;
+comment on column public.conversation_turns.call_correlation_id is
+  'Correlation id of the call that the conversation goes on from; null where there was none. The turn''s own is that of the message that began it.';
+
+create or replace function private.correlation_of_call(p_session_id uuid) returns text
+language plpgsql stable set search_path = '' as $$
+begin
+  return (select c.correlation_id from public.omnichannel_sessions s join public.voice_calls c on c.id = s.call_id where s.id = p_session_id);
+end
+$$;
+comment on function private.correlation_of_call is 'The correlation id of the newest call of a conversation, or null.';
+
 create or replace function private.may_answer(p_profile_id uuid, p_channel text) returns boolean
 language plpgsql stable set search_path = '' as $$
 begin
@@ -168,6 +186,7 @@ begin
     'possible_duplicate', v_turn.possible_duplicate,
     'already_sent', to_jsonb(private.sent_channels(v_turn.sms_delivery_id, v_turn.whatsapp_delivery_id)),
     'correlation_id', v_turn.correlation_id,
+    'call_correlation_id', v_turn.call_correlation_id,
     'session', private.session_json(v_turn.session_id, v_turn.session_created),
     'profile', v_profile,
     'client', private.client_json(v_turn.client_id),
@@ -277,9 +296,9 @@ begin
     return jsonb_build_object('decision', case when v_silenced then 'opted_out' when p_mode = 'session' then 'nothing' else 'duplicate' end);
   end if;
   insert into public.conversation_turns
-    (client_id, session_id, profile_id, kind, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id)
+    (client_id, session_id, profile_id, kind, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id, call_correlation_id)
   values (v_session.client_id, p_session_id, v_session.profile_id, 'conversation', p_token, p_now + p_lease, extract(epoch from p_wait)::integer,
-    p_created, p_correlation_id)
+    p_created, p_correlation_id, private.correlation_of_call(p_session_id))
   returning * into v_turn;
   update public.conversation_messages set turn_id = v_turn.id
    where session_id = p_session_id and direction = 'inbound' and handled_at is null and kind = 'conversation';
@@ -422,9 +441,10 @@ begin
     return jsonb_build_object('decision', 'opted_out');
   end if;
   insert into public.conversation_turns
-    (client_id, session_id, profile_id, kind, keyword, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id)
+    (client_id, session_id, profile_id, kind, keyword, lease_token, lease_until, unknown_wait_seconds, session_created, correlation_id,
+     call_correlation_id)
   values (v_client_id, v_session_id, v_profile_id, 'keyword', v_keyword, v_token, v_now + v_lease, extract(epoch from v_wait)::integer, v_created,
-    v_correlation)
+    v_correlation, private.correlation_of_call(v_session_id))
   returning id into v_turn_id;
   update public.conversation_messages set turn_id = v_turn_id where id = v_message.id;
   if v_keyword in ('sms_only', 'whatsapp_only', 'both') then
@@ -486,9 +506,9 @@ comment on column public.v_channel_choices.replies_on_whatsapp is 'Messages that
 revoke all on public.v_channel_choices from public, anon, authenticated;
 grant select on public.v_channel_choices to authenticated, service_role;
 
-revoke execute on function private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
+revoke execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
   private.note_whatsapp_inbound(uuid, uuid, uuid, text, timestamptz) from public, anon, authenticated;
-grant execute on function private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
+grant execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
   private.note_whatsapp_inbound(uuid, uuid, uuid, text, timestamptz) to service_role;
 
 create or replace function private.schema_version() returns text

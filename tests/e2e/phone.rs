@@ -223,9 +223,8 @@ async fn a_call_is_answered_searched_for_interrupted_and_goes_on_by_sms() {
     relay_logs_are_clean(&stage).await;
 }
 
-/// The relay draws an id at the INVITE. Everything about the call bears it, up to the messages of the summary; the turn that
-/// answers the reply has the id of its own SMS (MTN carries none of ours), and is found from the first one by the conversation
-/// that the summary is in, and by the call that its messages name.
+/// The relay draws an id at the INVITE. Everything about the call bears it, up to the turn that answers the reply: that one has
+/// the id of its own SMS besides, since MTN carries none of ours.
 async fn one_id_leads_from_the_invite_to_the_answer(stage: &Stage, call: &PhoneCall, call_id: &str) {
     let started = stage.relay().unwrap().logs();
     let started =
@@ -259,16 +258,22 @@ async fn one_id_leads_from_the_invite_to_the_answer(stage: &Stage, call: &PhoneC
         .row(&format!(
             "select asked.content as asked, answered.content as answered, t.finished_at is not null as finished,
                     asked.call_id = '{call_id}' and answered.call_id = '{call_id}' as of_the_call
-               from conversation_messages summary
-               join conversation_turns t on t.session_id = summary.session_id
-               join conversation_messages asked on asked.session_id = t.session_id and asked.role = 'user' and asked.seq > summary.seq
-               join conversation_messages answered on answered.session_id = t.session_id and answered.role = 'assistant' and answered.seq > asked.seq
-              where summary.correlation_id = '{id}'"
+               from conversation_turns t
+               join conversation_messages asked on asked.turn_id = t.id and asked.role = 'user'
+               join conversation_messages answered on answered.turn_id = t.id and answered.role = 'assistant'
+              where t.call_correlation_id = '{id}'"
         ))
         .await;
     assert_eq!((&turn["asked"], &turn["finished"]), (&json!("Change budget to 250k"), &json!(true)), "{turn:?}");
     assert_eq!(turn["of_the_call"], true, "{turn:?}");
     assert!(turn["answered"].as_str().unwrap().contains("250k"), "{turn:?}");
+    // The line is written after the row.
+    let look = async || {
+        let lines = stage.logs()?;
+        let done = |line: &Value| line["event"] == "SMS_TURN_DONE" && line["call_correlation_id"] == json!(id);
+        Ok(lines.iter().any(|line| done(&line.json())).then_some(()))
+    };
+    stage.wait_for("the line of the turn with the id of the call", SOON, look).await.unwrap();
 }
 
 #[tokio::test]

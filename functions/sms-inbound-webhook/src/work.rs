@@ -34,6 +34,8 @@ pub struct Turn {
     /// Earlier turns on all channels, oldest first.
     pub history: Vec<HistoryTurn>,
     pub language_hint: Option<String>,
+    /// Of the call that the conversation goes on from.
+    pub call_correlation_id: Option<String>,
 }
 
 impl Turn {
@@ -49,6 +51,7 @@ impl Turn {
             messages: items_at(claimed, "messages").iter().filter_map(pending).collect(),
             history: items_at(claimed, "history").iter().filter_map(earlier).collect(),
             language_hint: string_at(claimed, "language_hint"),
+            call_correlation_id: string_at(claimed, "call_correlation_id"),
         })
     }
 }
@@ -171,7 +174,11 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
         Level::Info,
         Event::SmsTurnDone,
         "the answer is out and recorded",
-        &[("session_id", (&session_id).into()), ("turn_id", (&turn.id).into())],
+        &[
+            ("session_id", (&session_id).into()),
+            ("turn_id", (&turn.id).into()),
+            ("call_correlation_id", (&turn.call_correlation_id).into()),
+        ],
     );
     // What came meanwhile may be in a new session, when this one was closed by a tool.
     let more = flag_at(&recorded, "more");

@@ -170,13 +170,10 @@ impl<'a> Story<'a> {
                 and (select bool_and(correlation_id = '{id}') from public.mcp_tool_calls where call_id = '{call}')
                 and (select bool_and(correlation_id = '{id}') from public.message_delivery_log where call_id = '{call}' and purpose = 'call_summary')
                 and exists (
-                  select from public.conversation_messages summary
-                    join public.conversation_turns turn on turn.session_id = summary.session_id and turn.finished_at is not null
-                    join public.conversation_messages asked on asked.session_id = turn.session_id and asked.call_id = '{call}'
-                     and asked.role = 'user' and asked.content = '{wish}'
-                    join public.conversation_messages answered on answered.session_id = turn.session_id and answered.call_id = '{call}'
-                     and answered.role = 'assistant' and answered.seq > asked.seq
-                   where summary.correlation_id = '{id}' and summary.seq < asked.seq)",
+                  select from public.conversation_turns turn
+                    join public.conversation_messages asked on asked.turn_id = turn.id and asked.role = 'user' and asked.content = '{wish}'
+                    join public.conversation_messages answered on answered.turn_id = turn.id and answered.role = 'assistant'
+                   where turn.call_correlation_id = '{id}' and turn.finished_at is not null)",
             call = call.id,
         );
         self.world.wait_for_sql(&sql, self.patience).await?;
