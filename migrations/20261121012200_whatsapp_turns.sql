@@ -1,18 +1,29 @@
 -- 20261121012200_whatsapp_turns.sql
 -- What people write on WhatsApp is answered in the same conversation: who they are there, whether they may be answered there, and
 -- turns whose answer goes out where the newest message came in.
--- Safe to run again. Locks conversation_messages and conversation_turns for the change of one check each, which is validated
--- without that lock.
+-- Safe to run again. Locks conversation_messages and conversation_turns for a moment, for one check each that looks at no row.
 -- Undo: apply the functions of 20261121012014 again and drop the new ones.
 
-alter table public.conversation_messages drop constraint if exists conversation_messages_handled_as_is_known;
-alter table public.conversation_messages add constraint conversation_messages_handled_as_is_known check (handled_as in
-  ('answered', 'suppressed', 'opted_out', 'rate_limited', 'unknown', 'abandoned', 'no_answer_wanted')) not valid;
-alter table public.conversation_messages validate constraint conversation_messages_handled_as_is_known;
-alter table public.conversation_turns drop constraint if exists conversation_turns_keyword_is_known;
-alter table public.conversation_turns add constraint conversation_turns_keyword_is_known
-  check (keyword in ('stop', 'start', 'help', 'sms_only', 'whatsapp_only', 'both')) not valid;
-alter table public.conversation_turns validate constraint conversation_turns_keyword_is_known;
+-- `not valid`: to look at all rows here would keep everybody waiting; 20261121012210 does it without that.
+do $$
+declare
+  v_check record;
+begin
+  for v_check in
+    select * from (values
+      ('public.conversation_messages', 'conversation_messages_handled_as_is_known', 'no_answer_wanted',
+       'handled_as in (''answered'', ''suppressed'', ''opted_out'', ''rate_limited'', ''unknown'', ''abandoned'', ''no_answer_wanted'')'),
+      ('public.conversation_turns', 'conversation_turns_keyword_is_known', 'sms_only',
+       'keyword in (''stop'', ''start'', ''help'', ''sms_only'', ''whatsapp_only'', ''both'')')) as c (rel, name, added, rule)
+  loop
+    if not exists (select from pg_catalog.pg_constraint k where k.conrelid = v_check.rel::regclass and k.conname = v_check.name
+                    and pg_catalog.pg_get_constraintdef(k.oid) like '%' || v_check.added || '%') then
+      execute format('alter table %s drop constraint if exists %I', v_check.rel, v_check.name);
+      execute format('alter table %s add constraint %I check (%s) not valid', v_check.rel, v_check.name, v_check.rule);
+    end if;
+  end loop;
+end
+$$;
 
 -- The id that runs through a call, on the turns of the conversation that goes on from it.
 alter table public.conversation_turns add column if not exists call_correlation_id text;
@@ -58,39 +69,65 @@ end
 $$;
 comment on function private.profile_of_whatsapp is 'The profile of a WhatsApp sender, by number (E.164) or business-scoped user id, or null.';
 
-create or replace function private.ensure_whatsapp_profile(p_phone text, p_user_id text, p_display_name text) returns uuid
+create or replace function private.ensure_whatsapp_profile(p_phone text, p_user_id text) returns uuid
 language plpgsql set search_path = '' as $$
 declare
   v_id uuid := private.profile_of_whatsapp(p_phone, p_user_id);
-  v_other uuid;
 begin
-  if v_id is null and p_phone is not null then
-    v_id := private.ensure_profile(p_phone);
-  elsif v_id is null then
-    insert into public.profiles (display_name) values (p_display_name) returning id into v_id;
-    -- Of many at once one wins; the others wait here, find its row, and take theirs back.
-    insert into public.profile_identities (profile_id, kind, value) values (v_id, 'whatsapp_user_id', p_user_id)
-    on conflict (kind, value) do nothing;
-    if not found then
-      delete from public.profiles where id = v_id;
-      select i.profile_id into strict v_id from public.profile_identities i where i.kind = 'whatsapp_user_id' and i.value = p_user_id;
-    end if;
+  if v_id is not null then
+    return v_id;
   end if;
   if p_phone is not null then
-    insert into public.profile_identities (profile_id, kind, value) values (v_id, 'whatsapp_phone', ltrim(p_phone, '+'))
-    on conflict (kind, value) do nothing;
+    return private.ensure_profile(p_phone);
   end if;
-  if p_user_id is not null then
-    -- Who was known by the id alone has shown a number: from now on the id names the number's owner.
-    insert into public.profile_identities as i (profile_id, kind, value) values (v_id, 'whatsapp_user_id', p_user_id)
-    on conflict (kind, value) do update set profile_id = excluded.profile_id where i.profile_id <> excluded.profile_id;
+  insert into public.profiles default values returning id into v_id;
+  -- Of many at once one wins; the others wait here, find its row, and take theirs back.
+  insert into public.profile_identities (profile_id, kind, value) values (v_id, 'whatsapp_user_id', p_user_id)
+  on conflict (kind, value) do nothing;
+  if not found then
+    delete from public.profiles where id = v_id;
+    select i.profile_id into strict v_id from public.profile_identities i where i.kind = 'whatsapp_user_id' and i.value = p_user_id;
   end if;
-  update public.profiles set display_name = p_display_name where id = v_id and display_name is null and p_display_name is not null;
   return v_id;
 end
 $$;
 comment on function private.ensure_whatsapp_profile is
-  'The profile of a WhatsApp sender, created if there is none, with every name the sender is known by.';
+  'The profile of a WhatsApp sender, created if there is none. Locks no existing row; private.name_whatsapp_sender, under the person''s lock, keeps the names.';
+
+create or replace function private.name_whatsapp_sender(p_profile_id uuid, p_phone text, p_user_id text, p_display_name text) returns void
+language plpgsql set search_path = '' as $$
+declare
+  v_before uuid;
+begin
+  if p_phone is not null then
+    -- Who was known by an id alone has shown a number that nobody had: from now on it is theirs, for SMS and calls as well.
+    if private.profile_of_phone(p_phone) is null then
+      insert into public.profile_identities (profile_id, kind, value) values (p_profile_id, 'phone', p_phone) on conflict (kind, value) do nothing;
+      update public.profiles set phone_number = p_phone where id = p_profile_id and phone_number is null;
+    end if;
+    insert into public.profile_identities (profile_id, kind, value) values (p_profile_id, 'whatsapp_phone', ltrim(p_phone, '+'))
+    on conflict (kind, value) do nothing;
+  end if;
+  if p_user_id is not null then
+    select i.profile_id into v_before from public.profile_identities i where i.kind = 'whatsapp_user_id' and i.value = p_user_id;
+    if v_before is null then
+      insert into public.profile_identities (profile_id, kind, value) values (p_profile_id, 'whatsapp_user_id', p_user_id)
+      on conflict (kind, value) do nothing;
+    elsif v_before <> p_profile_id then
+      -- The number is somebody's whom we know already: the id names that person now, and a STOP said under it goes with it.
+      update public.profile_identities set profile_id = p_profile_id where kind = 'whatsapp_user_id' and value = p_user_id;
+      if not private.may_answer(v_before, 'whatsapp') then
+        update public.profiles
+           set notification_preferences = notification_preferences || jsonb_build_object('allows_whatsapp', false, 'allows_whatsapp_source', 'keyword')
+         where id = p_profile_id;
+      end if;
+    end if;
+  end if;
+  update public.profiles set display_name = p_display_name where id = p_profile_id and display_name is null and p_display_name is not null;
+end
+$$;
+comment on function private.name_whatsapp_sender is
+  'Keeps every name that a WhatsApp sender is known by. The caller holds the person''s lock.';
 
 create or replace function private.note_whatsapp_inbound(p_client_id uuid, p_profile_id uuid, p_session_id uuid, p_phone text, p_at timestamptz) returns void
 language plpgsql set search_path = '' as $$
@@ -151,7 +188,9 @@ begin
     from public.conversation_messages m left join public.message_delivery_log d on d.message_id = m.id and d.direction = 'inbound'
    where m.turn_id = p_turn_id and m.direction = 'inbound'
    order by private.may_answer(v_turn.profile_id, m.channel) desc, m.seq desc limit 1;
-  v_profile := private.profile_json(v_turn.profile_id, case when private.is_e164(v_from) then v_from end, p_now);
+  v_profile := private.profile_json(v_turn.profile_id, case when private.is_e164(v_from) then v_from end, p_now)
+    -- Who wrote on WhatsApp is answered under the very name that wrote.
+    || jsonb_build_object('whatsapp_to', case v_channel when 'whatsapp' then v_from end);
   if v_profile ->> 'whatsapp' = 'yes' or v_channel = 'whatsapp' then
     v_wanted := v_wanted || 'whatsapp'::text;
   end if;
@@ -350,13 +389,18 @@ begin
   v_profile_id := case v_channel when 'whatsapp' then private.profile_of_whatsapp(p ->> 'from', p ->> 'user_id') else private.profile_of_phone(v_from) end;
   select * into v_message from public.conversation_messages
    where direction = 'inbound' and provider = private.required(p, 'provider') and provider_message_id = private.required(p, 'provider_message_id')
-     and profile_id = v_profile_id;
+     -- Meta's ids are its own for all senders, and a sender may have become somebody else's profile meanwhile.
+     and (v_channel = 'whatsapp' or profile_id = v_profile_id)
+   order by created_at limit 1;
   if not found then
     v_client_id := private.client_of_address(v_channel, p ->> 'to');
     v_profile_id := case v_channel
-      when 'whatsapp' then private.ensure_whatsapp_profile(p ->> 'from', p ->> 'user_id', p ->> 'display_name')
+      when 'whatsapp' then private.ensure_whatsapp_profile(p ->> 'from', p ->> 'user_id')
       else private.ensure_profile(v_from) end;
     perform private.lock_person(v_client_id, v_profile_id);
+    if v_channel = 'whatsapp' then
+      perform private.name_whatsapp_sender(v_profile_id, p ->> 'from', p ->> 'user_id', p ->> 'display_name');
+    end if;
     select o.session_id, o.created into v_session_id, v_created
       from private.open_session(v_client_id, v_profile_id, v_channel, null, v_idle, v_now) o;
     v_now := greatest(v_now, private.now_of(p));  -- there may have been a wait for the session's lock
@@ -506,9 +550,9 @@ comment on column public.v_channel_choices.replies_on_whatsapp is 'Messages that
 revoke all on public.v_channel_choices from public, anon, authenticated;
 grant select on public.v_channel_choices to authenticated, service_role;
 
-revoke execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
+revoke execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text), private.name_whatsapp_sender(uuid, text, text, text),
   private.note_whatsapp_inbound(uuid, uuid, uuid, text, timestamptz) from public, anon, authenticated;
-grant execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text, text),
+grant execute on function private.correlation_of_call(uuid), private.may_answer(uuid, text), private.profile_of_whatsapp(text, text), private.ensure_whatsapp_profile(text, text), private.name_whatsapp_sender(uuid, text, text, text),
   private.note_whatsapp_inbound(uuid, uuid, uuid, text, timestamptz) to service_role;
 
 create or replace function private.schema_version() returns text

@@ -215,3 +215,15 @@ async fn whoever_asks_for_one_channel_gets_the_next_summary_there() {
     stage.sms_to(&phone, 2).await;
     assert_eq!(stage.whatsapp().messages_to(&phone).len(), 2, "{}", stage.outbox(&phone));
 }
+
+#[tokio::test]
+async fn an_answer_that_whatsapp_cannot_deliver_is_carried_by_sms() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    stage.whatsapp().not_on_whatsapp(&phone, ihuza_sim::whatsapp::Refused::Later);
+    let posted = stage.whatsapp().deliver(&phone, "I look for a house in Remera").await.unwrap();
+    assert_eq!(posted.status, Some(200), "{}", posted.answer);
+    let by_sms = stage.sms_to(&phone, 1).await;
+    assert!(by_sms.contains("Remera"), "{by_sms}");
+    stage.delivered(&phone, "sms delivered 1 fallback, whatsapp undeliverable 1").await;
+}

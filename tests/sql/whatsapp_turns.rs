@@ -287,3 +287,78 @@ async fn whoever_chooses_a_channel_is_written_to_there_and_is_counted() {
         json!([{"policy": "both", "chosen": true, "source": "keyword", "people": 1, "replies_by_sms": 3, "replies_on_whatsapp": 3}])
     );
 }
+
+#[tokio::test]
+async fn a_number_shown_for_the_first_time_belongs_to_whoever_showed_it() {
+    let db = Db::new().await;
+    let phone = phone();
+    let by_id = json!({"user_id": USER_ID});
+    let stop = with(wrote(None, "STOP", 1, 0), with(by_id.clone(), json!({"keyword": "stop"})));
+    let hidden = db.rpc("begin_sms_turn", stop).await;
+    answer(&db, &hidden, 1, 10).await;
+    let shown = db.rpc("begin_sms_turn", with(wrote(Some(&phone), "with my number", 2, 20), by_id)).await;
+    assert_eq!(shown["decision"], "opted_out");
+    let by_sms = db.rpc("begin_sms_turn", texted(&phone, "and by SMS", 3, 30)).await;
+    assert_eq!(by_sms["profile"]["id"], hidden["profile"]["id"], "one person, whose STOP on WhatsApp is remembered");
+    assert_eq!(by_sms["profile"]["preferences"]["allows_whatsapp"], false);
+    assert_eq!(db.count("select count(*) from public.profiles").await, 1);
+}
+
+#[tokio::test]
+async fn a_message_that_comes_again_after_its_sender_became_somebody_elses_profile_is_not_answered_again() {
+    let db = Db::new().await;
+    let phone = phone();
+    let caller = db.rpc("begin_sms_turn", with(texted(&phone, "STOP", 1, 0), json!({"keyword": "stop"}))).await;
+    answer(&db, &caller, 1, 10).await;
+    let first = with(wrote(None, "Muraho", 2, 20), json!({"user_id": USER_ID}));
+    let hidden = db.rpc("begin_sms_turn", first.clone()).await;
+    answer(&db, &hidden, 2, 30).await;
+    let shown =
+        db.rpc("begin_sms_turn", with(wrote(Some(&phone), "it is me", 3, 40), json!({"user_id": USER_ID}))).await;
+    assert_eq!(shown["profile"]["id"], caller["profile"]["id"]);
+    answer(&db, &shown, 3, 50).await;
+    let again = db.rpc("begin_sms_turn", with(first, json!({"lease_token": token(4), "now": at_text(60)}))).await;
+    assert_eq!(again["decision"], "duplicate");
+    assert_eq!(db.count("select count(*) from public.conversation_turns").await, 3);
+}
+
+#[tokio::test]
+async fn who_wrote_is_answered_under_the_name_that_wrote() {
+    let db = Db::new().await;
+    let phone = phone();
+    let both =
+        db.rpc("begin_sms_turn", with(wrote(Some(&phone), "with a number", 1, 0), json!({"user_id": USER_ID}))).await;
+    assert_eq!(text(&both, "/profile/whatsapp_to"), phone);
+    answer(&db, &both, 1, 10).await;
+    let hidden = db.rpc("begin_sms_turn", with(wrote(None, "without", 2, 20), json!({"user_id": USER_ID}))).await;
+    assert_eq!(
+        (text(&hidden, "/profile/whatsapp_to"), text(&hidden, "/profile/phone_number")),
+        (USER_ID.to_owned(), phone)
+    );
+}
+
+#[tokio::test]
+async fn what_waits_for_whatsapp_is_not_sent_after_stop_there_and_sms_does_not_fall_back_to_it() {
+    let db = Db::new().await;
+    let phone = phone();
+    let asked = db.rpc("begin_sms_turn", wrote(Some(&phone), "hello", 1, 0)).await;
+    let waits = with(attempt("deferred", 10), json!({"next_attempt_at": at_text(60_000)}));
+    let delivery = json!({"id": asked["delivery_ids"]["whatsapp"], "channel": "whatsapp", "provider": "whatsapp", "purpose": "reply", "recipient": phone,
+                          "content": "Yes.", "payload": {"kind": "text", "text": "Yes."}, "deadline_at": at_text(900_000), "attempt": waits});
+    let p = json!({"turn_id": asked["turn_id"], "lease_token": token(1), "outcome": "answered", "now": at_text(10),
+                   "reply": {"content": "Yes.", "source": "model"}, "deliveries": [delivery]});
+    db.rpc("finish_sms_turn", p).await;
+    let stop = db.rpc("begin_sms_turn", with(wrote(Some(&phone), "STOP", 2, 20), json!({"keyword": "stop"}))).await;
+    answer(&db, &stop, 2, 30).await;
+    let due = json!({"lease_token": token(3), "limit": 10, "now": at_text(61_000)});
+    assert_eq!(db.rpc("claim_due_deliveries", due).await["deliveries"], json!([]));
+    let log = "select to_jsonb(status) from public.message_delivery_log where content = 'Yes.' and purpose = 'reply' and channel = 'whatsapp' order by created_at limit 1";
+    assert_eq!(db.value(log).await, "suppressed");
+
+    let by_sms = db.rpc("begin_sms_turn", texted(&phone, "by SMS", 4, 62_000)).await;
+    let failed = json!({"id": by_sms["delivery_ids"]["sms"], "channel": "sms", "provider": "mtn", "purpose": "reply", "recipient": phone, "content": "No.",
+                        "payload": {"text": "No."}, "deadline_at": at_text(900_000), "attempt": attempt("permanent", 62_010)});
+    let p = json!({"turn_id": by_sms["turn_id"], "lease_token": token(4), "outcome": "answered", "now": at_text(62_010), "deliveries": [failed],
+                   "reply": {"content": "No.", "source": "model", "renditions": {"whatsapp": {"kind": "text", "text": "No."}}}});
+    assert_eq!(db.rpc("finish_sms_turn", p).await["fallbacks"], json!([]));
+}

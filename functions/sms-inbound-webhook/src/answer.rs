@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use ihuza_core::{
     agent,
+    channel::Channel,
     error_class::Classified,
     json::{items_at, obj, str_at},
     keyword,
@@ -121,12 +122,14 @@ async fn deliver(
     let purpose = if reply.source == "keyword" { Purpose::Keyword } else { Purpose::Reply };
     let outbox = Outbox { cx, claim: &turn.claim, purpose, inbound: turn.channel, locale };
     let sent = outbox.send(&content, host::now()).await;
+    // What the person was shown: the model must know it when they come back to it.
+    let spoken = if sent.routing.sends(Channel::Whatsapp) { &content.whatsapp } else { &content.sms.text };
     Answered {
         outcome: "answered",
         again_in_s: 0,
         next_attempt_at: None,
         reply: obj(&mut [
-            ("content", (&content.sms.text).into()),
+            ("content", spoken.into()),
             ("language", (locale::detect(&reply.text).unwrap_or(locale)).into()),
             ("agent_slug", (&turn.claim.agent_slug).into()),
             ("model", reply.model.into()),

@@ -8,7 +8,7 @@ use ihuza_core::{
 use ihuza_edge::{
     consume::Verdict,
     context::Cx,
-    database,
+    database, host,
     queue::{self, Envelope},
 };
 use serde_json::Value;
@@ -19,7 +19,15 @@ const NOTIFY: &str = "post-call-notify";
 const SLICE: usize = 50;
 
 pub fn work(cx: &Cx, queue: &'static str, calls: &[CallEvent]) -> Vec<(&'static str, Envelope)> {
-    let slices = calls.chunks(SLICE).map(|slice| slice.iter().map(CallEvent::to_value).collect::<Vec<Value>>());
+    // Each call has its own thread through the logs.
+    let one = |call: &CallEvent| {
+        let mut value = call.to_value();
+        if let (Some(fields), true) = (value.as_object_mut(), calls.len() > 1) {
+            fields.insert("correlation_id".to_owned(), host::new_uuid().into());
+        }
+        value
+    };
+    let slices = calls.chunks(SLICE).map(|slice| slice.iter().map(one).collect::<Vec<Value>>());
     slices.map(|slice| (queue, Envelope::new(&cx.correlation_id, obj(&mut [("calls", slice.into())])))).collect()
 }
 

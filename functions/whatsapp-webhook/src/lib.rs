@@ -101,7 +101,7 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
         ],
     )];
     let mut work = status::work(&call.cx, ENDPOINT.queue, &updates.statuses);
-    let alone = updates.messages.len() == 1 && work.is_empty();
+    let alone = updates.messages.len() == 1 && work.is_empty() && updates.calls.is_empty();
     for message in &updates.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if alone { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };

@@ -37,6 +37,8 @@ pub struct Profile {
     pub phone_number: Option<String>,
     /// WhatsApp's own name for somebody who shares no number.
     pub whatsapp_user_id: Option<String>,
+    /// The number or user id that wrote what is answered on WhatsApp.
+    pub whatsapp_to: Option<String>,
     /// `yes`, `no` or `unknown`.
     pub whatsapp: String,
     pub allows_sms: bool,
@@ -89,6 +91,7 @@ impl Claim {
                 id: string_at(profile, "id")?,
                 phone_number: string_at(profile, "phone_number"),
                 whatsapp_user_id: string_at(profile, "whatsapp_user_id"),
+                whatsapp_to: string_at(profile, "whatsapp_to"),
                 whatsapp: string_at(profile, "whatsapp")?,
                 allows_sms: flag_at(profile, "allows_sms"),
                 locale: string_at(profile, "locale"),

@@ -152,7 +152,13 @@ impl Outbox<'_> {
     fn message(&self, channel: Channel, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Option<Planned> {
         let sms = channel == Channel::Sms;
         let profile = &self.claim.profile;
-        let recipient = profile.phone_number.as_ref().or(profile.whatsapp_user_id.as_ref().filter(|_| !sms))?.clone();
+        let on_whatsapp = || profile.whatsapp_to.as_ref();
+        let by_id = || profile.whatsapp_user_id.as_ref();
+        let recipient = match sms {
+            true => profile.phone_number.as_ref()?,
+            false => on_whatsapp().or(profile.phone_number.as_ref()).or_else(by_id)?,
+        };
+        let recipient = recipient.clone();
         let message = Message {
             id: if sms { self.claim.sms_delivery_id.clone() } else { self.claim.whatsapp_delivery_id.clone() },
             channel,
@@ -213,11 +219,18 @@ impl Outbox<'_> {
     /// WhatsApp is left out where it could not be used: the database must not fall back to it either.
     fn renditions(&self, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Value {
         let mut renditions = Map::new();
-        if routing.suppressed_reason(Channel::Sms).is_none_or(|reason| reason.starts_with("policy_")) {
+        // What WhatsApp carries alone, SMS can still carry when WhatsApp fails.
+        let configured = self.cx.config.find("MTN_SMS_API_KEY").is_some();
+        let spare = |reason: &str| reason.starts_with("policy_") || reason == "answered_on_whatsapp" && configured;
+        if routing.suppressed_reason(Channel::Sms).is_none_or(spare) {
             renditions.insert("sms".to_owned(), self.sms_payload(&content.sms));
         }
         let last_inbound = self.claim.profile.last_whatsapp_inbound_at.as_deref().and_then(timestamp::parse_rfc3339);
-        let free_text = self.claim.profile.whatsapp != "no"
+        let preference = |name: &str| self.claim.profile.preferences.get(name);
+        let wanted = preference("allows_whatsapp").and_then(Value::as_bool).unwrap_or(true)
+            && preference("policy").and_then(Value::as_str) != Some(Policy::SmsOnly.as_str());
+        let free_text = wanted
+            && self.claim.profile.whatsapp != "no"
             && self.purpose != Purpose::Keyword
             && !matches!(
                 routing.suppressed_reason(Channel::Whatsapp),
