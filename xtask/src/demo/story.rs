@@ -68,7 +68,9 @@ impl<'a> Story<'a> {
             let way = self.phone_or(CallSeed::new(MUKAMANA));
             self.call_then_sms("Mukamana, with a feature phone,", "mukamana", MUKAMANA, way, &["sms"]).await?;
             let way = Way::Reported(Box::new(CallSeed::new(ERIC).on_whatsapp_now()));
-            self.call_then_sms("Eric, with WhatsApp on his phone,", "eric", ERIC, way, &["whatsapp", "sms"]).await?;
+            let who = "Eric, with WhatsApp on his phone,";
+            self.call_then_sms(who, "eric", ERIC, way, &["whatsapp", "sms"]).await?;
+            self.goes_on_over_whatsapp(who, "eric", ERIC).await?;
             self.sms_without_call().await?;
         }
         self.delivery_reports().await?;
@@ -131,6 +133,41 @@ impl<'a> Story<'a> {
         if phones {
             self.one_id(&call, wish).await.with_context(|| step(who, "no one id leads from the call to the answer"))?;
         }
+        Ok(())
+    }
+
+    /// He takes the other channel, and the conversation goes on. With real keys nobody here can write in his name.
+    async fn goes_on_over_whatsapp(&mut self, who: &str, key: &str, phone: &str) -> Result<()> {
+        if self.keys.is_real(Provider::WhatsApp) || self.keys.is_real(Provider::OpenAi) {
+            return Ok(());
+        }
+        let wish = "And 3 bedrooms please";
+        progress::note("An answer on WhatsApp:");
+        own_bubble(wish);
+        let before = self.world.whatsapp().messages_to(phone).len();
+        let since = Instant::now();
+        let posted = self.world.whatsapp().deliver(phone, wish).await?;
+        ensure!(
+            posted.status == Some(200),
+            step(who, &format!("whatsapp-webhook did not accept it: {}", posted.answer))
+        );
+        self.happened(key, "whatsapp_accepted", since, "whatsapp-webhook accepted it");
+        let answer = self
+            .received("whatsapp", phone, before + 1)
+            .await
+            .with_context(|| step(who, "the AI's answer did not arrive on WhatsApp"))?;
+        self.happened(key, "whatsapp_answer", since, "the AI answers on WhatsApp");
+        bubble(&answer);
+        ensure!(answer.contains("3 bedrooms"), step(who, "the answer does not take up the bedrooms"));
+        let sql = format!(
+            "select count(*) = 1 and bool_and(s.active_channels @> array['voice', 'sms', 'whatsapp'])
+               from public.omnichannel_sessions s join public.profiles p on p.id = s.profile_id where p.phone_number = '{phone}'"
+        );
+        self.world
+            .wait_for_sql(&sql, self.patience)
+            .await
+            .with_context(|| step(who, "call, SMS and WhatsApp are not one session"))?;
+        progress::done("call, SMS and WhatsApp are one session");
         Ok(())
     }
 
