@@ -70,6 +70,9 @@ async fn a_whole_call_over_a_gateway() {
     assert_eq!((&end["media"]["packets_received"], &end["media"]["packets_lost"]), (&json!(10), &json!(0)), "{end}");
     assert_eq!(world.told.to("/openai-realtime")[0]["origin"], "mtn_media");
     assert_eq!(world.told.to("/end").len(), 1);
+    let health: Value = serde_json::from_str(&world.get("/healthz").await.1).unwrap();
+    let trunk = health["trunks"].as_array().unwrap().iter().find(|trunk| trunk["name"] == "mtn_ws").unwrap();
+    assert!(trunk["last_heard_at"].is_string(), "the trunk is alive: {trunk}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

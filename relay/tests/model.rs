@@ -3,6 +3,8 @@
 
 mod world;
 
+use std::time::Duration;
+
 use ihuza_core::phone::E164;
 use ihuza_relay::config::{AudioFormat, Number};
 use ihuza_relay::media::g711::Law;
@@ -236,6 +238,28 @@ async fn a_connection_that_breaks_in_the_middle_of_a_sentence_leaves_the_next_on
     .await;
     caller.hang_up().await;
     assert_eq!(until("the end is told", || world.told.to("/end").pop()).await["cause"], "caller_hangup");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_function_that_is_slow_to_renew_the_key_does_not_keep_the_next_connection_waiting() {
+    let world = World::start_with(|config, _| {
+        config.trunks[0].dids[0].agent = "keyed".into();
+        config.session.timeout_ms = 60_000;
+    })
+    .await;
+    let mut caller = world.caller().await;
+    caller.connect().await;
+    ready(&world).await;
+    for _ in 0..10 {
+        world.function_is_slow("/openai-realtime", Duration::from_secs(60));
+    }
+    world.model.cut();
+    until("the new session is asked to greet", || {
+        (world.model.types().iter().filter(|kind| *kind == "response.create").count() == 2).then_some(())
+    })
+    .await;
+    caller.hang_up().await;
+    until("the end is told", || world.told.to("/end").pop()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

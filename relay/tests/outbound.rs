@@ -3,10 +3,14 @@
 
 mod world;
 
+use std::time::Duration;
+
 use ihuza_relay::config::Amount;
 use ihuza_relay::moment::Moment;
 use ihuza_relay::sip::digest::{Authenticator, Credentials, Verdict};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use world::callee::Callee;
 use world::{Reply, World, base64, until};
 
@@ -391,6 +395,87 @@ async fn what_may_not_be_called_is_refused_before_anything_rings() {
         assert!(metrics.contains(&format!("calls_not_placed_total{{reason=\"{reason}\"}} 1")), "{reason}: {metrics}");
     }
     assert_eq!(world.told.to("/openai-realtime").len(), 1, "of the others nobody was told");
+}
+
+/// A request for a call of which nobody waits for the answer.
+async fn ask_and_go(world: &World, key: &str) {
+    let body = json!({ "to": TO }).to_string();
+    let (at, length) = (world.http, body.len());
+    let head = format!(
+        "POST /calls HTTP/1.1\r\nHost: {at}\r\nAuthorization: Bearer calls-key\r\nIdempotency-Key: {key}\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    stream.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_and_goes_away_leaves_no_call_half_placed() {
+    let (mut world, mut callee) = World::placing().await;
+    world.begin(|_| ()).await;
+    for n in 0..20 {
+        let key = format!("k{n}");
+        ask_and_go(&world, &key).await;
+        // The request was read or not: the same one again finds the call, or places it.
+        let (status, call) = world.calls("POST", "", &key, &json!({ "to": TO })).await;
+        assert!([200, 202].contains(&status), "{call}");
+        let invite = callee.expect("INVITE").await;
+        callee.respond(&invite, "486 Busy Here", "").await;
+        callee.expect("ACK").await;
+        world.placed_call(call["id"].as_str().unwrap(), "ended").await;
+    }
+    until("the budget and the lines are free", || (world.told.to("/end").len() == 20).then_some(())).await;
+    let metrics = world.get("/metrics").await.1;
+    assert!(metrics.contains("calls_placed_total 20") && metrics.contains("calls_running 0"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_is_picked_up_before_its_agent_is_known_is_told_that_it_is_recorded() {
+    let (mut world, mut callee) = World::placing().await;
+    let directory = world.directory.clone();
+    world.function_is_slow("/openai-realtime", Duration::from_secs(2));
+    world
+        .begin(|config| {
+            let announcements = directory.join("announcements");
+            std::fs::create_dir_all(&announcements).unwrap();
+            std::fs::write(announcements.join("consent.en.alaw"), [0x41; 4000]).unwrap();
+            config.media.announcements = Some(announcements);
+            config.recording.directory = Some(directory.join("recordings"));
+            config.trunks[0].record = true;
+            config.session.timeout_ms = 60_000;
+            config.sip.answer_within_ms = 60_000;
+        })
+        .await;
+    let (_, invite) = ask(&world, &mut callee, "k1", json!({})).await;
+    callee.pick_up(&invite).await;
+    callee.listen_for(0x41).await;
+    until("the consent is told", || world.told.kinds().contains(&"consent".into()).then_some(())).await;
+    until("the recording has begun", || world.told.kinds().contains(&"recording".into()).then_some(())).await;
+    callee.hang_up(&invite).await;
+    end(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_an_apology_for_lateness_no_model_is_called() {
+    let (mut world, mut callee) = World::placing().await;
+    let directory = world.directory.clone();
+    world.function_is_slow("/openai-realtime", Duration::from_secs(2));
+    world
+        .begin(|config| {
+            let announcements = directory.join("announcements");
+            std::fs::create_dir_all(&announcements).unwrap();
+            std::fs::write(announcements.join("apology.en.alaw"), vec![0x43; 24_000]).unwrap();
+            config.media.announcements = Some(announcements);
+            config.session.timeout_ms = 60_000;
+            config.sip.answer_within_ms = 200;
+        })
+        .await;
+    let (_, invite) = ask(&world, &mut callee, "k1", json!({})).await;
+    callee.pick_up(&invite).await;
+    callee.listen_for(0x43).await;
+    callee.expect_within("BYE", Duration::from_secs(30)).await;
+    assert_eq!(end(&world).await["cause"], "model_unavailable");
+    until("the function answers all the same", || world.told.to("/openai-realtime").pop()).await;
+    assert!(world.model.types().is_empty(), "{:?}", world.model.types());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,8 @@ use history::History;
 const SET_UP_WITHIN: Duration = Duration::from_secs(4);
 /// Waits before another connection is tried; after the last one the model is given up.
 const WAITS_MS: [u64; 4] = [0, 250, 500, 1000];
+/// A connection that breaks sooner counts as one that failed: a model that accepts and closes at once is given up too.
+const LASTS: Duration = Duration::from_secs(10);
 /// Sound that waits for a connection: three seconds.
 const MOST_WAITING: usize = 150;
 /// Keys further apart are not one number.
@@ -116,9 +118,23 @@ struct Item {
 #[derive(Debug)]
 struct Tool {
     call_id: String,
+    /// The response that wants it; any, if that is not known.
+    response: Option<String>,
+    /// Since when it runs: not before its response is complete.
+    begun: Option<Moment>,
     name: String,
     arguments: String,
     output: Option<String>,
+}
+
+impl Tool {
+    fn is_of(&self, response: &str) -> bool {
+        self.response.as_deref().is_none_or(|id| id == response)
+    }
+
+    fn is_awaited(&self, call_id: &str) -> bool {
+        self.call_id == call_id && self.begun.is_some() && self.output.is_none()
+    }
 }
 
 /// One conversation.
@@ -149,7 +165,6 @@ pub struct Realtime {
     cut: Option<String>,
     items: VecDeque<Item>,
     tools: Vec<Tool>,
-    tools_since: Option<Moment>,
     filler_told: bool,
     keys: String,
     last_key: Moment,
@@ -184,7 +199,6 @@ impl Realtime {
             cut: None,
             items: VecDeque::new(),
             tools: Vec::new(),
-            tools_since: None,
             filler_told: false,
             keys: String::new(),
             last_key: Moment::default(),
@@ -207,8 +221,10 @@ impl Realtime {
     fn lost(&mut self, now: Moment, link: Link) {
         if self.next.as_ref().is_some_and(|next| next.link == link) {
             self.next = None;
-        } else if self.active.as_ref().is_some_and(|active| active.link == link) {
-            self.active = None;
+        } else if let Some(active) = self.active.take_if(|active| active.link == link) {
+            if now >= active.since + LASTS {
+                self.attempts = 0;
+            }
             if self.leave_off() {
                 let greets = self.history.is_empty() && self.items.is_empty();
                 self.greet |= greets;
@@ -248,14 +264,27 @@ impl Realtime {
             self.out.push_back(Output::Complete(item.id.clone()));
         }
         self.settle();
-        self.tools_since = None;
         !std::mem::take(&mut self.tools).is_empty() || waits
     }
 
     fn fail(&mut self, reason: &'static str) {
-        if std::mem::replace(&mut self.failed, true) {
-            return;
+        if !self.failed {
+            self.stop();
+            self.out.push_back(Output::Failed(reason));
         }
+    }
+
+    /// Somebody else speaks to the caller from now on: the model says nothing more, and no failure of it is told. What was
+    /// heard of it before is still told.
+    pub fn give_up(&mut self) {
+        self.out.retain(|output| !matches!(output, Output::Play { .. } | Output::Filler | Output::Flush));
+        if !self.failed {
+            self.stop();
+        }
+    }
+
+    fn stop(&mut self) {
+        self.failed = true;
         // Nobody waits for an answer any more.
         self.leave_off();
         for connection in self.active.take().into_iter().chain(self.next.take()) {
@@ -263,7 +292,7 @@ impl Realtime {
         }
         self.retry_at = None;
         self.again_at = None;
-        self.out.push_back(Output::Failed(reason));
+        self.keys.clear();
     }
 
     fn message(&mut self, now: Moment, link: Link, text: &[u8]) {
@@ -357,7 +386,6 @@ impl Realtime {
             self.out.push_back(Output::Close(old.link));
             self.wants_response |= self.leave_off();
         }
-        self.attempts = 0;
         self.out.extend(self.history.replay().map(|item| Output::Send(link, item)));
         // What is still being heard is in no history yet.
         let speaking = self.items.iter().filter(|item| !item.text.trim().is_empty());
@@ -389,6 +417,10 @@ impl Realtime {
         self.out.push_back(Output::Warning(format!("the model reports {code}")));
         // It may have been our request that was refused.
         self.asked = None;
+        if code == "conversation_already_has_active_response" {
+            // The API began one by itself: ours is asked for when that one is done.
+            self.wants_response = true;
+        }
         if about != Some(SETTINGS) {
             return;
         }
@@ -437,10 +469,11 @@ impl Realtime {
                 }
                 self.settle();
             }
-            Event::FunctionCall { call_id, name, arguments } => {
+            Event::FunctionCall { response, call_id, name, arguments } => {
                 let known = self.tools.iter().any(|tool| tool.call_id == call_id);
                 if !known && self.tools.len() < MOST_TOOLS {
-                    self.tools.push(Tool { call_id, name, arguments, output: None });
+                    let response = Some(response).filter(|id| !id.is_empty()).or_else(|| self.response.clone());
+                    self.tools.push(Tool { call_id, response, begun: None, name, arguments, output: None });
                 }
             }
             Event::ResponseDone { response, completed, failure, usage } => {
@@ -485,26 +518,37 @@ impl Realtime {
             }
         }
         self.settle();
-        if !completed {
-            // What a cut-off response wanted done is not done.
-            self.tools.retain(|tool| tool.output.is_some());
-        }
-        if self.tools_since.is_none() && !self.tools.is_empty() {
-            self.tools_since = Some(now);
-            self.filler_told = false;
-            for tool in &self.tools {
-                self.out.push_back(Output::ToolCall {
-                    call_id: tool.call_id.clone(),
-                    name: tool.name.clone(),
-                    arguments: tool.arguments.clone(),
-                });
-            }
+        if completed {
+            self.begin_tools(now, response);
+        } else {
+            // What a cut-off response wanted done is not done; what runs already is another's.
+            self.tools.retain(|tool| tool.begun.is_some() || !tool.is_of(response));
         }
         self.return_tools(now, link);
         if self.wants_response && self.response.is_none() {
             self.wants_response = false;
             self.ask(now, json!({}));
         }
+    }
+
+    /// Starts what a complete response wants done, also while tools of an earlier one still run.
+    fn begin_tools(&mut self, now: Moment, response: &str) {
+        if self.oldest_tool().is_none() {
+            self.filler_told = false;
+        }
+        for tool in self.tools.iter_mut().filter(|tool| tool.begun.is_none() && tool.is_of(response)) {
+            tool.begun = Some(now);
+            self.out.push_back(Output::ToolCall {
+                call_id: tool.call_id.clone(),
+                name: tool.name.clone(),
+                arguments: tool.arguments.clone(),
+            });
+        }
+    }
+
+    /// When the oldest of those that run began.
+    fn oldest_tool(&self) -> Option<Moment> {
+        self.tools.iter().filter(|tool| tool.output.is_none()).filter_map(|tool| tool.begun).min()
     }
 
     /// The model had no answer, as when it is asked too often: it is asked again, and the caller hears that it takes longer.
@@ -524,7 +568,7 @@ impl Realtime {
 
     fn tool_result(&mut self, now: Moment, call_id: &str, output: String) {
         // A second answer, or one after the deadline, changes nothing.
-        if let Some(tool) = self.tools.iter_mut().find(|tool| tool.call_id == call_id && tool.output.is_none()) {
+        if let Some(tool) = self.tools.iter_mut().find(|tool| tool.is_awaited(call_id)) {
             tool.output = Some(output);
         }
         if let Some(link) = self.ready() {
@@ -532,13 +576,16 @@ impl Realtime {
         }
     }
 
-    /// All results go back together, and are followed by one request for a response.
+    /// All results of what runs go back together, and are followed by one request for a response.
     fn return_tools(&mut self, now: Moment, link: Link) {
-        if self.tools_since.is_none() || self.tools.iter().any(|tool| tool.output.is_none()) {
+        let (begun, others): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.tools).into_iter().partition(|tool| tool.begun.is_some());
+        if begun.is_empty() || begun.iter().any(|tool| tool.output.is_none()) {
+            self.tools = begun.into_iter().chain(others).collect();
             return;
         }
-        self.tools_since = None;
-        for tool in std::mem::take(&mut self.tools) {
+        self.tools = others;
+        for tool in begun {
             let item = json!({ "type": "function_call_output", "call_id": tool.call_id, "output": tool.output });
             self.out.push_back(Output::Send(link, created(&item)));
         }
@@ -680,8 +727,9 @@ impl Realtime {
     }
 
     fn tell_keys(&mut self, now: Moment) {
+        // Keys that are pressed while there is no connection wait for the next one.
+        let Some(link) = self.ready().filter(|_| !self.keys.is_empty()) else { return };
         let keys = std::mem::take(&mut self.keys);
-        let Some(link) = self.ready().filter(|_| !keys.is_empty()) else { return };
         let spelled: Vec<String> = keys.chars().map(String::from).collect();
         let text = format!("The caller pressed {} on the keypad.", spelled.join(" "));
         let item = json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
@@ -709,12 +757,13 @@ impl Realtime {
         if self.roll_over_at().is_some_and(|at| now >= at && (quiet || now >= at + Duration::from_secs(120))) {
             self.open(now);
         }
-        let Some(since) = self.tools_since else { return };
+        let Some(since) = self.oldest_tool() else { return };
         if now >= since + FILLER_AFTER && !std::mem::replace(&mut self.filler_told, true) {
             self.out.push_back(Output::Filler);
         }
         if now >= since + TOOL_WITHIN {
-            for tool in self.tools.iter_mut().filter(|tool| tool.output.is_none()) {
+            let is_late = |begun: Moment| now >= begun + TOOL_WITHIN;
+            for tool in self.tools.iter_mut().filter(|tool| tool.output.is_none() && tool.begun.is_some_and(is_late)) {
                 tool.output = Some(
                     r#"{"status":"pending","detail":"it takes longer; the result will be sent by message"}"#.into(),
                 );
@@ -757,6 +806,9 @@ impl VoiceBackend for Realtime {
     fn handle_input(&mut self, now: Moment, input: Input) {
         // What was said before is still to be told, as far as it was heard.
         if self.failed && !matches!(input, Input::Spoken(_) | Input::Cut(_)) {
+            if let Input::Connected(link) = input {
+                self.out.push_back(Output::Close(link));
+            }
             return;
         }
         match input {
@@ -787,9 +839,13 @@ impl VoiceBackend for Realtime {
     }
 
     fn next_timeout(&self) -> Option<Moment> {
-        let keys = (!self.keys.is_empty()).then(|| self.last_key + KEYS_APART);
+        // What a timeout would not change must not ask for one, or it is asked for again and again.
+        if self.failed {
+            return None;
+        }
+        let keys = (!self.keys.is_empty() && self.ready().is_some()).then(|| self.last_key + KEYS_APART);
         let set_up = self.next.as_ref().map(|next| next.since + SET_UP_WITHIN);
-        let tools = self.tools_since.map(|since| since + if self.filler_told { TOOL_WITHIN } else { FILLER_AFTER });
+        let tools = self.oldest_tool().map(|begun| begun + if self.filler_told { TOOL_WITHIN } else { FILLER_AFTER });
         [keys, set_up, tools, self.retry_at, self.again_at, self.roll_over_at()].into_iter().flatten().min()
     }
 }

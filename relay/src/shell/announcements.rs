@@ -65,7 +65,7 @@ impl Announcements {
         Ok(found)
     }
 
-    /// Reads a directory; what is missing there is a tone, what is too long an error.
+    /// Reads a directory; what is missing there is a tone, what is empty or too long an error.
     pub fn read(directory: &Path) -> io::Result<Announcements> {
         let mut spoken = HashMap::new();
         for announcement in ANNOUNCEMENTS {
@@ -75,6 +75,11 @@ impl Announcements {
                     continue;
                 }
                 let length = std::fs::metadata(&path)?.len();
+                if length == 0 {
+                    // Played, it would count as heard.
+                    let problem = format!("{} is empty: nothing would be said", path.display());
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, problem));
+                }
                 if length > MOST_BYTES {
                     let problem =
                         format!("{} has {length} bytes, {MOST_BYTES} are allowed: is it raw A-law?", path.display());
@@ -130,7 +135,8 @@ mod tests {
         let text = include_str!("../../relay.example.toml").replace("codecs =", "record = true\ncodecs =");
         let missing = Config::parse(&text).unwrap_err().to_string();
         assert!(missing.contains("recording.directory"), "{missing}");
-        let mut config = Config::parse(&format!("{text}\n[recording]\ndirectory = \"/tmp\"")).unwrap();
+        let recordings = directory.display();
+        let mut config = Config::parse(&format!("{text}\n[recording]\ndirectory = '{recordings}'")).unwrap();
         config.media.announcements = Some(directory.clone());
         std::fs::write(directory.join("consent.rw.alaw"), [0x41]).unwrap();
         let without_french = Announcements::of(&config).unwrap_err().to_string();
@@ -151,11 +157,15 @@ mod tests {
         let found = Announcements::read(&directory).unwrap();
         std::fs::write(directory.join("filler.en.alaw"), vec![0; MOST_BYTES as usize + 1]).unwrap();
         let too_long = Announcements::read(&directory).unwrap_err().to_string();
+        std::fs::write(directory.join("filler.en.alaw"), []).unwrap();
+        let empty = Announcements::read(&directory).unwrap_err();
         std::fs::remove_dir_all(&directory).unwrap();
         assert_eq!(found.sound(Announcement::Apology, Locale::Rw, Law::A), [0xd5, 0x8a]);
         let mu = found.sound(Announcement::Apology, Locale::Rw, Law::Mu);
         assert!((Law::Mu.decode(mu[1]) - 8064).abs() < 300, "about as loud as it was");
         assert_eq!(found.sound(Announcement::Apology, Locale::En, Law::A).len(), 16_000);
         assert!(too_long.contains("filler.en.alaw"), "{too_long}");
+        assert_eq!(empty.kind(), io::ErrorKind::InvalidData);
+        assert!(empty.to_string().contains("filler.en.alaw"), "{empty}");
     }
 }

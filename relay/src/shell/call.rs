@@ -48,6 +48,9 @@ use crate::sip::transfer::{self, Outcome, Transfer};
 
 /// The longest datagram that is looked at.
 const MOST_DATAGRAM: usize = 2048;
+/// A key for a further connection is there within this time, or the one at hand is tried: a connection's whole set-up has four
+/// seconds.
+const RENEWED_WITHIN: Duration = Duration::from_secs(1);
 /// Where a tool's answer says whom the call is to be handed over to.
 const TRANSFER_TO: &str = "transfer_to";
 /// A tool of our own: the agent says goodbye.
@@ -138,6 +141,8 @@ struct Running {
     media: Option<Session>,
     /// What the model said before there was media.
     early: VecDeque<backend::Output>,
+    /// The caller was told that nobody will speak: no model does any more.
+    given_up: bool,
     timer: Option<SessionTimer>,
     hand_over: Option<HandOver>,
     /// What an INVITE of ours was answered with while it rang.
@@ -192,6 +197,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         lines: Lines::new(shared.clock, &mut gates),
         media: None,
         early: VecDeque::new(),
+        given_up: false,
         timer: None,
         hand_over: None,
         early_description: Vec::new(),
@@ -516,6 +522,9 @@ impl Running {
 
     /// The agent is known: its model is called while the telephone rings.
     fn prepare(&mut self, opened: Opened) {
+        if self.given_up {
+            return;
+        }
         let locale = opened.locale.unwrap_or(self.opening.locale);
         if locale != self.opening.locale {
             self.speaks(locale);
@@ -537,6 +546,10 @@ impl Running {
         let mut model = Realtime::new(now, setup);
         model.handle_input(now, backend::Input::Greet);
         self.model = Some(model);
+        // Somebody picked up before the agent was known.
+        if self.is_ours() && self.media.is_some() && self.start.trunk.record && self.consent.is_none() {
+            self.ask_consent();
+        }
     }
 
     /// From now on the call is in this language: its announcements, its record, its summary.
@@ -704,8 +717,13 @@ impl Running {
             call::Output::Answer => self.answer(),
             call::Output::Reject(status) => self.start.incoming.dialog.reject(status),
             call::Output::Apologise => {
-                // The apology must not wait behind what the model still had to say.
+                // The apology must not wait behind what the model still had to say, nor be followed by it.
                 self.silence();
+                self.given_up = true;
+                self.early.clear();
+                if let Some(model) = &mut self.model {
+                    model.give_up();
+                }
                 self.announce(Announcement::Apology);
             }
             call::Output::HandOver => self.hand_over_instead(),
@@ -910,7 +928,11 @@ impl Running {
         let (function, opening, arrivals) =
             (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
         tokio::spawn(async move {
-            let renewed = function.open(&opening, link.0).await.map_err(|error| error.to_string());
+            // The model's set-up is waited for meanwhile: a slow function must leave time to try the key at hand.
+            let renewed = match tokio::time::timeout(RENEWED_WITHIN, function.open(&opening, link.0)).await {
+                Ok(renewed) => renewed.map_err(|error| error.to_string()),
+                Err(_) => Err("the session function takes too long".to_owned()),
+            };
             let _ = arrivals.send(Arrival::Renewed(link, renewed)).await;
         });
     }

@@ -23,6 +23,8 @@ const MOST_BYTES: usize = 16 * 1024;
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// Names that somebody gives: keys, agents, references.
 const MOST_NAME_BYTES: usize = 200;
+/// When to ask again if the relay is just going away.
+const RETRY_AFTER_S: u32 = 5;
 const KEY_HEADER: &str = "idempotency-key";
 
 /// Whether a path is one of these.
@@ -54,7 +56,11 @@ where
             let body = body_of(request).await?;
             let (wish, key) = read(&body, key)?;
             let (key, wanted) = (hash(&key), hash(&format!("{wish:?} {}", wish.to.as_str())));
-            let (answer, id) = outbound::place(shared, wish, key, wanted).await.map_err(problem_of)?;
+            // In a task of its own: whoever asks may go away, and what was begun must not stop half-way.
+            let ours = shared.clone();
+            let placing = tokio::spawn(async move { outbound::place(&ours, wish, key, wanted).await });
+            let placed = placing.await.map_err(|_| Problem::unavailable(RETRY_AFTER_S))?;
+            let (answer, id) = placed.map_err(problem_of)?;
             let status = if answer == Answer::New { StatusCode::ACCEPTED } else { StatusCode::OK };
             let mut response = show(shared, &id, status)?;
             if let Ok(location) = HeaderValue::from_str(&format!("/calls/{id}")) {

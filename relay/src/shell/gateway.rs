@@ -330,6 +330,8 @@ fn begin(shared: &Arc<Shared>, trunk: Option<String>, named: Named) -> Result<Ca
     };
     let config = &shared.config;
     let trunk = config.trunks.iter().find(|known| known.name == trunk).ok_or(Close::Unauthorized)?;
+    // Whether or not the call is let in: the trunk is there.
+    shared.trunks.heard(shared.clock.now(), &trunk.name);
     let law = named.law.ok_or(Close::UnsupportedFormat)?;
     let codec = trunk.codecs.iter().find(|codec| codec.law() == law).copied();
     let Some(codec) = codec else {

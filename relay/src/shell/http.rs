@@ -24,6 +24,8 @@ use super::{calls_api, gateway};
 const MOST_CONNECTIONS: usize = 64;
 /// A request's head is there within this time, or never.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
+/// The wait after a connection that could not be taken.
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// Serves in a task of its own; the address that it listens on.
 pub async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<SocketAddr> {
@@ -33,7 +35,11 @@ pub async fn serve(listen: SocketAddr, shared: Arc<Shared>) -> io::Result<Socket
     tokio::spawn(async move {
         loop {
             let Ok(seat) = room.clone().acquire_owned().await else { return };
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let Ok((stream, _)) = listener.accept().await else {
+                // Without a free descriptor the next one fails as soon.
+                tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
+                continue;
+            };
             let shared = shared.clone();
             tokio::spawn(async move {
                 let service = service_fn(move |request: Request<Incoming>| {
@@ -72,7 +78,7 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render())
         }
         (_, "/healthz" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into()),
-        _ => (StatusCode::NOT_FOUND, "text/plain", "there are /healthz, /metrics and /calls\n".into()),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "there are /healthz, /metrics, /calls and /mtn-media\n".into()),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;

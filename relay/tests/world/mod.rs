@@ -120,6 +120,12 @@ async fn function(told: Told, faults: Faults) -> SocketAddr {
                         *response.body_mut() =
                             Full::new(Bytes::from_static(br#"{"ok":true,"result":{"transfer_to":"+250788123000"}}"#));
                     }
+                    // An agent whose model is opened with a key of the call's own.
+                    if path.ends_with("/openai-realtime") && body.windows(7).any(|text| text == b"\"keyed\"") {
+                        *response.body_mut() = Full::new(Bytes::from_static(
+                            br#"{"ephemeralKey":"model-key","greeting":"greet","session":{"instructions":"be brief","tools":[]}}"#,
+                        ));
+                    }
                     if let Some(fault) = &fault {
                         tokio::time::sleep(fault.delay).await;
                     }

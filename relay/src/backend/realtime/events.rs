@@ -16,7 +16,7 @@ pub enum Event {
     AudioDone { item: String },
     Text { response: String, item: String, delta: String },
     TextDone { response: String, item: String, text: String },
-    FunctionCall { call_id: String, name: String, arguments: String },
+    FunctionCall { response: String, call_id: String, name: String, arguments: String },
     ResponseDone { response: String, completed: bool, failure: Option<String>, usage: Option<Usage> },
     Error { code: String, about: Option<String> },
     Other,
@@ -140,7 +140,8 @@ impl Event {
             "response.output_audio_transcript.delta" => Event::Text { response, item, delta: wire.delta },
             "response.output_audio_transcript.done" => Event::TextDone { response, item, text: wire.transcript },
             "response.output_item.done" if wire.item.r#type == "function_call" => {
-                Event::FunctionCall { call_id: wire.item.call_id, name: wire.item.name, arguments: wire.item.arguments }
+                let Item { call_id, name, arguments, .. } = wire.item;
+                Event::FunctionCall { response, call_id, name, arguments }
             }
             "response.done" => Event::ResponseDone {
                 response: wire.response.id,

@@ -285,6 +285,120 @@ fn tools_of_a_response_that_was_cut_off_do_not_run() {
 }
 
 #[test]
+fn a_tool_that_runs_outlives_another_response_and_a_later_one_begins_beside_it() {
+    let mut talk = Talk::ready();
+    let begins = |name: &str| json!({ "type": "response.created", "response": { "id": name } });
+    talk.says(1, begins("r1"));
+    talk.says(1, function_call("a"));
+    assert_eq!(talk.done("r1", "completed"), ["tool search_services a"]);
+    talk.says(1, begins("r2"));
+    talk.says(1, function_call("b"));
+    assert!(talk.done("r2", "cancelled").is_empty());
+    talk.says(1, begins("r3"));
+    talk.says(1, function_call("c"));
+    assert_eq!(talk.done("r3", "completed"), ["tool search_services c"]);
+    let result = |call_id: &str| Input::ToolResult { call_id: call_id.into(), output: "{}".into() };
+    assert!(talk.give(result("b")).is_empty(), "it was never begun");
+    assert!(talk.give(result("a")).is_empty(), "they go back together");
+    let item = "1> conversation.item.create";
+    assert_eq!(talk.give(result("c")), [item, item, "1> response.create"]);
+}
+
+#[test]
+fn a_tool_of_a_response_that_is_still_made_does_not_hold_back_what_is_there() {
+    let mut talk = Talk::ready();
+    let of = |response: &str, call_id: &str| {
+        let mut event = function_call(call_id);
+        event["response_id"] = response.into();
+        event
+    };
+    talk.says(1, of("r1", "a"));
+    assert!(talk.done("r0", "completed").is_empty(), "another response's end begins nothing");
+    assert_eq!(talk.done("r1", "completed"), ["tool search_services a"]);
+    talk.says(1, json!({ "type": "response.created", "response": { "id": "r2" } }));
+    talk.says(1, of("r2", "b"));
+    let result = Input::ToolResult { call_id: "a".into(), output: "{}".into() };
+    assert_eq!(talk.give(result), ["1> conversation.item.create"]);
+    assert_eq!(talk.done("r2", "completed"), ["tool search_services b", "1> response.create"]);
+}
+
+#[test]
+fn a_request_that_met_another_response_is_made_again_when_that_one_is_done() {
+    let mut talk = Talk::ready();
+    assert_eq!(talk.give(Input::Greet), ["1> response.create"]);
+    let code = "conversation_already_has_active_response";
+    let refused = json!({ "type": "error", "error": { "type": "invalid_request_error", "code": code } });
+    assert_eq!(talk.says(1, refused), [format!("Warning(\"the model reports {code}\")")]);
+    assert_eq!(talk.done("r0", "completed"), ["1> response.create"]);
+}
+
+#[test]
+fn keys_that_are_pressed_without_a_connection_wait_for_the_next_one() {
+    let mut talk = Talk::ready();
+    talk.give(Input::Disconnected(Link(1)));
+    talk.give(Input::Digit(Digit::from_char('4').unwrap()));
+    assert_eq!(talk.give(Input::Digit(Digit::from_char('#').unwrap())), [""; 0]);
+    assert_eq!(talk.after(0), ["connect 2"]);
+    assert!(talk.after(3000).is_empty());
+    assert!(talk.realtime.next_timeout().is_some_and(|at| at > talk.now), "nothing is due");
+    assert_eq!(made_again(&mut talk), ["Ready"]);
+    assert_eq!(talk.after(0), ["2> conversation.item.create", "2> response.create"]);
+}
+
+#[test]
+fn keys_of_a_call_whose_model_failed_are_waited_for_by_nobody() {
+    let mut talk = Talk::ready();
+    talk.give(Input::Digit(Digit::from_char('4').unwrap()));
+    talk.says(1, json!({ "type": "error", "error": { "type": "insufficient_quota", "code": null } }));
+    assert_eq!(talk.realtime.next_timeout(), None);
+}
+
+#[test]
+fn a_model_that_accepts_and_closes_at_once_is_given_up_and_one_that_lasts_is_not() {
+    let connects = |talk: &mut Talk, link: u32| {
+        talk.give(Input::Connected(Link(link)));
+        talk.says(link, json!({ "type": "session.created" }));
+        assert!(talk.says(link, json!({ "type": "session.updated" })).contains(&"Ready".to_owned()));
+    };
+    let mut talk = Talk::ready();
+    let mut link = 1;
+    for wait in WAITS_MS {
+        assert!(talk.give(Input::Disconnected(Link(link))).is_empty());
+        link += 1;
+        assert_eq!(talk.after(wait), [format!("connect {link}")]);
+        connects(&mut talk, link);
+    }
+    assert_eq!(talk.give(Input::Disconnected(Link(link))), ["Failed(\"model_unreachable\")"]);
+
+    let mut talk = Talk::ready();
+    for link in 1..20 {
+        talk.now += LASTS;
+        assert!(talk.give(Input::Disconnected(Link(link))).is_empty());
+        assert_eq!(talk.after(0), [format!("connect {}", link + 1)]);
+        connects(&mut talk, link + 1);
+    }
+}
+
+#[test]
+fn a_model_that_was_given_up_says_nothing_more_and_a_connection_that_comes_late_is_closed() {
+    let mut talk = Talk::new();
+    talk.give(Input::Greet);
+    talk.realtime.give_up();
+    assert_eq!(talk.outputs().iter().map(show).collect::<Vec<_>>(), ["close 1"]);
+    assert_eq!(talk.give(Input::Connected(Link(1))), ["close 1"]);
+    talk.says(1, json!({ "type": "session.created" }));
+    assert!(talk.says(1, json!({ "type": "session.updated" })).is_empty());
+    assert_eq!(talk.realtime.next_timeout(), None);
+
+    let mut talk = Talk::ready();
+    let delta =
+        json!({ "type": "response.output_audio.delta", "response_id": "r", "item_id": "r", "delta": base64(800) });
+    talk.realtime.handle_input(talk.now, Input::Message(Link(1), delta.to_string().into()));
+    talk.realtime.give_up();
+    assert_eq!(talk.outputs().iter().map(show).collect::<Vec<_>>(), ["complete r", "close 1"]);
+}
+
+#[test]
 fn a_slow_tool_is_spoken_over_and_answered_for_in_the_end() {
     let mut talk = Talk::ready();
     talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));
