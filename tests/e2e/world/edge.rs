@@ -140,7 +140,7 @@ async fn start_a_world_and_wait_to_be_killed() {
         ihuza_sim::world::World::start(WorldConfig { functions: true, ..WorldConfig::default() }).await.unwrap();
     let row = world.query("show data_directory", &[]).await.unwrap();
     let directory: String = row[0].get(0);
-    std::fs::write(&report, format!("{}\n{directory}\n{}", world.database_url(), world.log_folder().display()))
+    std::fs::write(&report, format!("{}\n{directory}\n{}\n", world.database_url(), world.log_folder().display()))
         .unwrap();
     tokio::time::sleep(Duration::from_secs(120)).await;
 }
@@ -154,12 +154,15 @@ async fn nothing_outlives_a_killed_process() {
         .spawn()
         .unwrap();
     let since = Instant::now();
-    while !report.exists() {
+    let text = loop {
+        // Written line by line by the other process.
+        let text = std::fs::read_to_string(&report).unwrap_or_default();
+        if text.lines().count() == 3 && text.ends_with('\n') {
+            break text;
+        }
         assert!(since.elapsed() < Duration::from_secs(60), "the world did not start");
         tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(100)).await;
-    let text = std::fs::read_to_string(&report).unwrap();
+    };
     let [database, directory, logs] = text.lines().collect::<Vec<_>>().try_into().unwrap();
     assert!(!mentions(directory).is_empty(), "the server's command line names its folder");
 
