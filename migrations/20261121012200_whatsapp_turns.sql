@@ -525,6 +525,7 @@ $$;
 
 comment on function public.begin_sms_turn is
   'RPC: stores an inbound message (SMS, or WhatsApp where channel says so) once, claims what is unanswered in its session and returns all context, or says why not. Without a message: claims a session again.';
+comment on column public.conversation_turns.kind is 'conversation: what is unanswered in a session; keyword: one STOP, START or HELP, or the choice of a channel.';
 comment on column public.profiles.notification_preferences is
   '{policy: both | sms_only | whatsapp_only | none, mirror_replies, allows_whatsapp}, policy and allows_whatsapp with their _source and _at; a missing key: the client''s default.';
 
