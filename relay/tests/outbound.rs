@@ -141,6 +141,18 @@ async fn each_refusal_of_the_trunk_is_an_end_of_its_own_and_costs_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_hangs_up_right_behind_the_200_has_hung_up() {
+    let (mut world, mut callee) = World::placing().await;
+    world.begin(|_| ()).await;
+    for n in 0..10 {
+        let (id, invite) = ask(&world, &mut callee, &format!("k{n}"), json!({})).await;
+        callee.respond(&invite, "200 OK", &callee.description()).await;
+        callee.hang_up(&invite).await;
+        assert_eq!(world.placed_call(&id, "ended").await["cause"], "caller_hung_up");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_telephone_that_nobody_answers_is_let_alone() {
     let (world, mut callee, invite, id) = asked(json!({ "max_ring_seconds": 5 })).await;
     callee.respond(&invite, "180 Ringing", "").await;

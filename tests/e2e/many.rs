@@ -65,6 +65,16 @@ fn breaking() -> WorldConfig {
     WorldConfig::default().var("RETRY_BASE_SECONDS", 1)
 }
 
+/// Nobody else plays here, and what carriers did in plays before counts for no breaker.
+async fn stage_of_breakers() -> Stage {
+    let stage = Stage::alone("breaker", breaking).await;
+    stage
+        .execute("update provider_health set state = 'closed', open_until = null, probe_token = null, changed_at = clock_timestamp()", &[])
+        .await
+        .unwrap();
+    stage
+}
+
 async fn gate(stage: &Stage, provider: &str) -> String {
     let state = stage.value(&format!("select state from provider_health where provider = '{provider}'")).await;
     state.as_str().unwrap().to_owned()
@@ -83,7 +93,7 @@ async fn pause_is_over(stage: &Stage, provider: &str) {
 
 #[tokio::test]
 async fn a_failing_carrier_gets_a_pause_the_other_channel_carries_and_one_probe_ends_it() {
-    let stage = Stage::alone("breaker", breaking).await;
+    let stage = stage_of_breakers().await;
     let seed = |phone: &str| CallSeed::new(phone).summary("House in Kimironko", &["Budget: 300k"], None);
     stage.mtn().fail_with(Fault::Status503).on("sms/outbound").always();
     let mut waiting = Vec::new();
@@ -134,7 +144,7 @@ async fn a_failing_carrier_gets_a_pause_the_other_channel_carries_and_one_probe_
 
 #[tokio::test]
 async fn one_sweep_reaches_what_is_due_behind_a_backlog_that_it_settles() {
-    let stage = Stage::alone("breaker", breaking).await;
+    let stage = stage_of_breakers().await;
     let phone = stage.stranger();
     stage.mtn().fail_with(Fault::Status503).on(&phone);
     stage.told_and_done(&CallSeed::new(&phone)).await;
@@ -162,7 +172,7 @@ async fn one_sweep_reaches_what_is_due_behind_a_backlog_that_it_settles() {
 
 #[tokio::test]
 async fn a_failing_model_gets_a_pause_in_which_nobody_asks_it() {
-    let stage = Stage::alone("breaker", breaking).await;
+    let stage = stage_of_breakers().await;
     stage.openai().fail_with(Fault::Status500Before).always();
     for _ in 0..5 {
         stage.told_and_done(&CallSeed::new(&stage.stranger())).await;
@@ -183,7 +193,7 @@ async fn a_failing_model_gets_a_pause_in_which_nobody_asks_it() {
 
 #[tokio::test]
 async fn refusals_of_one_recipient_never_open_the_breaker() {
-    let stage = Stage::alone("breaker", breaking).await;
+    let stage = stage_of_breakers().await;
     for _ in 0..8 {
         let phone = stage.stranger();
         // 1000: user not found.
@@ -200,7 +210,7 @@ async fn refusals_of_one_recipient_never_open_the_breaker() {
 
 #[tokio::test]
 async fn a_template_that_is_not_approved_costs_nobody_else_their_whatsapp() {
-    let stage = Stage::alone("breaker", breaking).await;
+    let stage = stage_of_breakers().await;
     let phone = stage.stranger();
     // 132001: the template is not approved in this language.
     stage.whatsapp().fail_with(Fault::Code(132_001)).on(&phone).always();

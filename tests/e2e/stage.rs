@@ -39,7 +39,7 @@ enum Turn {
 
 /// One play.
 pub struct Stage {
-    _turn: Turn,
+    turn: Turn,
     hall: Arc<Hall>,
 }
 
@@ -50,14 +50,14 @@ impl Stage {
     pub async fn shared(name: &'static str, config: fn() -> WorldConfig) -> Self {
         let hall = hall(name, config).await;
         let guard = hall.door.clone().read_owned().await;
-        Self { _turn: Turn::Together { _guard: guard }, hall }
+        Self { turn: Turn::Together { _guard: guard }, hall }
     }
 
     /// A play in the same world while nobody else plays there: it may order any fault.
     pub async fn alone(name: &'static str, config: fn() -> WorldConfig) -> Self {
         let hall = hall(name, config).await;
         let guard = hall.door.clone().write_owned().await;
-        Self { _turn: Turn::Alone { _guard: guard }, hall }
+        Self { turn: Turn::Alone { _guard: guard }, hall }
     }
 
     /// Somebody whom nobody knows yet.
@@ -277,6 +277,12 @@ impl Deref for Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        // Faults for everybody must not reach the next play, however this one ended.
+        if matches!(self.turn, Turn::Alone { .. }) {
+            for control in [self.mtn().control(), self.whatsapp().control(), self.openai().control()] {
+                control.clear_faults();
+            }
+        }
         if std::thread::panicking() {
             return;
         }

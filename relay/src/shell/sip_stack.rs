@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use rsipstack::EndpointBuilder;
+use rsipstack::dialog::DialogId;
 use rsipstack::dialog::authenticate::Credential;
 use rsipstack::dialog::dialog::{
     Dialog as AnyDialog, DialogState, DialogStateReceiver, TerminatedReason, TransactionHandle,
@@ -148,6 +149,35 @@ async fn until_taken(listen: SocketAddr) -> Result<(), StackError> {
     Err(StackError::Listen(listen, "the stack does not open it".into()))
 }
 
+async fn within(mut dialog: AnyDialog, mut transaction: Transaction) {
+    if !matches!(transaction.original.method, Method::Ack | Method::Cancel | Method::PRack) {
+        let is_bye = transaction.original.method == Method::Bye;
+        until_confirmed(&dialog, is_bye).await;
+    }
+    let _ = dialog.handle(&mut transaction).await;
+}
+
+/// A request of a dialog that nobody knows, yet: rsipstack 0.7.14 acknowledges the 200 to our INVITE before it notes the
+/// dialog under the peer's tag, and a BYE right behind the 200 may come in between. Refused with 481, the peer would have
+/// hung up while we go on talking.
+async fn within_a_late_dialog(layer: Arc<DialogLayer>, transaction: Transaction) {
+    let named = DialogId::try_from((&transaction.original, TransactionRole::Server));
+    for _ in 0..200 {
+        let is_begun = named.as_ref().is_ok_and(|id| {
+            let begun = DialogId { remote_tag: String::new(), ..id.clone() };
+            layer.get_dialog(&begun).is_some()
+        });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if let Some(dialog) = layer.match_dialog(&transaction) {
+            return within(dialog, transaction).await;
+        }
+        if !is_begun {
+            break;
+        }
+    }
+    refuse(transaction, 481, Vec::new());
+}
+
 /// Waits until a dialog takes requests: rsipstack 0.7.14 drops, without an answer, what comes while the ACK or the request
 /// before it is still being worked on. On a stream nobody would send it again.
 async fn until_confirmed(dialog: &AnyDialog, is_bye: bool) {
@@ -215,22 +245,16 @@ struct Stack {
 
 impl Stack {
     fn transaction(&self, mut transaction: Transaction) {
-        if let Some(mut dialog) = self.layer.match_dialog(&transaction) {
-            tokio::spawn(async move {
-                if !matches!(transaction.original.method, Method::Ack | Method::Cancel | Method::PRack) {
-                    let is_bye = transaction.original.method == Method::Bye;
-                    until_confirmed(&dialog, is_bye).await;
-                }
-                dialog.handle(&mut transaction).await
-            });
+        if let Some(dialog) = self.layer.match_dialog(&transaction) {
+            tokio::spawn(within(dialog, transaction));
             return;
         }
         if let Some((status, headers)) = self.unfit(&mut transaction) {
             return refuse(transaction, status, headers);
         }
         match transaction.original.method {
-            Method::Invite if has_to_tag(&transaction.original) => refuse(transaction, 481, Vec::new()),
-            Method::Invite => self.invite(transaction),
+            Method::Ack => {}
+            Method::Invite if !has_to_tag(&transaction.original) => self.invite(transaction),
             Method::Options => match self.reception.unavailable(source_of(&transaction.original)) {
                 None => {
                     let accept = Header::Accept("application/sdp".into());
@@ -238,11 +262,16 @@ impl Stack {
                 }
                 Some(refused) => refuse(transaction, refused.status, headers_of(refused)),
             },
-            Method::Ack => {}
-            Method::Bye | Method::Cancel | Method::Update | Method::Info | Method::PRack | Method::Refer => {
-                refuse(transaction, 481, Vec::new());
+            Method::Invite
+            | Method::Bye
+            | Method::Cancel
+            | Method::Update
+            | Method::Info
+            | Method::PRack
+            | Method::Refer
+            | Method::Notify => {
+                tokio::spawn(within_a_late_dialog(self.layer.clone(), transaction));
             }
-            Method::Notify => refuse(transaction, 481, Vec::new()),
             _ => refuse(transaction, 405, vec![allow()]),
         }
     }
