@@ -1,11 +1,12 @@
 //! Where the summary comes from: the database, else the model and the transcript, else the bare facts of the call.
 
 use ihuza_core::{
+    call_facts::{CallFacts, Heard},
     json::{obj, str_at, u32_at},
     locale::Locale,
     log::{Event, Level},
     openai::{self, SummaryRequest},
-    summary::{self, CallFacts, CallSummary, Heard},
+    summary::{self, CallSummary},
     timestamp,
 };
 use ihuza_edge::{context::Cx, model};
@@ -111,22 +112,16 @@ async fn from_model(cx: &Cx, work: &Notification, locale: Locale) -> Found {
     }
 }
 
-/// Over WhatsApp nobody of ours takes part yet: a person may have picked the call up on a telephone of the business.
-fn heard(work: &Notification) -> Heard {
-    match (str_at(&work.call, "origin"), str_at(&work.call, "status")) {
-        (_, Some("no_answer" | "busy" | "canceled" | "failed")) => Heard::Missed,
-        (Some("whatsapp"), _) if work.transcript.is_empty() => Heard::NotNoted,
-        _ => Heard::ByAgent,
-    }
-}
-
 fn facts(work: &Notification, locale: Locale) -> CallSummary {
-    summary::from_facts(&CallFacts {
+    let of_call = |name: &str| str_at(&work.call, name);
+    CallFacts {
         language: locale,
         brand: &work.claim.client.brand,
-        started_at: str_at(&work.call, "started_at").and_then(timestamp::parse_rfc3339),
+        started_at: of_call("started_at").and_then(timestamp::parse_rfc3339),
         duration_seconds: u32_at(&work.call, "duration_seconds"),
         intent: None,
-        heard: heard(work),
-    })
+        is_ours: of_call("direction") == Some("outbound"),
+        heard: Heard::of(of_call("origin"), of_call("status"), !work.transcript.is_empty()),
+    }
+    .summary()
 }

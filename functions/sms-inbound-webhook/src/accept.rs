@@ -2,11 +2,11 @@
 
 use ihuza_core::json::obj;
 use ihuza_core::{
-    keyword, locale,
+    channel::Channel,
     log::{Event, Level},
     mtn::{self, InboundSms},
     problem::Problem,
-    timestamp,
+    turn::Inbound,
 };
 use ihuza_edge::{
     carrier::{self, Proof},
@@ -80,19 +80,19 @@ fn accepted(cx: &Cx, message: &InboundSms) -> Line {
 }
 
 fn work_of(message: &InboundSms, proof: Proof) -> Value {
-    let found = keyword::detect(&message.text);
-    let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
-    obj(&mut [
-        ("provider", message.provider.into()),
-        ("provider_message_id", (&message.provider_message_id).into()),
-        ("from", message.from.as_str().into()),
-        ("to", (&message.to).into()),
-        ("text", (&message.text).into()),
-        ("received_at", timestamp::to_rfc3339(message.received_at).into()),
-        ("reported_at", message.reported_at.map(timestamp::to_rfc3339).into()),
-        ("keyword", (found.as_ref().map(|found| found.keyword.as_str())).into()),
-        ("keyword_may_answer", (found.is_some_and(|found| found.may_answer)).into()),
-        ("language_hint", language.into()),
-        ("unsigned", (proof == Proof::Nothing).into()),
-    ])
+    Inbound {
+        channel: Channel::Sms,
+        provider: message.provider,
+        provider_message_id: &message.provider_message_id,
+        from: Some(message.from.as_str()),
+        user_id: None,
+        display_name: None,
+        to: &message.to,
+        text: &message.text,
+        wants_answer: true,
+        received_at: message.received_at,
+        reported_at: message.reported_at,
+        unsigned: proof == Proof::Nothing,
+    }
+    .work()
 }

@@ -1,25 +1,27 @@
-//! A person's message as work for the consumer of turns: the fields of `begin_sms_turn`.
+//! A person's message as work for the consumer of turns.
 
-use ihuza_core::{json::obj, keyword, locale, timestamp, whatsapp_message::InboundWhatsapp};
+use ihuza_core::{
+    channel::{Channel, Provider},
+    phone::E164,
+    turn::Inbound,
+    whatsapp_message::InboundWhatsapp,
+};
 use serde_json::Value;
 
 pub fn work_of(message: &InboundWhatsapp) -> Value {
-    let found = keyword::detect(&message.text);
-    let language = found.as_ref().and_then(|found| found.locale).or_else(|| locale::detect(&message.text));
-    obj(&mut [
-        ("channel", "whatsapp".into()),
-        ("provider", "whatsapp".into()),
-        ("provider_message_id", (&message.provider_message_id).into()),
-        ("from", message.from.number.as_ref().map(|number| number.as_str()).into()),
-        ("user_id", (&message.from.user_id).into()),
-        ("display_name", (&message.from.display_name).into()),
-        ("to", (&message.to).into()),
-        ("text", (&message.text).into()),
-        ("wants_answer", message.wants_answer.into()),
-        ("received_at", timestamp::to_rfc3339(message.received_at).into()),
-        ("reported_at", message.reported_at.map(timestamp::to_rfc3339).into()),
-        ("keyword", found.as_ref().map(|found| found.keyword.as_str()).into()),
-        ("keyword_may_answer", found.is_some_and(|found| found.may_answer).into()),
-        ("language_hint", language.into()),
-    ])
+    Inbound {
+        channel: Channel::Whatsapp,
+        provider: Provider::Whatsapp,
+        provider_message_id: &message.provider_message_id,
+        from: message.from.number.as_ref().map(E164::as_str),
+        user_id: message.from.user_id.as_deref(),
+        display_name: message.from.display_name.as_deref(),
+        to: &message.to,
+        text: &message.text,
+        wants_answer: message.wants_answer,
+        received_at: message.received_at,
+        reported_at: message.reported_at,
+        unsigned: false,
+    }
+    .work()
 }

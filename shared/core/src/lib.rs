@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod agent;
+pub mod call_facts;
 pub mod channel;
 pub mod constraint;
 pub mod error_class;
@@ -31,6 +32,7 @@ pub mod sms;
 pub mod status;
 pub mod summary;
 pub mod timestamp;
+pub mod turn;
 pub mod whatsapp;
 pub mod whatsapp_call;
 pub mod whatsapp_message;

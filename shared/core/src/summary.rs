@@ -3,7 +3,6 @@
 //! The SMS is GSM-7 and at most two segments whatever the summary holds. On either channel a reply is promised only where
 //! one can arrive.
 
-use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -11,7 +10,6 @@ use crate::json::{clip, field, text as text_field};
 use crate::locale::Locale;
 use crate::phone;
 use crate::sms::{self, SmsText};
-use crate::timestamp;
 use crate::whatsapp;
 
 /// What a call was about.
@@ -235,82 +233,6 @@ pub fn template_params(summary: &CallSummary, reply: &ReplyPath) -> Vec<(&'stati
     vec![("topic", shorten_line(&topic, 500)), ("next_step", shorten_line(&next_step, 200))]
 }
 
-/// What is known of a call without a model.
-#[derive(Debug, Clone, Copy)]
-pub struct CallFacts<'a> {
-    /// The language to write in.
-    pub language: Locale,
-    /// Who writes.
-    pub brand: &'a str,
-    /// When the call began.
-    pub started_at: Option<DateTime<Utc>>,
-    /// How long it lasted.
-    pub duration_seconds: Option<u32>,
-    /// A short name of what the person wanted, if a tool recorded one.
-    pub intent: Option<&'a str>,
-    /// What happened to it.
-    pub heard: Heard,
-}
-
-/// Whether anybody of us was on the call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Heard {
-    /// Our agent spoke with the person.
-    ByAgent,
-    /// It was picked up, but what was said was not noted.
-    NotNoted,
-    /// Nobody picked it up.
-    Missed,
-}
-
-/// The plain summary for when there is no transcript or no model: true, short, and without a claim about the content.
-pub fn from_facts(facts: &CallFacts) -> CallSummary {
-    let brand = clip(facts.brand, 20);
-    let mut headline = String::new();
-    match (facts.heard, facts.language) {
-        (Heard::Missed, Locale::En) => headline.push_str("Sorry, we missed your call"),
-        (Heard::Missed, Locale::Fr) => headline.push_str("Désolé, nous avons manqué votre appel"),
-        (Heard::Missed, Locale::Rw) => headline.push_str("Mwihangane, ntitwabashije kwitaba"),
-        (Heard::Missed, Locale::Sw) => headline.push_str("Samahani, hatukuweza kupokea simu yako"),
-        (_, Locale::En) => headline.extend(["Thank you for calling ", brand]),
-        (_, Locale::Fr) => headline.extend(["Merci d'avoir appelé ", brand]),
-        (_, Locale::Rw) => headline.extend(["Murakoze guhamagara ", brand]),
-        (_, Locale::Sw) => headline.extend(["Asante kwa kupiga simu ", brand]),
-    }
-    let mut points = Vec::new();
-    if let Some(at) = facts.started_at {
-        let (date, time) = (timestamp::kigali_date(at), timestamp::kigali_time(at));
-        let mut point = String::new();
-        match facts.language {
-            Locale::En => point.extend(["Your call of ", &date, " at ", &time]),
-            Locale::Fr => point.extend(["Votre appel du ", &date, " à ", &time]),
-            Locale::Rw => point.extend(["Wahamagaye ku wa ", &date, ", ", &time]),
-            Locale::Sw => point.extend(["Simu yako ya ", &date, ", ", &time]),
-        }
-        if let Some(seconds) = facts.duration_seconds.filter(|seconds| *seconds > 0) {
-            point.extend([" (", &seconds.div_ceil(60).to_string(), " min)"]);
-        }
-        points.push(point);
-    }
-    if facts.heard == Heard::NotNoted {
-        points.push(String::from(match facts.language {
-            Locale::En => "We could not note what was said",
-            Locale::Fr => "Nous n'avons pas pu noter ce qui a été dit",
-            Locale::Rw => "Ntitwabashije kwandika ibyavuzwe",
-            Locale::Sw => "Hatukuweza kuandika yaliyosemwa",
-        }));
-    }
-    let next_step = (facts.heard != Heard::ByAgent).then(|| {
-        String::from(match facts.language {
-            Locale::En => "Tell us here what you need",
-            Locale::Fr => "Écrivez-nous ici ce qu'il vous faut",
-            Locale::Rw => "Mutwandikire hano icyo mukeneye",
-            Locale::Sw => "Tuandikie hapa unachohitaji",
-        })
-    });
-    CallSummary { language: facts.language, headline, points, next_step, intent: facts.intent.and_then(slug) }
-}
-
 /// Most points kept from a model.
 pub const MAX_POINTS: usize = 5;
 /// Longest headline, point and next step kept, in characters.
@@ -401,7 +323,8 @@ fn same(a: &str, b: &str) -> bool {
 }
 
 /// A short name in `[a-z0-9_]`, at most 64 characters.
-fn slug(text: &str) -> Option<String> {
+/// A short name in `snake_case`, of what a model or a tool calls an intent.
+pub(crate) fn slug(text: &str) -> Option<String> {
     let mut out = String::new();
     for found in sms::base_letters(clip(text, 64)).chars() {
         if found.is_ascii_alphanumeric() {
@@ -723,128 +646,6 @@ mod tests {
             ombi lako
             tupigie simu wakati wowote"#]]
         .assert_eq(&empty(&ReplyPath::None));
-    }
-
-    #[test]
-    fn without_a_model_the_plain_facts_are_sent() {
-        let started_at = DateTime::from_timestamp(1_795_226_400, 0);
-        let mut all = String::new();
-        for language in crate::locale::ALL {
-            let facts = CallFacts {
-                language,
-                brand: "EasyMO",
-                started_at,
-                duration_seconds: Some(185),
-                intent: Some("House search"),
-                heard: Heard::ByAgent,
-            };
-            let summary = from_facts(&facts);
-            assert_eq!(summary.intent.as_deref(), Some("house_search"));
-            all.push_str(&sms_text(&summary, "EasyMO", &ReplyPath::Direct, 2).text);
-            all.push_str("\n\n");
-        }
-        expect![[r#"
-            EasyMO summary:
-            1) Thank you for calling EasyMO
-            2) Your call of 21/11/2026 at 04:00 (4 min)
-            Reply to continue
-
-            Résumé EasyMO :
-            1) Merci d'avoir appelé EasyMO
-            2) Votre appel du 21/11/2026 à 04:00 (4 min)
-            Répondez pour continuer
-
-            Incamake ya EasyMO:
-            1) Murakoze guhamagara EasyMO
-            2) Wahamagaye ku wa 21/11/2026, 04:00 (4 min)
-            Subiza kugira ngo dukomeze
-
-            Muhtasari wa EasyMO:
-            1) Asante kwa kupiga simu EasyMO
-            2) Simu yako ya 21/11/2026, 04:00 (4 min)
-            Jibu ili tuendelee
-
-        "#]]
-        .assert_eq(&all);
-        let bare = CallFacts {
-            language: Locale::En,
-            brand: "EasyMO",
-            started_at: None,
-            duration_seconds: None,
-            intent: None,
-            heard: Heard::ByAgent,
-        };
-        assert_eq!(from_facts(&bare).points, Vec::<String>::new());
-    }
-
-    #[test]
-    fn a_call_that_nobody_took_or_noted_is_said_to_be_so_and_goes_on_by_text() {
-        let started_at = DateTime::from_timestamp(1_795_226_400, 0);
-        let mut all = String::new();
-        for heard in [Heard::Missed, Heard::NotNoted] {
-            for language in crate::locale::ALL {
-                let facts =
-                    CallFacts { language, brand: "EasyMO", started_at, duration_seconds: None, intent: None, heard };
-                let sms = sms_text(&from_facts(&facts), "EasyMO", &ReplyPath::Direct, 2);
-                assert!(sms.segments <= 2 && !sms.shortened, "{sms:?}");
-                all.extend([&sms.text, "\n\n"]);
-            }
-        }
-        expect![[r#"
-            EasyMO summary:
-            1) Sorry, we missed your call
-            2) Your call of 21/11/2026 at 04:00
-            3) Tell us here what you need
-            Reply to continue
-
-            Résumé EasyMO :
-            1) Désolé, nous avons manqué votre appel
-            2) Votre appel du 21/11/2026 à 04:00
-            3) Écrivez-nous ici ce qu'il vous faut
-            Répondez pour continuer
-
-            Incamake ya EasyMO:
-            1) Mwihangane, ntitwabashije kwitaba
-            2) Wahamagaye ku wa 21/11/2026, 04:00
-            3) Mutwandikire hano icyo mukeneye
-            Subiza kugira ngo dukomeze
-
-            Muhtasari wa EasyMO:
-            1) Samahani, hatukuweza kupokea simu yako
-            2) Simu yako ya 21/11/2026, 04:00
-            3) Tuandikie hapa unachohitaji
-            Jibu ili tuendelee
-
-            EasyMO summary:
-            1) Thank you for calling EasyMO
-            2) Your call of 21/11/2026 at 04:00
-            3) We could not note what was said
-            4) Tell us here what you need
-            Reply to continue
-
-            Résumé EasyMO :
-            1) Merci d'avoir appelé EasyMO
-            2) Votre appel du 21/11/2026 à 04:00
-            3) Nous n'avons pas pu noter ce qui a été dit
-            4) Écrivez-nous ici ce qu'il vous faut
-            Répondez pour continuer
-
-            Incamake ya EasyMO:
-            1) Murakoze guhamagara EasyMO
-            2) Wahamagaye ku wa 21/11/2026, 04:00
-            3) Ntitwabashije kwandika ibyavuzwe
-            4) Mutwandikire hano icyo mukeneye
-            Subiza kugira ngo dukomeze
-
-            Muhtasari wa EasyMO:
-            1) Asante kwa kupiga simu EasyMO
-            2) Simu yako ya 21/11/2026, 04:00
-            3) Hatukuweza kuandika yaliyosemwa
-            4) Tuandikie hapa unachohitaji
-            Jibu ili tuendelee
-
-        "#]]
-        .assert_eq(&all);
     }
 
     #[test]

@@ -64,9 +64,13 @@ pub fn read(item: &Value, contacts: &[Value], to: &str, arrived_at: DateTime<Utc
         return Item::Unreadable;
     };
     let said = match said(&kind, item) {
-        Ok(said) => said,
+        Ok(said) => without_nul(&said),
         Err(reason) => return Item::Ignored(reason),
     };
+    let said = clip(said.trim(), MAX_TEXT_CHARS);
+    if said.is_empty() {
+        return Item::Ignored("empty_text");
+    }
     let stamp = text(item, "timestamp").and_then(|at| timestamp::parse_unix(&at)).unwrap_or(arrived_at);
     let (received_at, reported_at) = timestamp::believable(stamp, arrived_at);
     Item::Message(Box::new(InboundWhatsapp {
@@ -75,7 +79,7 @@ pub fn read(item: &Value, contacts: &[Value], to: &str, arrived_at: DateTime<Utc
         to: clip(to, 64).to_owned(),
         wants_answer: kind != "reaction",
         kind: clip(&kind, 32).to_owned(),
-        text: said,
+        text: said.to_owned(),
         received_at,
         reported_at,
     }))
@@ -116,7 +120,7 @@ pub fn is_user_id(id: &str) -> bool {
 /// The words, or a note in square brackets of what came instead; the error says why nothing was said.
 fn said(kind: &str, item: &Value) -> Result<String, &'static str> {
     let part = |name: &str| field(item, kind).and_then(|content| text(content, name));
-    let whole = match kind {
+    Ok(match kind {
         "text" => part("body").unwrap_or_default(),
         "button" => part("text").or_else(|| part("payload")).unwrap_or_default(),
         "interactive" => return interactive(field(item, kind)),
@@ -142,10 +146,7 @@ fn said(kind: &str, item: &Value) -> Result<String, &'static str> {
         "system" => return Err("system"),
         "unsupported" => note("message of a kind that WhatsApp does not pass on", &[]),
         _ => note("message of a kind that cannot be read here", &[]),
-    };
-    let whole = without_nul(&whole);
-    let whole = clip(whole.trim(), MAX_TEXT_CHARS);
-    if whole.is_empty() { Err("empty_text") } else { Ok(whole.to_owned()) }
+    })
 }
 
 /// What was tapped. A button of a template and a button of a message are the same to the person.
@@ -153,7 +154,7 @@ fn interactive(content: Option<&Value>) -> Result<String, &'static str> {
     let content = content.unwrap_or(&Value::Null);
     let kind = text(content, "type").unwrap_or_default();
     let part = |name: &str| field(content, &kind).and_then(|reply| text(reply, name));
-    let words = match kind.as_str() {
+    Ok(match kind.as_str() {
         "button_reply" | "list_reply" => match (part("title"), part("description")) {
             (Some(title), Some(description)) => [&title, " (", &*description, ")"].concat(),
             (title, _) => title.or_else(|| part("id")).unwrap_or_default(),
@@ -162,10 +163,7 @@ fn interactive(content: Option<&Value>) -> Result<String, &'static str> {
         // Whether we may call: nothing for the agent to answer.
         "call_permission_reply" => return Err("call_permission"),
         _ => note("choice of a kind that cannot be read here", &[]),
-    };
-    let words = without_nul(&words);
-    let words = clip(words.trim(), MAX_TEXT_CHARS);
-    if words.is_empty() { Err("empty_text") } else { Ok(words.to_owned()) }
+    })
 }
 
 fn note(what: &str, more: &[Option<String>]) -> String {
