@@ -1,6 +1,7 @@
 //! What people write on WhatsApp is answered there, in the conversation that they have over SMS and calls as well.
 
 use expect_test::expect;
+use ihuza_sim::control::Fault;
 use ihuza_sim::verbs::CallSeed;
 use ihuza_sim::world::WorldConfig;
 use serde_json::{Value, json};
@@ -81,6 +82,7 @@ async fn every_kind_of_message_is_answered_or_kept_and_none_is_lost() {
         ),
         ("location", json!({"latitude": -1.9441, "longitude": 30.0619}), "[location: -1.9441, 30.0619]"),
         ("audio", json!({"id": "1", "voice": true}), "[voice message that cannot be listened to here]"),
+        ("audio", json!({"id": "../1", "voice": true}), "[voice message that cannot be listened to here]"),
         ("image", json!({"id": "2", "caption": "Iyi nzu"}), "[photo that cannot be seen here: Iyi nzu]"),
         ("document", json!({"id": "3", "filename": "id.pdf"}), "[document that cannot be opened here: id.pdf]"),
         ("unsupported", json!(null), "[message of a kind that WhatsApp does not pass on]"),
@@ -109,6 +111,78 @@ async fn every_kind_of_message_is_answered_or_kept_and_none_is_lost() {
         let answers = if *kind == "reaction" { 0 } else { 1 };
         assert_eq!(stage.whatsapp().messages_to(phone).len(), answers, "{kind}: {}", stage.outbox(phone));
     }
+}
+
+/// What is known of the person's only voice note: `status attempts cost`.
+async fn note_of(stage: &Stage, wamid: &str) -> String {
+    let row = stage
+        .row(&format!(
+            "select status || ' ' || attempts || ' ' || coalesce(trim_scale(cost)::text || ' ' || cost_currency, 'nothing') as note
+               from voice_notes where message_key = encode(sha256(convert_to('whatsapp:{wamid}', 'UTF8')), 'hex')"
+        ))
+        .await;
+    row["note"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_is_spoken_is_answered_like_what_is_written_and_paid_for_once() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    let note = stage.whatsapp().voice_note(&phone, "Ndashaka inzu i Kimironko");
+    for _ in 0..3 {
+        stage.whatsapp().deliver_all(vec![note.clone()]).await.unwrap();
+    }
+    stage.whatsapp_to(&phone, 1).await;
+    let questions = stage.openai().questions();
+    let heard = questions.iter().filter(|question| question.body.contains("[voice message] Ndashaka inzu")).count();
+    assert_eq!(heard, 1, "the agent reads what was said");
+    let row = stage
+        .row(&format!(
+            "select m.content, m.language from conversation_messages m join profiles p on p.id = m.profile_id
+              where p.phone_number = '{phone}' and m.direction = 'inbound'"
+        ))
+        .await;
+    assert_eq!(
+        (&row["content"], &row["language"]),
+        (&json!("[voice message] Ndashaka inzu i Kimironko"), &json!("rw"))
+    );
+    // Two seconds, as the simulated model counts.
+    assert_eq!(note_of(&stage, note["id"].as_str().unwrap()).await, "transcribed 1 0.00015 USD");
+    stage.until("select not exists (select from voice_notes where lease_token is not null)").await;
+    // The choice of a channel may be said as well.
+    let choice = stage.whatsapp().voice_note(&phone, "SMS only, please.");
+    stage.whatsapp().deliver_all(vec![choice]).await.unwrap();
+    stage
+        .until(&format!(
+            "select notification_preferences ->> 'policy' = 'sms_only' from profiles where phone_number = '{phone}'"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn a_voice_note_that_nobody_can_hear_is_tried_again_and_then_answered_without_its_words() {
+    let stage = stage().await;
+    // The model is busy once: the second time it listens.
+    let phone = stage.stranger();
+    let words = format!("Spoken to a busy model by {phone}");
+    stage.openai().fail_with(Fault::Status429).on(&words);
+    let note = stage.whatsapp().voice_note(&phone, &words);
+    stage.whatsapp().deliver_all(vec![note.clone()]).await.unwrap();
+    stage.whatsapp_to(&phone, 1).await;
+    assert!(note_of(&stage, note["id"].as_str().unwrap()).await.starts_with("transcribed 2"));
+    // A file that is none: the model says so once, and the person is answered.
+    let phone = stage.stranger();
+    let broken = stage.whatsapp().sound(&phone, b"no sound".to_vec());
+    stage.whatsapp().deliver_all(vec![broken.clone()]).await.unwrap();
+    stage.whatsapp_to(&phone, 1).await;
+    assert!(note_of(&stage, broken["id"].as_str().unwrap()).await.starts_with("failed 1 nothing"));
+    let questions = stage.openai().questions();
+    assert!(questions.iter().any(|question| question.body.contains("[voice message that cannot be listened to here]")));
+    // Meta no longer has it.
+    let phone = stage.stranger();
+    let gone = stage.whatsapp().inbound(&phone, "audio", json!({"id": "404", "mime_type": "audio/ogg"}));
+    stage.whatsapp().deliver_all(vec![gone]).await.unwrap();
+    stage.whatsapp_to(&phone, 1).await;
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod facts;
 mod input;
 pub mod realtime;
 mod summary;
+pub mod transcribe;
 mod words;
 
 use answer::Reply;
@@ -100,7 +101,8 @@ impl OpenAi {
         &self.control
     }
 
-    /// See [`Control::fail_with`]; a fault may name the model, the schema (`call_summary`), or `text`; of the Realtime API the
+    /// See [`Control::fail_with`]; a fault may name the model, the schema (`call_summary`), or `text`; `transcription`, or the
+    /// words that are spoken; of the Realtime API the
     /// `handshake`, or an event of a session.
     pub fn fail_with(&self, fault: Fault) -> Order<'_> {
         self.control.fail_with(fault)
@@ -243,12 +245,21 @@ impl Service for Model {
             // Its path is the beginning of that of the keys.
             return vec![realtime::HANDSHAKE.to_owned()];
         }
+        if request.path == transcribe::PATH {
+            return transcribe::words(request).into_iter().chain(["transcription".to_owned()]).collect();
+        }
         subjects(&serde_json::from_slice(&request.body).unwrap_or_default())
     }
 
     async fn handle(self: Arc<Self>, request: Request, _: Met) -> Answer {
         match (request.method.as_str(), request.path.as_str()) {
             ("POST", PATH) => self.respond(&request),
+            ("POST", transcribe::PATH) if request.bearer() == Some(&self.api_key) => {
+                transcribe::answer(&request).map_or_else(refused, |answer| Answer::json(200, &answer))
+            }
+            ("POST", transcribe::PATH) => {
+                error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None)
+            }
             ("POST", realtime::KEYS) => self.mint(&request),
             ("GET", realtime::SOCKET) => self.realtime.handshake(&request, &self.api_key).unwrap_or_else(refused),
             (_, PATH | realtime::KEYS | realtime::SOCKET) => {

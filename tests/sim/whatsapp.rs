@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -16,6 +17,7 @@ use crate::control::{self, Control, Fault, Met, Order, Service};
 use crate::error::Result;
 use crate::http::{Answer, Request, Server};
 use crate::keys::{hmac_hex, secret};
+use crate::openai::transcribe as speech;
 
 mod judge;
 mod template;
@@ -132,6 +134,8 @@ struct State {
     statuses: Statuses,
     unlimited: bool,
     rate: Rate,
+    /// Sound that people sent, by media id.
+    media: HashMap<String, Vec<u8>>,
 }
 
 #[derive(Default)]
@@ -248,6 +252,18 @@ impl WhatsApp {
         message
     }
 
+    /// A voice note in which these words are spoken, as `deliver_all` takes it. Only the model of this world understands it.
+    pub fn voice_note(&self, from: &str, words: &str) -> Value {
+        self.sound(from, [speech::OGG, words.as_bytes()].concat())
+    }
+
+    /// A voice note that is this file.
+    pub fn sound(&self, from: &str, file: Vec<u8>) -> Value {
+        let id = format!("{}", Uuid::new_v4().as_u128() >> 64);
+        self.meta.state().media.insert(id.clone(), file);
+        self.inbound(from, "audio", json!({"id": id, "mime_type": "audio/ogg; codecs=opus", "voice": true}))
+    }
+
     /// Posts messages in one webhook.
     pub async fn deliver_all(&self, messages: Vec<Value>) -> Result<Posted> {
         let contact = |message: &Value| {
@@ -329,6 +345,37 @@ impl Meta {
             json!({"input": message.recipient, "user_id": message.recipient})
         };
         Answer::json(200, &json!({"messaging_product": "whatsapp", "contacts": [contact], "messages": [entry]}))
+    }
+
+    /// Where a file can be fetched.
+    fn media_url(&self, request: &Request, media_id: &str) -> Answer {
+        if request.bearer() != Some(&self.account.access_token) {
+            return refusal(190, "Error validating access token");
+        }
+        let Some(size) = self.state().media.get(media_id).map(Vec::len) else {
+            return refusal(100, "Unsupported get request. Object with this ID does not exist");
+        };
+        let host = request.header("host").unwrap_or_default();
+        Answer::json(
+            200,
+            &json!({"messaging_product": "whatsapp", "url": format!("http://{host}/attachments/{media_id}?hash=x"),
+                    "mime_type": "audio/ogg", "sha256": "", "file_size": size, "id": media_id}),
+        )
+    }
+
+    /// The file itself: with the same token, which no browser sends.
+    fn media(&self, request: &Request, media_id: &str) -> Answer {
+        if request.bearer() != Some(&self.account.access_token) {
+            return Answer::text(401, "text/plain", "");
+        }
+        match self.state().media.get(media_id) {
+            Some(bytes) => Answer {
+                status: 200,
+                headers: vec![("content-type".into(), "audio/ogg".into())],
+                body: Bytes::from(bytes.clone()),
+            },
+            None => Answer::text(404, "text/plain", ""),
+        }
     }
 
     /// Everything that depends on more than the request.
@@ -439,21 +486,19 @@ impl Service for Meta {
 
     async fn handle(self: Arc<Self>, request: Request, met: Met) -> Answer {
         let parts: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
-        let [version, number, "messages"] = parts.as_slice() else {
-            return refusal(100, "Unknown path components");
-        };
-        let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        let known_version = version
-            .strip_prefix('v')
-            .and_then(|rest| rest.split_once('.'))
-            .is_some_and(|(major, minor)| numeric(major) && numeric(minor));
-        if !known_version || *number != self.account.phone_number_id || request.method != "POST" {
-            return refusal(
+        match (request.method.as_str(), parts.as_slice()) {
+            ("GET", [version, media_id]) if is_version(version) => self.media_url(&request, media_id),
+            ("GET", ["attachments", media_id]) => self.media(&request, media_id),
+            ("POST", [version, number, "messages"])
+                if is_version(version) && *number == self.account.phone_number_id =>
+            {
+                self.send(&request, met).await
+            }
+            _ => refusal(
                 100,
                 "Unsupported request. Object with this ID does not exist or does not support this operation",
-            );
+            ),
         }
-        self.send(&request, met).await
     }
 
     fn refuse(&self, status: u16, code: Option<i64>) -> Answer {
@@ -466,6 +511,12 @@ impl Service for Meta {
             (status, _) => Answer::text(status, "text/html", "<html><body>Internal Server Error</body></html>"),
         }
     }
+}
+
+fn is_version(text: &str) -> bool {
+    let numeric = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let parts = text.strip_prefix('v').and_then(|rest| rest.split_once('.'));
+    parts.is_some_and(|(major, minor)| numeric(major) && numeric(minor))
 }
 
 impl Rate {

@@ -33,4 +33,5 @@ mod schema;
 mod seeds;
 mod smoke;
 mod voice;
+mod voice_notes;
 mod whatsapp_turns;

@@ -54,6 +54,8 @@ begin
   insert into public.voice_memories (client_id, profile_id, call_id, key, value) values (p_client, v_profile, v_call, 'area', 'Kicukiro');
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
+  insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);
+  insert into public.voice_notes (client_id, message_key) values (p_client, 'note-' || p_n);
   insert into public.trunk_reports (trunk, relay, state, reported_at) values ('trunk_' || p_n, 'relay', 'active', now());
   insert into public.alerts (client_id, kind, severity, dedupe_key, message) values (p_client, 'a_kind', 'warning', 'alert-' || p_n, 'Look.');
   insert into public.jobs (queue, payload) values ('a-queue', to_jsonb(p_n));

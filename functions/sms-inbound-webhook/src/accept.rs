@@ -89,6 +89,7 @@ fn work_of(message: &InboundSms, proof: Proof) -> Value {
         display_name: None,
         to: &message.to,
         text: &message.text,
+        voice_note: None,
         wants_answer: true,
         received_at: message.received_at,
         reported_at: message.reported_at,

@@ -9,6 +9,7 @@
 
 mod accept;
 mod answer;
+mod voice_note;
 mod work;
 
 use ihuza_core::problem::Problem;

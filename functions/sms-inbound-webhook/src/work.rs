@@ -16,7 +16,7 @@ use ihuza_edge::{
 };
 use serde_json::Value;
 
-use crate::{ENDPOINT, answer};
+use crate::{ENDPOINT, answer, voice_note};
 
 /// What `begin_sms_turn` returns when there is something to answer.
 pub struct Turn {
@@ -75,6 +75,10 @@ const ROUNDS: u32 = 5;
 const HISTORY_LIMIT: u32 = 30;
 
 pub async fn turn(cx: Cx, envelope: Envelope) -> Verdict {
+    let envelope = match voice_note::heard(&cx, envelope).await {
+        Ok(envelope) => envelope,
+        Err(verdict) => return verdict,
+    };
     let mut body = envelope.body.clone();
     let mut in_s = 0;
     for made in 0..ROUNDS {

@@ -18,6 +18,7 @@ pub fn work_of(message: &InboundWhatsapp) -> Value {
         display_name: message.from.display_name.as_deref(),
         to: &message.to,
         text: &message.text,
+        voice_note: message.voice_note.as_ref(),
         wants_answer: message.wants_answer,
         received_at: message.received_at,
         reported_at: message.reported_at,

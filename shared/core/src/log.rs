@@ -80,8 +80,14 @@ events! {
     SmsInboundSkipped = "SMS_INBOUND_SKIPPED",
     /// A turn was answered and recorded.
     SmsTurnDone = "SMS_TURN_DONE",
-    /// Somebody sent STOP, START or HELP.
+    /// Somebody sent STOP, START, HELP or the choice of a channel.
     KeywordReceived = "KEYWORD_RECEIVED",
+    /// A voice note was transcribed.
+    VoiceNoteHeard = "VOICE_NOTE_HEARD",
+    /// Nobody listens to a voice note: nothing is configured for it, or the conversation has it already.
+    VoiceNoteSkipped = "VOICE_NOTE_SKIPPED",
+    /// A voice note could not be fetched or transcribed.
+    VoiceNoteFailed = "VOICE_NOTE_FAILED",
     /// A conversation began.
     SessionCreated = "SESSION_CREATED",
     /// A summary was made by the model.

@@ -307,6 +307,48 @@ impl Usage {
     }
 }
 
+/// Path of transcriptions below the base URL.
+pub const TRANSCRIPTIONS_PATH: &str = "/audio/transcriptions";
+
+/// The languages that may be spoken, as the form names them.
+pub const TRANSCRIPTION_LANGUAGES: &str = "languages[]";
+
+/// What somebody said.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Transcription {
+    /// The words.
+    pub text: String,
+    /// What is charged for, in whole seconds.
+    pub seconds: Option<u32>,
+}
+
+/// The name under which a model takes a file: it knows a format by the ending. WhatsApp's own are Ogg.
+pub fn file_name(mime_type: &str) -> &'static str {
+    match mime_type.split(';').next().unwrap_or_default().trim() {
+        "audio/mpeg" | "audio/mp3" => "note.mp3",
+        "audio/mp4" | "audio/m4a" | "audio/x-m4a" | "audio/aac" => "note.m4a",
+        "audio/wav" | "audio/x-wav" => "note.wav",
+        "audio/webm" => "note.webm",
+        _ => "note.ogg",
+    }
+}
+
+/// Reads an answer of the Transcriptions API.
+pub fn parse_transcription(http_status: u16, body: &[u8]) -> Result<Transcription, Refused> {
+    let Ok(answer) = crate::json::foreign_object(body) else {
+        return Err(Refused::unreadable(Provider::Openai, http_status));
+    };
+    if !(200..300).contains(&http_status) {
+        return Err(refused(http_status, &answer));
+    }
+    // Where nothing was said, the text is empty.
+    let said = field(&answer, "text").and_then(Value::as_str);
+    let text = said.ok_or_else(|| Refused::unreadable(Provider::Openai, http_status))?.to_owned();
+    let seconds = field(&answer, "usage").and_then(|usage| field(usage, "seconds")).and_then(Value::as_f64);
+    let seconds = seconds.filter(|seconds| (0.0..1e6).contains(seconds)).map(|seconds| seconds.ceil() as u32);
+    Ok(Transcription { text, seconds })
+}
+
 /// Reads an answer of the Responses API.
 pub fn parse_response(http_status: u16, body: &[u8]) -> Result<Reply, Refused> {
     let Ok(answer) = crate::json::foreign_object(body) else {
@@ -422,6 +464,24 @@ mod tests {
 
     fn call(id: &str) -> Value {
         json!({"type": "function_call", "id": "fc", "call_id": id, "name": "session_get_context", "arguments": "{}"})
+    }
+
+    #[test]
+    fn a_transcription_is_words_and_what_they_cost() {
+        let read = |status: u16, body: &str| parse_transcription(status, body.as_bytes());
+        let said = read(200, r#"{"text": "Ndashaka inzu", "usage": {"type": "duration", "seconds": 3.2}}"#).unwrap();
+        assert_eq!(said, Transcription { text: "Ndashaka inzu".into(), seconds: Some(4) });
+        let said = read(200, r#"{"text": "", "usage": {"type": "tokens", "total_tokens": 9}}"#).unwrap();
+        assert_eq!(said, Transcription::default());
+        assert_eq!(read(200, r#"{"text": "x", "usage": {"seconds": -1}}"#).unwrap().seconds, None);
+        let failed = read(429, r#"{"error": {"code": "rate_limit_exceeded", "message": "m"}}"#).unwrap_err();
+        assert_eq!(failed.classified.class, crate::error_class::ErrorClass::Retryable);
+        for broken in ["", "[]", "{}", r#"{"text": 7}"#] {
+            let _ = read(200, broken);
+        }
+        assert!(read(200, "{}").is_err());
+        assert_eq!(file_name("audio/ogg; codecs=opus"), "note.ogg");
+        assert_eq!(file_name("audio/mpeg"), "note.mp3");
     }
 
     #[test]

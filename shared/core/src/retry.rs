@@ -13,7 +13,7 @@ pub enum Purpose {
     CallSummary,
     /// The answer to a message.
     Reply,
-    /// The fixed answer to STOP, START or HELP.
+    /// The fixed answer to a keyword.
     Keyword,
 }
 

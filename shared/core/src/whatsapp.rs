@@ -103,6 +103,48 @@ pub fn messages_path(version: &str, phone_number_id: &str) -> String {
     ["/", version, "/", phone_number_id, "/messages"].concat()
 }
 
+/// The path of what Meta keeps, such as a voice note, below the Graph API's base.
+pub fn media_path(version: &str, media_id: &str) -> String {
+    ["/", version, "/", media_id].concat()
+}
+
+/// Reads where it can be fetched, for about five minutes and with our token: never from a host that is not Meta's, or, for a
+/// proxy in front of it, that of `base_url`.
+pub fn parse_media_url(http_status: u16, body: &[u8], base_url: &str) -> Result<String, Refused> {
+    let Ok(answer) = crate::json::foreign_object(body) else {
+        return Err(Refused::unreadable(Provider::Whatsapp, http_status));
+    };
+    if let Some(error) = field(&answer, "error") {
+        return Err(Refused::answered(Provider::Whatsapp, http_status, text(error, "code")));
+    }
+    let is_ours = |url: &String| {
+        let host = host_of(url);
+        let is_metas = |domain: &str| host.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
+        (200..300).contains(&http_status)
+            && (url.starts_with("https://") && ["fbsbx.com", "facebook.com", "whatsapp.net"].into_iter().any(is_metas)
+                || origin_of(url) == origin_of(base_url))
+    };
+    text(&answer, "url").filter(is_ours).ok_or_else(|| Refused::unreadable(Provider::Whatsapp, http_status))
+}
+
+/// Scheme, host and port.
+fn origin_of(url: &str) -> &str {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let rest = url.get(start..).unwrap_or_default();
+    let end = start + rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    url.get(..end).unwrap_or_default()
+}
+
+/// The host; nothing if there is a name or a password before it, which no address of Meta's has.
+fn host_of(url: &str) -> &str {
+    let origin = origin_of(url);
+    let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+    if authority.contains(['@', '\\']) {
+        return "";
+    }
+    authority.split(':').next().unwrap_or_default()
+}
+
 /// Reads the answer to a send request.
 pub fn parse_send_response(http_status: u16, body: &[u8]) -> Outcome {
     let Ok(answer) = crate::json::foreign_object(body) else {
@@ -483,6 +525,35 @@ mod tests {
         json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"field": "messages", "value": value}]}]})
             .to_string()
             .into_bytes()
+    }
+
+    #[test]
+    fn what_meta_keeps_is_fetched_from_meta_alone() {
+        let base = "https://graph.facebook.com";
+        let found =
+            |url: &str| parse_media_url(200, json!({ "url": url, "id": "1" }).to_string().as_bytes(), base).ok();
+        let known = "https://lookaside.fbsbx.com/whatsapp_business/attachments/?mid=1&ext=2&hash=3";
+        assert_eq!(found(known).as_deref(), Some(known));
+        assert!(found("https://graph.facebook.com/v25.0/1").is_some());
+        for foreign in [
+            "http://lookaside.fbsbx.com/x",
+            "https://fbsbx.com.attacker.example/x",
+            "https://notfbsbx.com/x",
+            "https://lookaside.fbsbx.com@attacker.example/x",
+            "https://attacker.example\\.fbsbx.com/x",
+            "https://attacker.example/?https://lookaside.fbsbx.com",
+            "https://attacker.example#.fbsbx.com",
+            "file:///etc/passwd",
+            "",
+        ] {
+            assert_eq!(found(foreign), None, "{foreign}");
+        }
+        let proxied = json!({ "url": "http://127.0.0.1:9/media/1" }).to_string();
+        assert!(parse_media_url(200, proxied.as_bytes(), "http://127.0.0.1:9").is_ok());
+        assert!(parse_media_url(200, proxied.as_bytes(), "http://127.0.0.1:99").is_err());
+        let gone = br#"{"error": {"code": 100, "message": "Unsupported get request"}}"#;
+        assert_eq!(parse_media_url(400, gone, base).unwrap_err().error_code.as_deref(), Some("100"));
+        assert_eq!(media_path("v25.0", "1440918273645501"), "/v25.0/1440918273645501");
     }
 
     #[test]

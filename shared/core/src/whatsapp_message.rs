@@ -23,6 +23,15 @@ pub struct Sender {
     pub display_name: Option<String>,
 }
 
+/// Sound that Meta keeps for us.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct VoiceNote {
+    /// Its id at Meta, digits.
+    pub media_id: String,
+    /// Such as `audio/ogg; codecs=opus`; empty where Meta does not say.
+    pub mime_type: String,
+}
+
 /// Somebody's message.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InboundWhatsapp {
@@ -36,6 +45,8 @@ pub struct InboundWhatsapp {
     pub kind: String,
     /// What the agent reads: the words, or what came instead of words, in square brackets.
     pub text: String,
+    /// What was spoken, if it can be fetched.
+    pub voice_note: Option<VoiceNote>,
     /// Whether it asks for an answer; a reaction is only kept.
     pub wants_answer: bool,
     /// When it was written, by Meta's clock; else when it arrived.
@@ -77,12 +88,25 @@ pub fn read(item: &Value, contacts: &[Value], to: &str, arrived_at: DateTime<Utc
         provider_message_id: clip(&id, 512).to_owned(),
         from,
         to: clip(to, 64).to_owned(),
+        voice_note: voice_note(&kind, item),
         wants_answer: kind != "reaction",
         kind: clip(&kind, 32).to_owned(),
         text: said.to_owned(),
         received_at,
         reported_at,
     }))
+}
+
+fn voice_note(kind: &str, item: &Value) -> Option<VoiceNote> {
+    let audio = field(item, "audio").filter(|_| kind == "audio")?;
+    let media_id = text(audio, "id").filter(|id| is_media_id(id))?;
+    let mime_type = text(audio, "mime_type").map(|of| clip(&of, 100).to_owned()).unwrap_or_default();
+    Some(VoiceNote { media_id, mime_type })
+}
+
+/// It becomes part of a path: digits, as all of Meta's.
+pub fn is_media_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Who an item is from, or to: `number` and `user_id` name its fields. `None` if neither can be read.
@@ -241,6 +265,18 @@ mod tests {
         }
         assert!(!message(&item("reaction", json!({"emoji": "👍"}))).wants_answer);
         assert!(message(&item("audio", json!({}))).wants_answer);
+    }
+
+    #[test]
+    fn what_was_spoken_can_be_fetched_where_meta_keeps_it() {
+        let spoken = |audio: Value| message(&item("audio", audio)).voice_note;
+        let note = VoiceNote { media_id: "1440918273645501".into(), mime_type: "audio/ogg; codecs=opus".into() };
+        let told = json!({"id": "1440918273645501", "mime_type": "audio/ogg; codecs=opus", "voice": true});
+        assert_eq!(spoken(told), Some(note));
+        for id in ["", "../me", "1/2", "a1", &"1".repeat(65)] {
+            assert_eq!(spoken(json!({ "id": id })), None, "{id}");
+        }
+        assert_eq!(message(&item("image", json!({"id": "1"}))).voice_note, None);
     }
 
     #[test]

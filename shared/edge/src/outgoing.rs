@@ -34,7 +34,7 @@ pub fn headers(headers: &[(&str, &str)]) -> String {
     parts.join("\n")
 }
 
-/// `POST url` with `headers` and `body`; at most `timeout_ms` to the last byte of the answer, from the moment that one of `slots`
+/// `POST url` with `headers` and `body`, or with an empty one `GET`; at most `timeout_ms` to the last byte of the answer, from the moment that one of `slots`
 /// is free.
 pub async fn send(
     slots: Option<&Slots>,
@@ -46,6 +46,53 @@ pub async fn send(
     let promise = shell::send(slots, url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES);
     let said = JsFuture::from(promise).await.ok().and_then(|said| said.as_string()).unwrap_or_default();
     read(&said)
+}
+
+/// A file that is fetched from one service for another.
+pub struct File<'a> {
+    pub url: &'a str,
+    /// In the form of [`headers`].
+    pub headers: &'a str,
+    /// The name by which the other service tells its format.
+    pub name: &'a str,
+    pub limit_bytes: u32,
+}
+
+/// What came of [`forward`].
+pub enum Forwarded {
+    /// The file was not to be had.
+    NotFetched(Result<Answer, TransportFailure>),
+    /// What the service says to which it was handed.
+    Handed(Result<Answer, TransportFailure>),
+}
+
+/// Fetches a file and hands it on as `file` of a form with these `fields` (in the form of [`headers`]); `timeout_ms` for both.
+pub async fn forward(
+    slots: Option<&Slots>,
+    file: &File<'_>,
+    to: &str,
+    to_headers: &str,
+    fields: &str,
+    timeout_ms: u32,
+) -> Forwarded {
+    let promise = shell::forward(
+        slots,
+        file.url,
+        file.headers,
+        file.name,
+        file.limit_bytes,
+        to,
+        to_headers,
+        fields,
+        timeout_ms,
+        ANSWER_LIMIT_BYTES,
+    );
+    let said = JsFuture::from(promise).await.ok().and_then(|said| said.as_string()).unwrap_or_default();
+    match said.split_once(PART) {
+        Some(("handed", said)) => Forwarded::Handed(read(said)),
+        Some((_, said)) => Forwarded::NotFetched(read(said)),
+        None => Forwarded::NotFetched(read("")),
+    }
 }
 
 /// What `send` in `shell.js` says: status, `Retry-After`, body; or how far it came, and the name and message of the error.

@@ -161,6 +161,7 @@ pub const SETTINGS: &[Setting] = &[
     secret("OPENAI_API_KEY", Need::Required, OPENAI, "Key of the model's API."),
     plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), OPENAI, "Base URL of the model's API."),
     plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), SMS, "Model that answers messages."),
+    plain("OPENAI_TRANSCRIPTION_MODEL", Some("gpt-transcribe"), SMS, "Model that listens to voice notes."),
     plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), CALL, "Model that writes summaries."),
     plain(
         "OPENAI_REALTIME_MODEL",
@@ -250,6 +251,12 @@ pub const SETTINGS: &[Setting] = &[
     plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
     plain("MODEL_TIMEOUT_MS", Some("12000"), SMS, "Limit of one model request of an SMS answer."),
+    plain(
+        "VOICE_NOTE_TIMEOUT_MS",
+        Some("30000"),
+        SMS,
+        "Limit of each step of listening to a voice note: to ask where it is, and to fetch and transcribe it.",
+    ),
     plain("SUMMARY_TIMEOUT_MS", Some("25000"), CALL, "Limit of the model request of a summary."),
     plain("SESSION_IDLE_HOURS", Some("72"), SESSIONS, "A session idle for longer expires."),
     plain(

@@ -172,30 +172,65 @@ export class Slots {
 }
 
 /**
- * One POST to the outside; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
+ * One request to the outside, a POST, or with an empty body a GET; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
  * starts then.
  *
  * Gives `status, retry-after, body`, or `connect | answer | long, name, message` where there is no whole answer.
  */
 export async function send(slots, url, headers, body, timeoutMs, limit) {
   await slots?.enter();
+  try {
+    const got = await exchange(url, headers, body, AbortSignal.timeout(timeoutMs), limit);
+    return typeof got === "string" ? got : got.head + new TextDecoder().decode(got.bytes);
+  } finally {
+    slots?.leave();
+  }
+}
+
+/** `{ok, head, bytes}` of a whole answer, `head` being its status and `Retry-After`; else the text that says why there is none. */
+async function exchange(url, headers, body, signal, limit) {
   let stage = "connect";
   try {
-    const parts = headers.split(PART);
-    const named = {};
-    for (let i = 0; i + 1 < parts.length; i += 2) named[parts[i]] = parts[i + 1];
     // A redirect would carry our keys to another host.
-    const signal = AbortSignal.timeout(timeoutMs);
-    const init = { method: "POST", headers: named, body, redirect: "manual", signal };
+    const init = { headers: named(headers), redirect: "manual", signal };
+    if (body !== "") Object.assign(init, { method: "POST", body });
     const response = await fetch(url, init);
     stage = "answer";
     // A compressed answer announces its compressed length: whatever it says, it is read piece by piece.
     const bytes = await bounded(response, null, limit);
     if (bytes === null) return "long" + PART + PART;
-    const text = new TextDecoder().decode(bytes);
-    return response.status + PART + (response.headers.get("retry-after") ?? "") + PART + text;
+    return { ok: response.ok, head: response.status + PART + (response.headers.get("retry-after") ?? "") + PART, bytes };
   } catch (error) {
     return stage + PART + (error?.name ?? "") + PART + (error?.message ?? "");
+  }
+}
+
+function named(headers) {
+  const parts = headers.split(PART);
+  const named = {};
+  for (let i = 0; i + 1 < parts.length; i += 2) named[parts[i]] = parts[i + 1];
+  return named;
+}
+
+/**
+ * Fetches what is at `url` and hands it on to `to` as the `file` of a form with these `fields`, names and values in turn; at
+ * most `fileLimit` bytes, which never enter wasm.
+ *
+ * Gives `fetched` or `handed`, for the step that ended it, and then what `send` gives.
+ */
+export async function forward(slots, url, headers, fileName, fileLimit, to, toHeaders, fields, timeoutMs, limit) {
+  await slots?.enter();
+  try {
+    const signal = AbortSignal.timeout(timeoutMs);
+    const file = await exchange(url, headers, "", signal, fileLimit);
+    if (typeof file === "string") return "fetched" + PART + file;
+    if (!file.ok) return "fetched" + PART + file.head;
+    const form = new FormData();
+    const parts = fields.split(PART);
+    for (let i = 0; i + 1 < parts.length; i += 2) form.append(parts[i], parts[i + 1]);
+    form.append("file", new File([file.bytes], fileName));
+    const got = await exchange(to, toHeaders, form, signal, limit);
+    return "handed" + PART + (typeof got === "string" ? got : got.head + new TextDecoder().decode(got.bytes));
   } finally {
     slots?.leave();
   }

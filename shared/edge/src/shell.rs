@@ -36,5 +36,19 @@ extern "C" {
 
     pub fn send(slots: Option<&Slots>, url: &str, headers: &str, body: &str, timeout_ms: u32, limit: u32) -> Promise;
 
+    #[allow(clippy::too_many_arguments)]
+    pub fn forward(
+        slots: Option<&Slots>,
+        url: &str,
+        headers: &str,
+        file_name: &str,
+        file_limit: u32,
+        to: &str,
+        to_headers: &str,
+        fields: &str,
+        timeout_ms: u32,
+        limit: u32,
+    ) -> Promise;
+
     pub fn enqueue(env: &Env, queue: &str, text: &str, delay_seconds: u32) -> Promise;
 }
