@@ -112,8 +112,12 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
     let profile = life(&db, PHONE, 1).await;
     let other = "+250788999888";
     life(&db, other, 50).await;
-    let both = |_: ()| json!({"v": 1, "body": {"events": [{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}, {"provider_message_id": "wamid.250788123456"}]}});
-    db.rpc("enqueue_job", json!({"queue": "whatsapp-updates", "payload": both(())})).await;
+    let reports = json!([{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}, {"provider_message_id": "wamid.250788123456"}]);
+    let calls = json!([{"provider_call_id": "wacid.1", "phone": PHONE}, {"provider_call_id": "wacid.2", "phone": "+250788777666"}]);
+    for (list, of_both) in [("events", reports), ("calls", calls)] {
+        let job = json!({"queue": "whatsapp-updates", "payload": {"v": 1, "body": {list: of_both}}});
+        db.rpc("enqueue_job", job).await;
+    }
     // Of somebody whose number begins alike, and of a call whose name does.
     for (n, body) in [json!({"from": "+2507881234567"}), json!({"call_ref": "sid-12"}), json!({"call_ref": "sid-1"})]
         .iter()
@@ -173,8 +177,10 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
     }
     assert_eq!(left(&db, &["250788999888"]).await, of_other, "nobody else loses anything");
     assert_eq!(db.count("select count(*) from public.message_delivery_log").await, before, "figures stay");
-    let events = db.value("select payload #> '{body,events}' from public.jobs where queue = 'whatsapp-updates'").await;
-    assert_eq!(events, json!([{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}]));
+    let kept = db.value("select jsonb_object_agg(list, items) from public.jobs, jsonb_each(payload -> 'body') b (list, items) where queue = 'whatsapp-updates'").await;
+    let of_others = json!({"events": [{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}],
+                           "calls": [{"provider_call_id": "wacid.2", "phone": "+250788777666"}]});
+    assert_eq!(kept, of_others);
     let audit = db.value("select jsonb_build_array(reason, counts) from public.erasures").await;
     assert_eq!(audit, json!(["asked_by_person", counts]));
 }
