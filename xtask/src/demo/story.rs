@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use ihuza_sim::phone::PhoneCall;
 use ihuza_sim::verbs::{CallSeed, SeededCall};
+use ihuza_sim::whatsapp::Statuses;
 use ihuza_sim::world::{Provider, World};
 use serde_json::{Map, Value, json};
 
@@ -16,6 +17,9 @@ use crate::progress;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The real model and the real carriers take longer.
 const PATIENCE_WITH_REAL_ONES: Duration = Duration::from_secs(90);
+
+/// How long a person takes to look at a message.
+const READ_AFTER: Duration = Duration::from_millis(400);
 
 const MUKAMANA: &str = "+250788100100";
 const ERIC: &str = "+250788200200";
@@ -61,6 +65,8 @@ impl<'a> Story<'a> {
 
     pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
         let started = Instant::now();
+        // The people of the story look at what arrives.
+        self.world.whatsapp().set_statuses(Statuses { read_after: Some(READ_AFTER), ..Statuses::default() });
         if let Some(number) = only_to {
             let way = self.phone_or(CallSeed::new(number));
             self.call_then_sms("You", "you", number, way, &["sms"]).await?;
@@ -168,6 +174,46 @@ impl<'a> Story<'a> {
             .await
             .with_context(|| step(who, "call, SMS and WhatsApp are not one session"))?;
         progress::done("call, SMS and WhatsApp are one session");
+        self.ticks(key, phone, since).await.with_context(|| step(who, "the answer is not reported as read"))?;
+        self.back_to_sms(who, key, phone).await
+    }
+
+    /// What WhatsApp reports of its newest message, as it comes.
+    async fn ticks(&mut self, key: &str, phone: &str, since: Instant) -> Result<()> {
+        for (status, words) in
+            [("sent", "one tick: sent"), ("delivered", "two ticks: delivered"), ("read", "two blue ticks: read")]
+        {
+            let sql = format!(
+                "select exists (
+                   select from public.message_status_events e
+                    where e.status = '{status}' and e.source = 'provider' and e.delivery_id = (
+                      select d.id from public.message_delivery_log d
+                       where d.recipient = '{phone}' and d.channel = 'whatsapp' and d.direction = 'outbound'
+                       order by d.created_at desc limit 1))"
+            );
+            self.world.wait_for_sql(&sql, self.patience).await?;
+            self.happened(key, &format!("whatsapp_{status}"), since, words);
+        }
+        Ok(())
+    }
+
+    async fn back_to_sms(&mut self, who: &str, key: &str, phone: &str) -> Result<()> {
+        let wish = "Can I see it on Saturday?";
+        progress::note("And back to SMS:");
+        own_bubble(wish);
+        let texts_before = self.world.mtn().messages_to(phone).len();
+        let since = Instant::now();
+        self.text(phone, wish).await.with_context(|| step(who, "the second SMS was not accepted"))?;
+        let answer = self.received("sms", phone, texts_before + 1).await;
+        let answer = answer.with_context(|| step(who, "the AI's second answer did not arrive by SMS"))?;
+        self.happened(key, "second_answer", since, "the AI answers by SMS");
+        bubble(&answer);
+        ensure!(answer.contains("3 bedrooms"), step(who, "what was said on WhatsApp is forgotten by SMS"));
+        let sql = format!(
+            "select count(*) = 1 from public.omnichannel_sessions s join public.profiles p on p.id = s.profile_id where p.phone_number = '{phone}'"
+        );
+        self.world.wait_for_sql(&sql, self.patience).await.with_context(|| step(who, "there is a second session"))?;
+        progress::done("still the same session");
         Ok(())
     }
 
