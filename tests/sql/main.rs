@@ -17,6 +17,7 @@
 
 mod support;
 
+mod budget;
 mod claims;
 mod constraints;
 mod deliveries;
