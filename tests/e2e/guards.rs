@@ -60,3 +60,28 @@ async fn over_its_budget_a_client_sends_nothing_that_costs_but_confirms_a_stop()
     stage.execute("delete from client_budgets", &[]).await.unwrap();
     stage.execute("delete from budget_months", &[]).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_flood_to_numbers_that_begin_alike_is_stopped_and_told_once() {
+    let stage = stage().await;
+    stage
+        .execute("insert into send_limits (prefix, group_digits, group_per_hour) values ('+4477009', 7, 2)", &[])
+        .await
+        .unwrap();
+    let numbers: Vec<String> = (0..5).map(|n| format!("+44770090010{n}")).collect();
+    for number in &numbers {
+        stage.told_and_done(&CallSeed::new(number)).await;
+    }
+    for number in &numbers[..2] {
+        stage.delivered(number, "sms delivered 1").await;
+    }
+    for number in &numbers[2..] {
+        assert_eq!(stage.value(&rows(number)).await, json!([["sms", "suppressed", "rate_limited", 0]]));
+        assert_eq!(stage.mtn().messages_to(number).len(), 0);
+    }
+    let alert = stage.row("select occurrences, details ->> 'of' as of from alerts where kind = 'send_limit'").await;
+    assert_eq!((&alert["occurrences"], &alert["of"]), (&json!(3), &json!("+4477009")));
+    // Everybody else is written to.
+    let other = stage.stranger();
+    assert!(!stage.says(&other, "I look for a house in Remera").await.is_empty());
+}

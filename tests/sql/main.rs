@@ -24,6 +24,7 @@ mod deliveries;
 mod erasure;
 mod fold;
 mod guards;
+mod limits;
 mod lints;
 mod migrations;
 mod parallel;

@@ -15,6 +15,7 @@ begin
   insert into public.budget_months (client_id, month, currency) values (v_client, '2030-01-01', 'RWF');
   insert into public.budget_changes (client_id, month, currency, amount) values (v_client, '2030-01-01', 'RWF', 1);
   insert into public.send_permits (delivery_id, client_id) values (gen_random_uuid(), v_client);
+  insert into public.send_limits (prefix) values ('+1' || p_n);
   return v_client;
 end
 $$;
