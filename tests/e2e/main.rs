@@ -15,6 +15,7 @@ mod doors;
 mod faults;
 mod faults_of_the_database;
 mod faults_of_the_model;
+mod guards;
 mod hostile;
 mod journeys;
 mod keywords;

@@ -17,12 +17,14 @@
 
 mod support;
 
+mod budget;
 mod claims;
 mod constraints;
 mod deliveries;
 mod erasure;
 mod fold;
 mod guards;
+mod limits;
 mod lints;
 mod migrations;
 mod parallel;

@@ -11,6 +11,11 @@ begin
   insert into public.client_numbers (client_id, channel, address) values (v_client, 'sms', '800' || p_n);
   insert into public.ai_agents (client_id, slug, display_name) values (v_client, 'agent-' || p_n, 'Agent');
   insert into public.services (client_id, name) values (v_client, 'Service ' || p_n);
+  insert into public.client_budgets (client_id, currency, sms_segment_price, whatsapp_template_price) values (v_client, 'RWF', 1, 1);
+  insert into public.budget_months (client_id, month, currency) values (v_client, '2030-01-01', 'RWF');
+  insert into public.budget_changes (client_id, month, currency, amount) values (v_client, '2030-01-01', 'RWF', 1);
+  insert into public.send_permits (delivery_id, client_id) values (gen_random_uuid(), v_client);
+  insert into public.send_limits (prefix) values ('+1' || p_n);
   return v_client;
 end
 $$;

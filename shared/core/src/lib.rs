@@ -13,6 +13,7 @@ pub mod channel;
 pub mod constraint;
 pub mod error_class;
 pub mod form;
+pub mod guards;
 pub mod ids;
 pub mod json;
 pub mod keyword;

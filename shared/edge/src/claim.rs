@@ -2,6 +2,7 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
+use ihuza_core::guards::Guards;
 use ihuza_core::json::{flag_at, items_at, str_at, string_at, u32_at};
 use serde_json::Value;
 
@@ -79,6 +80,8 @@ pub struct Claim {
     /// The first is 1.
     pub attempt: u32,
     pub gates: Gates,
+    /// What may not be sent, whatever could carry it.
+    pub guards: Guards,
 }
 
 impl Claim {
@@ -119,6 +122,7 @@ impl Claim {
                 .collect(),
             attempt: u32_at(claim, "attempt").unwrap_or(1),
             gates: Gates(claim.get("providers").cloned().unwrap_or_default()),
+            guards: Guards::read(claim),
         })
     }
 }

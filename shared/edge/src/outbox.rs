@@ -70,7 +70,8 @@ pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
 impl Outbox<'_> {
     /// Decides over which channels `content` goes, and sends it there.
     pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
-        let routing = self.route(now);
+        let mut routing = self.route(now);
+        self.claim.guards.apply(&mut routing);
         self.cx.log(
             Level::Info,
             Event::DualChannelRouting,
@@ -92,9 +93,8 @@ impl Outbox<'_> {
         let attempts =
             join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await;
         let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
-        if planned.is_empty() && self.claim.already_sent.is_empty() {
-            deliveries.extend(self.suppressed(&routing, content, now));
-        }
+        let nobody = planned.is_empty() && self.claim.already_sent.is_empty();
+        deliveries.extend(self.suppressed(&routing, content, nobody, now));
         let renditions = self.renditions(&routing, content, now);
         Sent { routing, deliveries, renditions }
     }
@@ -190,13 +190,17 @@ impl Outbox<'_> {
         })
     }
 
-    /// Nobody is written to: one row a refused channel says so, and why.
-    fn suppressed(&self, routing: &Routing, content: &Content, now: DateTime<Utc>) -> Vec<Value> {
+    /// One row a refused channel says so, and why: where `nobody` is written to, and where a guard refused it.
+    fn suppressed(&self, routing: &Routing, content: &Content, nobody: bool, now: DateTime<Utc>) -> Vec<Value> {
         let at = timestamp::to_rfc3339(now);
         routing
             .suppressed
             .iter()
-            .filter(|(channel, reason)| *channel == Channel::Sms || *reason == "opted_out")
+            .filter(|(channel, reason)| {
+                nobody && (*channel == Channel::Sms || *reason == "opted_out")
+                    || self.claim.guards.refused(routing, *channel)
+                        && !self.claim.already_sent.iter().any(|sent| sent == channel.as_str())
+            })
             .filter_map(|(channel, reason)| {
                 let planned = self.message(*channel, routing, content, now)?;
                 self.cx.log(
