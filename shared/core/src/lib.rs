@@ -7,7 +7,10 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod africas_talking;
 pub mod agent;
+pub mod base64;
+pub mod callback;
 pub mod channel;
 pub mod constraint;
 pub mod error_class;
@@ -20,6 +23,7 @@ pub mod log;
 pub mod mtn;
 pub mod openai;
 pub mod phone;
+pub mod price;
 pub mod problem;
 pub mod realtime;
 pub mod redact;
@@ -31,6 +35,7 @@ pub mod sms;
 pub mod status;
 pub mod summary;
 pub mod timestamp;
+pub mod twilio;
 pub mod whatsapp;
 pub mod whatsapp_call;
 pub mod whatsapp_message;
