@@ -133,6 +133,12 @@ fn requests(document: Document) -> Vec<Request> {
     all
 }
 
+/// The parameters of a form, read by another reader than the one under test.
+fn parameters(body: &str) -> Vec<(String, String)> {
+    let url = reqwest::Url::parse(&format!("http://form/?{body}")).unwrap();
+    url.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect()
+}
+
 #[tokio::test]
 async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
     let stage = Stage::alone("openapi", WorldConfig::default).await;
@@ -147,6 +153,7 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
                 .replace("{{MTN_WEBHOOK_SECRET}}", stage.secret("MTN_WEBHOOK_SECRET").unwrap())
                 .replace("{{WHATSAPP_VERIFY_TOKEN}}", stage.secret("WHATSAPP_VERIFY_TOKEN").unwrap())
                 .replace("{{WHATSAPP_PHONE_NUMBER_ID}}", stage.secret("WHATSAPP_PHONE_NUMBER_ID").unwrap())
+                .replace("{{AFRICASTALKING_WEBHOOK_SECRET}}", stage.secret("AFRICASTALKING_WEBHOOK_SECRET").unwrap())
                 .replace("{{CALL_ID}}", &call.id.to_string())
         };
         let (path, body) = (fill(&request.path), fill(&request.body));
@@ -159,6 +166,9 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
             let mtn =
                 hmac_hex(stage.secret("MTN_WEBHOOK_SECRET").unwrap(), &[timestamp.as_bytes(), b".", body.as_bytes()]);
             let meta = hmac_hex(stage.secret("WHATSAPP_APP_SECRET").unwrap(), &[body.as_bytes()]);
+            let (query, form) = (path.split_once('?').map_or("", |(_, query)| query), parameters(&body));
+            let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let twilio = stage.twilio().signature(query, &form);
             let method = reqwest::Method::from_bytes(request.method.as_bytes()).unwrap();
             let mut sent = client().unwrap().request(method, &url).body(body.clone());
             if let Some(content_type) = &request.content_type {
@@ -168,7 +178,8 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
                 let value = fill(value)
                     .replace("{{TIMESTAMP}}", &timestamp)
                     .replace("{{SIGNATURE:mtn}}", &format!("sha256={mtn}"))
-                    .replace("{{SIGNATURE:meta}}", &format!("sha256={meta}"));
+                    .replace("{{SIGNATURE:meta}}", &format!("sha256={meta}"))
+                    .replace("{{SIGNATURE:twilio}}", &twilio);
                 assert!(!value.contains("{{"), "{}: {value}", request.name);
                 sent = sent.header(name, value);
             }

@@ -31,6 +31,7 @@ pub mod process;
 pub mod relay;
 pub mod runtime;
 pub mod speech;
+pub mod twilio;
 pub mod verbs;
 pub mod whatsapp;
 pub mod world;

@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::http::{Answer, Request, Server};
 use crate::keys::{hmac_hex, secret};
 
-mod form;
+pub(crate) mod form;
 mod inbound;
 mod outbound;
 

@@ -1,4 +1,4 @@
-//! The whole local world: database, PostgREST and gateway, the three providers, the functions, and, if wanted, the relay,
+//! The whole local world: database, PostgREST and gateway, the providers, the functions, and, if wanted, the relay,
 //! wired together.
 
 use std::collections::BTreeMap;
@@ -22,6 +22,7 @@ use crate::postgres::Data;
 use crate::postgrest::{self, Postgrest};
 use crate::relay::{Relay, RelayConfig};
 use crate::runtime;
+use crate::twilio::Twilio;
 use crate::whatsapp::WhatsApp;
 
 mod config;
@@ -43,6 +44,7 @@ pub struct World {
     mtn: Mtn,
     whatsapp: WhatsApp,
     openai: OpenAi,
+    twilio: Twilio,
     database: Database,
     keys: ProjectKeys,
     secrets: BTreeMap<String, String>,
@@ -74,12 +76,19 @@ impl World {
         let gateway = Gateway::start(config.port("gateway"), keys.clone(), config.gateway_latency).await?;
         let accounts = Accounts::generate();
         let latency = config.provider_latency;
-        let (mtn, whatsapp, openai) = tokio::try_join!(
+        let (mtn, whatsapp, openai, twilio) = tokio::try_join!(
             Mtn::start(config.port("mtn"), accounts.mtn.clone(), latency),
             WhatsApp::start(config.port("whatsapp"), accounts.whatsapp.clone(), latency),
             OpenAi::start(config.port("openai"), accounts.openai.clone(), latency),
+            Twilio::start(config.port("twilio"), accounts.twilio.clone(), latency),
         )?;
-        let urls = Urls { gateway: gateway.url(), mtn: mtn.url(), whatsapp: whatsapp.url(), openai: openai.base_url() };
+        let urls = Urls {
+            gateway: gateway.url(),
+            mtn: mtn.url(),
+            whatsapp: whatsapp.url(),
+            openai: openai.base_url(),
+            twilio: twilio.url(),
+        };
         let secrets = secrets(&config, &keys, &accounts, urls);
         let data = async {
             let database = config
@@ -165,6 +174,7 @@ impl World {
             mtn,
             whatsapp,
             openai,
+            twilio,
             database,
             keys,
             secrets,
@@ -202,6 +212,10 @@ impl World {
 
     pub fn openai(&self) -> &OpenAi {
         &self.openai
+    }
+
+    pub fn twilio(&self) -> &Twilio {
+        &self.twilio
     }
 
     pub fn keys(&self) -> &ProjectKeys {

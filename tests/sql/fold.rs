@@ -41,6 +41,7 @@ enum Outcome {
 #[derive(Clone, Debug)]
 struct Case {
     channel: &'static str,
+    provider: &'static str,
     outcome: Outcome,
     reports: Vec<Report>,
     /// Which report arrives when; some more than once, some in one call.
@@ -120,18 +121,23 @@ fn case() -> impl Strategy<Value = Case> {
         Deferred,
     ];
     (
-        prop::sample::select(vec!["sms", "whatsapp"]),
+        prop::sample::select(vec![
+            ("sms", "mtn"),
+            ("sms", "twilio"),
+            ("sms", "africas_talking"),
+            ("whatsapp", "whatsapp"),
+        ]),
         prop::sample::select(outcomes),
         prop::collection::vec(report, 0..6),
         prop::collection::vec(any::<prop::sample::Index>(), 0..6),
         1_usize..4,
         any::<prop::sample::Index>(),
     )
-        .prop_map(|(channel, outcome, reports, again, batch, early)| {
+        .prop_map(|((channel, provider), outcome, reports, again, batch, early)| {
             let again = again.iter().filter(|_| !reports.is_empty()).map(|n| n.index(reports.len()));
             let arrivals: Vec<usize> = again.chain((0..reports.len()).rev()).collect();
             let early = early.index(arrivals.len() + 1);
-            Case { channel, outcome, reports, arrivals, batch, early }
+            Case { channel, provider, outcome, reports, arrivals, batch, early }
         })
 }
 
@@ -141,7 +147,7 @@ fn the_status_is_the_fold_of_all_reports_in_any_order_and_repetition() {
 }
 
 async fn check(db: &Db, case: &Case) -> Result<(), TestCaseError> {
-    let provider = if case.channel == "sms" { "mtn" } else { "whatsapp" };
+    let provider = case.provider;
     let provider_message_id = format!("Message-{}", unique());
     let phone = phone();
     let call = ended_call(db, &phone, -1000).await;
@@ -269,4 +275,69 @@ async fn ranks_and_words_are_those_of_the_core() {
         .value("select count(*) from regexp_matches((select pg_get_constraintdef(oid) from pg_constraint where conname = 'message_status_events_status_is_known'), '''[a-z]+''', 'g')")
         .await;
     assert_eq!(words, json!(status::ALL.len()));
+}
+
+/// A delivery that this carrier has accepted under this id.
+async fn accepted(db: &Db, provider: &str, provider_message_id: &str) -> String {
+    let sql = format!(
+        "insert into public.message_delivery_log (channel, status, provider, provider_message_id) \
+         values ('sms', 'sent', '{provider}', '{provider_message_id}') returning id"
+    );
+    db.admin.query_one(&sql, &[]).await.unwrap().get::<_, uuid::Uuid>(0).to_string()
+}
+
+#[tokio::test]
+async fn a_report_without_a_time_is_the_same_however_late_it_comes_again() {
+    let db = Db::new().await;
+    let id = accepted(&db, "twilio", "SM0123456789abcdef0123456789abcdef").await;
+    let report = async |status: &str, by_arrival: bool, second: i64| {
+        let event = json!({"provider": "twilio", "provider_message_id": "sm0123456789ABCDEF0123456789abcdef", "status": status,
+                           "raw_status": status, "occurred_at": at_text(second * 1000), "by_arrival": by_arrival});
+        let p = json!({"correlation_id": "report", "events": [event], "now": at_text(second * 1000)});
+        let answer = db.rpc("record_delivery_events", p).await;
+        (answer["applied"].clone(), answer["duplicate"].clone())
+    };
+    assert_eq!(report("delivered", true, 1).await, (json!(1), json!(0)));
+    for second in [2, 3, 86_400] {
+        assert_eq!(report("delivered", true, second).await, (json!(0), json!(1)), "{second}");
+    }
+    assert_eq!(report("read", true, 4).await, (json!(1), json!(0)));
+    assert_eq!(report("sent", false, 5).await, (json!(1), json!(0)));
+    assert_eq!(report("sent", false, 6).await, (json!(1), json!(0)), "one with a time is told by its time");
+    let row = row(&db, &id).await;
+    assert_eq!((text(&row, "/status").as_str(), seconds(&row, "delivered_at")), ("read", Some(1)));
+}
+
+#[tokio::test]
+async fn the_newest_price_that_is_one_becomes_the_cost() {
+    let db = Db::new().await;
+    let prices = [
+        (3, json!({"amount": "10.5000", "currency": "RWF"})),
+        (1, json!({"amount": "9.0000", "currency": "RWF"})),
+        (9, json!({"category": "utility"})),
+        (8, json!({"amount": "1e999", "currency": "RWF"})),
+        (7, json!({"amount": "1234567", "currency": "RWF"})),
+        (6, json!({"amount": "5", "currency": "rwf"})),
+        (2, json!({"amount": "999999.9999999", "currency": "USD"})),
+    ];
+    for backwards in [false, true] {
+        let provider_message_id = format!("ATXid_{}", unique());
+        let id = accepted(&db, "africas_talking", &provider_message_id).await;
+        let mut order: Vec<_> = prices.iter().collect();
+        if backwards {
+            order.reverse();
+        }
+        for (second, pricing) in order {
+            let event = json!({"provider": "africas_talking", "provider_message_id": provider_message_id, "status": "sent",
+                               "occurred_at": at_text(second * 1000), "pricing": pricing});
+            db.rpc("record_delivery_events", json!({"correlation_id": "report", "events": [event]})).await;
+        }
+        let row = row(&db, &id).await;
+        assert_eq!((text(&row, "/cost").as_str(), text(&row, "/cost_currency").as_str()), ("10.500000", "RWF"));
+    }
+    let id = accepted(&db, "africas_talking", "ATXid_dear").await;
+    let event = json!({"provider": "africas_talking", "provider_message_id": "ATXid_dear", "status": "sent",
+                       "occurred_at": at_text(0), "pricing": prices[6].1});
+    db.rpc("record_delivery_events", json!({"correlation_id": "report", "events": [event]})).await;
+    assert_eq!(text(&row(&db, &id).await, "/cost"), "999999.999999", "it fits, and the batch is not lost");
 }

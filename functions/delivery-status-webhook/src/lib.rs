@@ -1,21 +1,27 @@
-//! `delivery-status-webhook`: a carrier says what became of a message. In this first form: MTN's delivery reports.
+//! `delivery-status-webhook`: a carrier says what became of a message.
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /` or `/mtn/<token>`: a delivery report, or a list of them | 200 once all are durable |
+//! | `POST /` or `/mtn/<token>`: MTN's delivery report, or a list of them | 200 once all are durable |
+//! | `POST /twilio` with `X-Twilio-Signature`: a status callback | 200 once it is durable |
+//! | `POST /africastalking/<token>`: a delivery report | 200 once it is durable |
 //! | `GET /health` | each dependency, each missing setting |
+
+mod africas_talking;
+mod mtn;
+mod twilio;
 
 use ihuza_core::json::obj;
 use ihuza_core::{
+    channel::Provider,
     log::{Event, Level},
-    mtn,
     problem::Problem,
+    status::{DeliveryEvent, Report},
 };
 use ihuza_edge::{
     carrier, consume,
     endpoint::{self, Call, Endpoint, Outcome},
-    host,
-    incoming::{BODY_LIMIT_BYTES, CARRIER_HEADERS},
+    incoming::BODY_LIMIT_BYTES,
     reply::Reply,
     status,
 };
@@ -26,7 +32,7 @@ use worker::{Env, web_sys, worker_sys::MessageBatch};
 const ENDPOINT: Endpoint = Endpoint {
     name: "delivery-status-webhook",
     queue: "delivery-status",
-    headers: CARRIER_HEADERS,
+    headers: &["authorization", "content-type", "x-signature", "x-timestamp", twilio::SIGNATURE],
     body_limit_bytes: BODY_LIMIT_BYTES,
 };
 
@@ -36,9 +42,12 @@ pub fn fetch(request: web_sys::Request, env: Env) -> Promise {
 }
 
 fn route(call: Call) -> Outcome {
-    if !carrier::is_path(&call.rest) {
-        return Problem::not_found("there is no such path here").into();
-    }
+    let reports: fn(Call) -> Result<Outcome, Problem> = match call.rest.as_str() {
+        rest if carrier::is_path(rest) => mtn::reports,
+        twilio::PATH => twilio::report,
+        rest if rest.starts_with(africas_talking::PATH) => africas_talking::report,
+        _ => return Problem::not_found("there is no such path here").into(),
+    };
     match call.request.method.as_str() {
         "POST" => reports(call).unwrap_or_else(Outcome::from),
         _ => Problem::method_not_allowed("POST").into(),
@@ -50,35 +59,36 @@ pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, status::record).await;
 }
 
-fn reports(call: Call) -> Result<Outcome, Problem> {
-    let body = call.request.body()?;
-    carrier::authenticate(&call, body, false)?;
-    let reports = mtn::parse_delivery_reports(call.request.header("content-type"), body, host::now())?;
-    if reports.events.is_empty() && reports.unreadable > 0 {
+/// The one report of a carrier that sends them one by one.
+fn accept_one(call: Call, report: Report) -> Outcome {
+    if !report.known {
         call.cx.log(
             Level::Warn,
             Event::DeliveryStatusUnreadable,
-            "no report could be read",
-            &[("unreadable", reports.unreadable.into())],
+            "a status that no table has; it is kept as unknown",
+            &[
+                ("provider", report.event.provider.into()),
+                ("raw_status", (&report.event.raw_status).into()),
+                ("provider_message_id", (&report.event.provider_message_id).into()),
+            ],
         );
-        return Err(Problem::bad_body(
-            "no delivery report in this body: each needs clientCorrelatorId and deliveryStatus",
-        ));
     }
+    let provider = report.event.provider;
+    accept(call, provider, &[report.event], 0)
+}
+
+/// 200 once the events are on the queue.
+fn accept(call: Call, provider: Provider, events: &[DeliveryEvent], unreadable: usize) -> Outcome {
     let line = call.cx.line(
         Level::Info,
         Event::DeliveryStatusReceived,
-        &format!("{} delivery report(s)", reports.events.len()),
-        &[("provider", "mtn".into()), ("unreadable", reports.unreadable.into())],
+        &[&events.len().to_string(), " delivery report(s)"].concat(),
+        &[("provider", provider.into()), ("unreadable", unreadable.into())],
     );
     let reply = Reply::json(
         200,
-        &obj(&mut [
-            ("status", "accepted".into()),
-            ("reports", reports.events.len().into()),
-            ("unreadable", reports.unreadable.into()),
-        ]),
+        &obj(&mut [("status", "accepted".into()), ("reports", events.len().into()), ("unreadable", unreadable.into())]),
     );
-    let work = status::work(&call.cx, ENDPOINT.queue, &reports.events);
-    Ok(Outcome::accepted(call.cx, work, reply, vec![line]))
+    let work = status::work(&call.cx, ENDPOINT.queue, events);
+    Outcome::accepted(call.cx, work, reply, vec![line])
 }

@@ -7,8 +7,11 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+pub mod africas_talking;
 pub mod agent;
 pub mod call_facts;
+pub mod base64;
+pub mod callback;
 pub mod channel;
 pub mod constraint;
 pub mod error_class;
@@ -22,6 +25,7 @@ pub mod log;
 pub mod mtn;
 pub mod openai;
 pub mod phone;
+pub mod price;
 pub mod problem;
 pub mod realtime;
 pub mod redact;
@@ -34,6 +38,7 @@ pub mod status;
 pub mod summary;
 pub mod timestamp;
 pub mod turn;
+pub mod twilio;
 pub mod whatsapp;
 pub mod whatsapp_call;
 pub mod whatsapp_message;

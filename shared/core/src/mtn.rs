@@ -304,8 +304,8 @@ fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>)
         _ => None,
     };
     let at = first_text(item, &["completedDate", "doneDate", "donedate", "deliveredDate", "timestamp", "dateTime"]);
-    let stamp = at.and_then(|at| timestamp::parse_carrier(&at)).unwrap_or(received_at);
-    let (occurred_at, reported_at) = timestamp::believable(stamp, received_at);
+    let stamp = at.and_then(|at| timestamp::parse_carrier(&at));
+    let (occurred_at, reported_at) = timestamp::believable(stamp.unwrap_or(received_at), received_at);
     Some(DeliveryEvent {
         provider: Provider::Mtn,
         delivery_ref: is_uuid(&reference).then(|| reference.to_ascii_lowercase()),
@@ -313,6 +313,7 @@ fn parse_report(item: &Value, outer: Option<&Value>, received_at: DateTime<Utc>)
         status,
         occurred_at,
         reported_at,
+        by_arrival: stamp.is_none(),
         error_code: error_class.and(error_code),
         error_class,
         evidence: None,

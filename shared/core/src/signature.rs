@@ -5,8 +5,11 @@
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+
+use crate::{base64, form};
 
 /// How far a signed time may lie from ours, both ways.
 pub const TOLERANCE_S: i64 = 300;
@@ -64,6 +67,64 @@ pub fn timestamped<S: AsRef<str>>(
         return false;
     };
     fresh(timestamp, now) && prefixed_hex(signature, &[timestamp.as_bytes(), b".", body], secrets)
+}
+
+/// Twilio's `X-Twilio-Signature` (Twilio docs, usage/webhooks/webhooks-security): HMAC-SHA1 with the account's auth token over
+/// the URL, query included, and every parameter's name and value, sorted by name; base64. A value given twice counts once.
+///
+/// `url` is the address that Twilio was given. Whether it writes the scheme's own port is not said anywhere, so both spellings are
+/// tried, as Twilio's libraries do.
+pub fn twilio<S: AsRef<str>>(header: Option<&str>, url: &str, parameters: &[(String, String)], tokens: &[S]) -> bool {
+    let Some(given) = header.map(str::trim) else {
+        return false;
+    };
+    let mut sorted: Vec<&(String, String)> = parameters.iter().collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    let other = with_or_without_port(url);
+    let spellings = [Some(url), other.as_deref()];
+    let mut found = false;
+    for url in spellings.into_iter().flatten() {
+        for token in tokens.iter().map(AsRef::as_ref).filter(|token| !token.is_empty()) {
+            let Ok(mut mac) = Hmac::<Sha1>::new_from_slice(token.as_bytes()) else {
+                continue;
+            };
+            mac.update(url.as_bytes());
+            for (name, value) in &sorted {
+                mac.update(name.as_bytes());
+                mac.update(value.as_bytes());
+            }
+            found |= equal(given, &base64::encode(&mac.finalize().into_bytes()));
+        }
+    }
+    found
+}
+
+/// The same over a JSON body: the query's `bodySHA256` is the body's digest in hex, and the URL is signed without parameters.
+pub fn twilio_json<S: AsRef<str>>(header: Option<&str>, url: &str, body: &[u8], tokens: &[S]) -> bool {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let announced = form::parse(query).into_iter().find(|(name, _)| name == "bodySHA256");
+    let Some(Ok(announced)) = announced.map(|(_, digest)| hex::decode(digest)) else {
+        return false;
+    };
+    same_bytes(&announced, &Sha256::digest(body)) & twilio(header, url, &[], tokens)
+}
+
+/// The other way to write this URL: without the port that its scheme has anyway, or with it. None for another port.
+fn with_or_without_port(url: &str) -> Option<String> {
+    let (scheme, rest) = url.split_once("://")?;
+    let port = match scheme {
+        "https" => ":443",
+        "http" => ":80",
+        _ => return None,
+    };
+    let (host, tail) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if let Some(bare) = host.strip_suffix(port) {
+        return Some([scheme, "://", bare, tail].concat());
+    }
+    // The colons of an IPv6 address stand in brackets.
+    let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+    (!has_port).then(|| [scheme, "://", host, port, tail].concat())
 }
 
 fn prefixed_hex<S: AsRef<str>>(header: Option<&str>, parts: &[&[u8]], secrets: &[S]) -> bool {
@@ -147,6 +208,80 @@ mod tests {
     }
 
     #[test]
+    fn twilio_signs_the_address_and_every_parameter() {
+        let v = vectors();
+        let text = |name: &str| v["twilio"][name].as_str().unwrap();
+        let (token, url, signature) = (text("token"), text("url"), text("signature"));
+        let parameters = form::parse(text("form"));
+        assert!(twilio(Some(signature), url, &parameters, &[token]));
+        assert!(
+            twilio(Some(&format!(" {signature} ")), url, &parameters, &["new", token]),
+            "the previous token counts"
+        );
+        let mut order = parameters.clone();
+        order.reverse();
+        assert!(twilio(Some(signature), url, &order, &[token]), "in any order");
+        order.push(order[0].clone());
+        assert!(twilio(Some(signature), url, &order, &[token]), "a value given twice counts once");
+        let with_port = url.replace(".rw/", ".rw:443/");
+        assert!(twilio(Some(signature), &with_port, &parameters, &[token]));
+        assert!(twilio(Some(text("signature_with_port")), url, &parameters, &[token]));
+        let mut more = parameters.clone();
+        more.push(("New".to_owned(), String::new()));
+        let mut changed = parameters.clone();
+        changed[4].1 = "failed".to_owned();
+        for (header, url, parameters, tokens) in [
+            (Some(signature), url, &more, &[token] as &[&str]),
+            (Some(signature), url, &changed, &[token]),
+            (Some(signature), url, &Vec::new(), &[token]),
+            (Some(signature), "https://edge.example.rw/v1/sms/twilio/Status", &parameters, &[token]),
+            (Some(signature), "https://edge.example.rw/v1/sms/twilio/status?a=1", &parameters, &[token]),
+            (Some(signature), "https://edge.example.rw:8443/v1/sms/twilio/status", &parameters, &[token]),
+            (Some(signature), "http://edge.example.rw/v1/sms/twilio/status", &parameters, &[token]),
+            (Some(signature), "", &parameters, &[token]),
+            (Some(signature), url, &parameters, &["other"]),
+            (Some(signature), url, &parameters, &[""]),
+            (Some(signature), url, &parameters, &[]),
+            (Some(&signature[..27]), url, &parameters, &[token]),
+            (Some(&signature.to_lowercase()), url, &parameters, &[token]),
+            (Some(""), url, &parameters, &[token]),
+            (None, url, &parameters, &[token]),
+        ] {
+            assert!(!twilio(header, url, parameters, tokens), "{header:?} {url}");
+        }
+    }
+
+    #[test]
+    fn twilio_signs_a_json_body_by_its_digest_in_the_address() {
+        let v = vectors();
+        let text = |name: &str| v["twilio"][name].as_str().unwrap();
+        let (token, url, signature, body) = (text("token"), text("json_url"), text("json_signature"), text("json"));
+        let check = |url: &str, body: &str| twilio_json(Some(signature), url, body.as_bytes(), &[token]);
+        assert!(check(url, body));
+        assert!(!check(url, &body.replace("delivered", "failed")));
+        assert!(!check(&url.replace("bodySHA256", "bodySHA25"), body));
+        assert!(!check(text("url"), body));
+        assert!(!check(&url[..url.len() - 1], body));
+        assert!(!twilio_json(Some(text("signature")), url, body.as_bytes(), &[token]));
+    }
+
+    #[test]
+    fn a_url_is_written_with_or_without_the_port_of_its_scheme() {
+        for (url, other) in [
+            ("https://e.rw/a?b=c:443", Some("https://e.rw:443/a?b=c:443")),
+            ("https://e.rw:443/a", Some("https://e.rw/a")),
+            ("http://e.rw?x=/", Some("http://e.rw:80?x=/")),
+            ("https://[::1]/a", Some("https://[::1]:443/a")),
+            ("https://[::1]:443/a", Some("https://[::1]/a")),
+            ("https://e.rw:8443/a", None),
+            ("ftp://e.rw/a", None),
+            ("e.rw/a", None),
+        ] {
+            assert_eq!(with_or_without_port(url).as_deref(), other, "{url}");
+        }
+    }
+
+    #[test]
     fn an_empty_secret_signs_for_nobody() {
         let forged = format!("sha256={}", hex::encode(hmac_sha256(b"", &[b"body"])));
         assert!(!meta(Some(&forged), b"body", &[""]));
@@ -189,6 +324,9 @@ mod tests {
             let (a, b) = (Some(a.as_str()), Some(b.as_str()));
             prop_assert!(!meta(a, &body, &secrets) && !timestamped(a, b, &body, &secrets, now(0)));
             prop_assert!(!bearer(a, &secrets));
+            let url = b.unwrap_or_default();
+            let parameters = [(url.to_owned(), url.to_owned())];
+            prop_assert!(!twilio(a, url, &parameters, &secrets) && !twilio_json(a, url, &body, &secrets));
         }
 
         #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::channel::Provider;
-use crate::error_class::{ErrorClass, Evidence};
+use crate::error_class::{Classified, ErrorClass, Evidence, classify};
 use crate::json::obj;
 use crate::timestamp;
 
@@ -152,6 +152,60 @@ pub fn from_whatsapp(word: &str) -> Option<DeliveryStatus> {
     Some(status)
 }
 
+/// Twilio's words (Twilio docs, messaging/api/message-resource, "Message Status Values"). Those of inbound messages and of
+/// group messages that arrived in part are none of ours.
+pub fn from_twilio(word: &str) -> Option<DeliveryStatus> {
+    let status = match word.trim().to_ascii_lowercase().as_str() {
+        "accepted" | "scheduled" | "queued" => DeliveryStatus::Queued,
+        "sending" => DeliveryStatus::Sending,
+        "sent" => DeliveryStatus::Sent,
+        "delivered" => DeliveryStatus::Delivered,
+        "read" => DeliveryStatus::Read,
+        "undelivered" | "failed" | "canceled" => DeliveryStatus::Failed,
+        _ => return None,
+    };
+    Some(status)
+}
+
+/// Africa's Talking's words (docs.africastalking.com, sms/deliveryreports).
+pub fn from_africas_talking(word: &str) -> Option<DeliveryStatus> {
+    let status = match word.trim().to_ascii_lowercase().as_str() {
+        "sent" | "submitted" | "buffered" => DeliveryStatus::Sent,
+        "success" => DeliveryStatus::Delivered,
+        "rejected" | "failed" => DeliveryStatus::Failed,
+        "absentsubscriber" => DeliveryStatus::Undeliverable,
+        "expired" => DeliveryStatus::Expired,
+        _ => return None,
+    };
+    Some(status)
+}
+
+/// What the code of a message that failed means; nothing for one that did not. A code that no table has is `unknown`.
+pub fn failure(provider: Provider, status: DeliveryStatus, code: Option<&str>) -> Option<Classified> {
+    match status {
+        DeliveryStatus::Failed | DeliveryStatus::Undeliverable | DeliveryStatus::Expired => {
+            Some(classify(provider, Some(200), code))
+        }
+        DeliveryStatus::Queued
+        | DeliveryStatus::Sending
+        | DeliveryStatus::Unknown
+        | DeliveryStatus::Sent
+        | DeliveryStatus::Suppressed
+        | DeliveryStatus::Delivered
+        | DeliveryStatus::Read => None,
+    }
+}
+
+/// A report of a carrier that reports on one message at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// What it says.
+    pub event: DeliveryEvent,
+    /// Whether its word is in our table. One that is not is kept as `unknown`, which changes nothing of a message that
+    /// was sent, with the word beside it.
+    pub known: bool,
+}
+
 /// One provider report, normalised: an item of `events` in the RPC `record_delivery_events`, and a queue message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeliveryEvent {
@@ -171,6 +225,9 @@ pub struct DeliveryEvent {
     /// The provider's own time, where that lies in our future and is not believed.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::timestamp::rfc3339_or_none")]
     pub reported_at: Option<DateTime<Utc>>,
+    /// The provider gave no time: the same report again is the same event, however much later it comes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_arrival: bool,
     /// The provider's error code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_code: Option<String>,
@@ -198,6 +255,7 @@ impl DeliveryEvent {
             ("status", self.status.as_str().into()),
             ("occurred_at", timestamp::to_rfc3339(self.occurred_at).into()),
             ("reported_at", self.reported_at.map(timestamp::to_rfc3339).into()),
+            ("by_arrival", self.by_arrival.then_some(true).into()),
             ("error_code", (&self.error_code).into()),
             ("error_class", self.error_class.map(ErrorClass::as_str).into()),
             ("evidence", self.evidence.map(Evidence::as_str).into()),
@@ -285,6 +343,25 @@ mod tests {
                 ] as &[&str],
             ),
             (from_whatsapp, &["sent", "delivered", "read", "played", "failed"]),
+            (
+                from_twilio,
+                &[
+                    "accepted",
+                    "scheduled",
+                    "queued",
+                    "sending",
+                    "sent",
+                    "delivered",
+                    "read",
+                    "undelivered",
+                    "failed",
+                    "canceled",
+                ],
+            ),
+            (
+                from_africas_talking,
+                &["Sent", "Submitted", "Buffered", "Success", "Rejected", "Failed", "AbsentSubscriber", "Expired"],
+            ),
         ] {
             for word in words {
                 assert!(read(word).is_some(), "{word}");
@@ -294,6 +371,10 @@ mod tests {
         assert_eq!(from_mtn("DELIVRD"), Some(DeliveryStatus::Delivered));
         assert_eq!(from_mtn("UNKNOWN"), Some(DeliveryStatus::Sent));
         assert_eq!(from_whatsapp("played"), Some(DeliveryStatus::Read));
+        assert_eq!(from_twilio("undelivered"), Some(DeliveryStatus::Failed));
+        assert_eq!(from_twilio("receiving"), None, "a word of inbound messages");
+        assert_eq!(from_africas_talking("AbsentSubscriber"), Some(DeliveryStatus::Undeliverable));
+        assert_eq!(from_africas_talking("Success"), Some(DeliveryStatus::Delivered));
     }
 
     #[test]
@@ -310,6 +391,7 @@ mod tests {
             raw_status: Some("DELIVRD".into()),
             pricing: None,
             reported_at: None,
+            by_arrival: false,
         };
         let text = serde_json::to_string(&event).unwrap();
         assert_eq!(

@@ -276,6 +276,7 @@ fn parse_status(status: &Value, received_at: DateTime<Utc>) -> Option<DeliveryEv
         status: known,
         occurred_at,
         reported_at,
+        by_arrival: false,
         error_code: error.and(error_code),
         error_class: error.map(|error| error.class),
         evidence: error.and_then(|error| error.evidence),

@@ -279,6 +279,15 @@ fn warnings(config: &Config, function: &str) -> Vec<String> {
             config.longest_work_ms().div_ceil(1000)
         ));
     }
+    if config.find("TWILIO_AUTH_TOKEN").is_some()
+        && config.find("TWILIO_STATUS_CALLBACK_URL").is_none()
+        && function == "delivery-status-webhook"
+    {
+        warnings.push(
+            "TWILIO_STATUS_CALLBACK_URL is not set: no status callback of Twilio's can be verified, and all are refused"
+                .to_owned(),
+        );
+    }
     if let Some(model) = config.find("OPENAI_REALTIME_MODEL")
         && let Some(day) = realtime::ends_on(model)
     {

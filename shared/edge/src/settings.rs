@@ -42,6 +42,7 @@ const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
 const CALL: &[&str] = &["post-call-notify"];
 const SMS: &[&str] = &["sms-inbound-webhook"];
 const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
+const REPORTS: &[&str] = &["delivery-status-webhook"];
 const VOICE: &[&str] = &["openai-realtime-sip"];
 const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
 const SESSIONS: &[&str] =
@@ -115,6 +116,36 @@ pub const SETTINGS: &[Setting] = &[
         "MTN_WEBHOOK_SECRET_PREVIOUS",
         Need::Optional,
         CARRIER,
+        "The secret before the last rotation; accepted as well while it is set.",
+    ),
+    secret(
+        "TWILIO_AUTH_TOKEN",
+        Need::Optional,
+        REPORTS,
+        "The account's primary auth token: key of `X-Twilio-Signature`. Without it no status callback of Twilio's is believed.",
+    ),
+    secret(
+        "TWILIO_AUTH_TOKEN_PREVIOUS",
+        Need::Optional,
+        REPORTS,
+        "The auth token before the last rotation; accepted as well while it is set.",
+    ),
+    plain(
+        "TWILIO_STATUS_CALLBACK_URL",
+        None,
+        REPORTS,
+        "Address of our status callbacks as Twilio calls it, without its query: `https://…/delivery-status-webhook/twilio`. It is part of what Twilio signs, and a proxy may have changed what arrives.",
+    ),
+    secret(
+        "AFRICASTALKING_WEBHOOK_SECRET",
+        Need::Optional,
+        REPORTS,
+        "Last part of the address that Africa's Talking sends delivery reports to: it signs nothing. Without it none is believed.",
+    ),
+    secret(
+        "AFRICASTALKING_WEBHOOK_SECRET_PREVIOUS",
+        Need::Optional,
+        REPORTS,
         "The secret before the last rotation; accepted as well while it is set.",
     ),
     plain("MTN_BASE_URL", Some("https://api.mtn.com"), SENDERS, "Base URL of the MTN API."),
@@ -353,7 +384,15 @@ mod tests {
         );
         assert_eq!(
             secrets("delivery-status-webhook"),
-            ["SUPABASE_SERVICE_ROLE_KEY", "MTN_WEBHOOK_SECRET", "MTN_WEBHOOK_SECRET_PREVIOUS"]
+            [
+                "SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_WEBHOOK_SECRET",
+                "MTN_WEBHOOK_SECRET_PREVIOUS",
+                "TWILIO_AUTH_TOKEN",
+                "TWILIO_AUTH_TOKEN_PREVIOUS",
+                "AFRICASTALKING_WEBHOOK_SECRET",
+                "AFRICASTALKING_WEBHOOK_SECRET_PREVIOUS"
+            ]
         );
     }
 

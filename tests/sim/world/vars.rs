@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Provider, ServiceKey, WorldConfig};
 use crate::keys::{ProjectKeys, secret};
-use crate::{mtn, whatsapp};
+use crate::{mtn, twilio, whatsapp};
 
 pub struct Accounts {
     pub mtn: mtn::Account,
     pub whatsapp: whatsapp::Account,
     pub openai: String,
+    pub twilio: twilio::Account,
 }
 
 impl Accounts {
@@ -18,6 +19,7 @@ impl Accounts {
             mtn: mtn::Account::generate(),
             whatsapp: whatsapp::Account::generate(),
             openai: format!("sk-local-{}", secret()),
+            twilio: twilio::Account::generate(),
         }
     }
 }
@@ -27,6 +29,7 @@ pub struct Urls {
     pub mtn: String,
     pub whatsapp: String,
     pub openai: String,
+    pub twilio: String,
 }
 
 /// The variables of every function: addresses of the world's parts, and secrets that exist only here.
@@ -41,6 +44,10 @@ pub fn secrets(config: &WorldConfig, keys: &ProjectKeys, accounts: &Accounts, ur
         ("SUPABASE_ANON_KEY", keys.anon.clone()),
         ("INTERNAL_API_KEY", secret()),
         ("VOICE_TRUNK_SECRET", secret()),
+        ("TWILIO_AUTH_TOKEN", accounts.twilio.auth_token.clone()),
+        ("TWILIO_BASE_URL", urls.twilio),
+        ("TWILIO_STATUS_CALLBACK_URL", twilio::CALLBACK_URL.to_owned()),
+        ("AFRICASTALKING_WEBHOOK_SECRET", secret()),
     ];
     let real = |provider| config.real.contains(&provider);
     if !real(Provider::Mtn) {
