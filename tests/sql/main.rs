@@ -25,6 +25,7 @@ mod fold;
 mod guards;
 mod lints;
 mod migrations;
+mod orders;
 mod parallel;
 mod plans;
 mod resend;
