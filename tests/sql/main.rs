@@ -18,6 +18,7 @@
 mod support;
 
 mod claims;
+mod codes;
 mod constraints;
 mod deliveries;
 mod erasure;
