@@ -79,6 +79,9 @@ impl SmsText {
     }
 }
 
+/// No setting allows more segments in one message: handsets and carriers differ in what they put together again.
+pub const MOST_SEGMENTS: usize = 10;
+
 /// Segments of an agent's answer: enough for a full answer, few enough to stay cheap.
 pub const REPLY_MAX_SEGMENTS: usize = 3;
 
