@@ -19,6 +19,7 @@ mod support;
 
 mod budget;
 mod claims;
+mod codes;
 mod constraints;
 mod deliveries;
 mod erasure;
@@ -27,6 +28,7 @@ mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod orders;
 mod parallel;
 mod plans;
 mod resend;

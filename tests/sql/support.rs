@@ -250,15 +250,27 @@ fn difference(stored: &str, found: &str) -> String {
     if text.is_empty() { "the same lines in another order".to_owned() } else { text }
 }
 
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// The same cases each time; `cargo xtask soak` brings other seeds.
+pub fn seed() -> u64 {
+    number("IHUZA_SEED").unwrap_or(1)
+}
+
+/// Whether this is `cargo xtask soak`, where large counts run whole.
+pub fn in_full() -> bool {
+    std::env::var_os("IHUZA_SOAK_MINUTES").is_some()
+}
+
 /// Tries `cases` cases (or `PROPTEST_CASES`) of what `strategy` makes; on failure prints the smallest one and the seed.
 pub fn check_cases<S, F>(cases: u32, strategy: S, check: F)
 where
     S: Strategy,
     F: AsyncFn(&Db, S::Value) -> Result<(), TestCaseError>,
 {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    // The same cases each time; `cargo xtask soak` brings other seeds.
-    let seed = number("IHUZA_SEED").unwrap_or(1);
+    let seed = seed();
     let config = Config {
         cases: number("PROPTEST_CASES").map_or(cases, |n| u32::try_from(n).unwrap_or(cases)),
         rng_seed: RngSeed::Fixed(seed),

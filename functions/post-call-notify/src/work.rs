@@ -136,7 +136,7 @@ async fn send_and_record(cx: &Cx, work: &Notification, lease_token: &str) {
     let by_sms = outbox::reply_path(&claim.client, &cx.config);
     let on_whatsapp = ReplyPath::Direct;
     let content = Content {
-        sms: summary::sms_text(&found.summary, brand, &by_sms, summary::SMS_MAX_SEGMENTS),
+        sms: summary::sms_text(&found.summary, brand, &by_sms, claim.client.most_segments(summary::SMS_MAX_SEGMENTS)),
         whatsapp: summary::whatsapp_text(&found.summary, brand, &on_whatsapp),
         template: summary::template_params(&found.summary, &on_whatsapp),
     };

@@ -11,7 +11,7 @@ use ihuza_core::{
     log::{Event, Level},
     openai::{AgentRequest, Step, ToolCall, ToolLoop, Usage},
     retry::Purpose,
-    summary, timestamp,
+    sms, summary, timestamp,
 };
 use ihuza_edge::{
     claim,
@@ -104,7 +104,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
         }
     };
     let content = Content {
-        sms: agent::sms_reply(&reply.text),
+        sms: agent::sms_reply(&reply.text, turn.claim.client.most_segments(sms::REPLY_MAX_SEGMENTS)),
         whatsapp: agent::whatsapp_reply(&reply.text),
         template: Vec::new(),
     };
@@ -284,12 +284,11 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ihuza_core::sms;
 
     #[test]
     fn an_apology_fits_one_message_in_every_language() {
         for locale in locale::ALL {
-            assert_eq!(sms::count(&agent::sms_reply(&agent::apology(locale, "EasyMO")).text).segments, 1);
+            assert_eq!(agent::sms_reply(&agent::apology(locale, "EasyMO"), 3).segments, 1);
         }
     }
 }

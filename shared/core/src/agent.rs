@@ -197,9 +197,9 @@ pub fn apology(locale: Locale, brand: &str) -> String {
     [brand, text].concat()
 }
 
-/// An answer as SMS: marks taken off, GSM-7 where it can be, at most [`sms::REPLY_MAX_SEGMENTS`] segments.
-pub fn sms_reply(answer: &str) -> SmsText {
-    sms::prepare(&crate::whatsapp::plain(answer), sms::REPLY_MAX_SEGMENTS)
+/// An answer as SMS: marks taken off, GSM-7 where it can be, at most `max_segments` (usually [`sms::REPLY_MAX_SEGMENTS`]).
+pub fn sms_reply(answer: &str, max_segments: usize) -> SmsText {
+    sms::prepare(&crate::whatsapp::plain(answer), max_segments)
 }
 
 /// An answer as WhatsApp text.
@@ -416,7 +416,10 @@ mod tests {
     #[test]
     fn an_answer_is_dressed_for_its_channel() {
         let answer = "**Yego!** Inzu 3 zirahari:\n* Kimironko – 250k\n* Remera… 👍";
-        assert_eq!(sms_reply(answer).text, "Yego! Inzu 3 zirahari:\n- Kimironko - 250k\n- Remera...");
+        assert_eq!(
+            sms_reply(answer, sms::REPLY_MAX_SEGMENTS).text,
+            "Yego! Inzu 3 zirahari:\n- Kimironko - 250k\n- Remera..."
+        );
         assert_eq!(whatsapp_reply(answer), "*Yego!* Inzu 3 zirahari:\n- Kimironko – 250k\n- Remera… 👍");
     }
 
@@ -465,7 +468,9 @@ mod tests {
             for tool in TOOLS {
                 let _ = check_arguments(tool, &arguments);
             }
-            prop_assert!(sms_reply(&text).segments <= sms::REPLY_MAX_SEGMENTS);
+            for most in 1..=sms::REPLY_MAX_SEGMENTS {
+                prop_assert!(sms_reply(&text, most).segments <= most);
+            }
             let _ = whatsapp_reply(&text);
         }
     }

@@ -79,6 +79,9 @@ impl SmsText {
     }
 }
 
+/// No setting allows more segments in one message: handsets and carriers differ in what they put together again.
+pub const MOST_SEGMENTS: usize = 10;
+
 /// Segments of an agent's answer: enough for a full answer, few enough to stay cheap.
 pub const REPLY_MAX_SEGMENTS: usize = 3;
 
@@ -113,6 +116,25 @@ pub fn count(text: &str) -> Count {
 /// The alphabet of a text.
 pub fn encoding(text: &str) -> Encoding {
     if text.chars().all(|found| septets(found).is_some()) { Encoding::Gsm7 } else { Encoding::Ucs2 }
+}
+
+/// The characters that turn a text into UCS-2: each once, in the order of the text, at most `most`. What to show to somebody
+/// who asks why a message costs twice as much as it looks.
+///
+/// ```
+/// assert_eq!(ihuza_core::sms::outside_gsm7("We’ll say 你好, we’ll", 9), ['’', '你', '好']);
+/// ```
+pub fn outside_gsm7(text: &str, most: usize) -> Vec<char> {
+    let mut found: Vec<char> = Vec::new();
+    for stranger in text.chars().filter(|found| septets(*found).is_none()) {
+        if found.len() >= most {
+            break;
+        }
+        if !found.contains(&stranger) {
+            found.push(stranger);
+        }
+    }
+    found
 }
 
 /// The text of each segment; joined they are the text.

@@ -2,8 +2,11 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
-use ihuza_core::guards::Guards;
-use ihuza_core::json::{flag_at, items_at, str_at, string_at, u32_at};
+use ihuza_core::{
+    guards::Guards,
+    json::{flag_at, items_at, str_at, string_at, u32_at},
+    sms,
+};
 use serde_json::Value;
 
 use crate::{context::Cx, host};
@@ -60,6 +63,16 @@ pub struct Client {
     pub default_locale: Option<String>,
     pub default_policy: Option<String>,
     pub mirror_replies: bool,
+    /// Most segments of one SMS (`settings.sms_max_segments`), where the client says so.
+    pub sms_max_segments: Option<usize>,
+}
+
+impl Client {
+    /// Most segments of one SMS: what the client says, at most [`sms::MOST_SEGMENTS`]; else what is usual for this kind of
+    /// message.
+    pub fn most_segments(&self, usual: usize) -> usize {
+        self.sms_max_segments.map_or(usual, |most| most.clamp(1, sms::MOST_SEGMENTS))
+    }
 }
 
 /// What every claim of work has in common.
@@ -109,6 +122,10 @@ impl Claim {
                 default_locale: string_at(client, "default_locale"),
                 default_policy: string_at(client, "default_policy"),
                 mirror_replies: flag_at(client, "mirror_replies"),
+                sms_max_segments: client
+                    .get("settings")
+                    .and_then(|settings| u32_at(settings, "sms_max_segments"))
+                    .and_then(|most| usize::try_from(most).ok()),
             },
             session_id: string_at(session, "id")?,
             session_created: flag_at(session, "created"),
@@ -184,6 +201,22 @@ mod tests {
         assert_eq!(gates.open_until("mtn"), Some("2026-11-21T08:00:00Z"));
         assert!(!gates.is_open("whatsapp"));
         assert!(!gates.is_open("openai"));
+    }
+
+    #[test]
+    fn a_client_may_allow_fewer_segments_or_more_and_never_too_many() {
+        let claim = |settings: Value| {
+            let claim = json!({ "profile": {"id": "p", "whatsapp": "yes"}, "client": {"brand": "EasyMO", "settings": settings}, "session": {"id": "s"},
+                                "agent": {}, "delivery_ids": {"sms": "1", "whatsapp": "2"} });
+            Claim::read(&claim).unwrap().client
+        };
+        assert_eq!(claim(json!({ "sms_max_segments": 1 })).most_segments(3), 1);
+        assert_eq!(claim(json!({ "sms_max_segments": 5 })).most_segments(3), 5);
+        assert_eq!(claim(json!({ "sms_max_segments": 0 })).most_segments(3), 1);
+        assert_eq!(claim(json!({ "sms_max_segments": 400 })).most_segments(3), sms::MOST_SEGMENTS);
+        for settings in [json!({}), json!(null), json!({ "sms_max_segments": "many" })] {
+            assert_eq!(claim(settings).most_segments(2), 2);
+        }
     }
 
     #[test]

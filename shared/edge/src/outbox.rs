@@ -11,7 +11,7 @@ use ihuza_core::{
     phone::{self, E164},
     retry::Purpose,
     routing::{self, Facts, Gate, Policy, Routing, WhatsappEvidence},
-    sms::SmsText,
+    sms::{self, SmsText},
     summary::ReplyPath,
     timestamp,
 };
@@ -23,6 +23,9 @@ use crate::{
     context::Cx,
     delivery::{self, Message},
 };
+
+/// So many characters are named where a text is UCS-2 because of them.
+const MOST_STRANGERS: usize = 8;
 
 /// A claimed piece of work that sends one message.
 pub struct Outbox<'a> {
@@ -248,12 +251,17 @@ impl Outbox<'_> {
     }
 
     fn sms_payload(&self, sms: &SmsText) -> Value {
-        obj(&mut [
+        let mut payload = obj(&mut [
             ("text", (&sms.text).into()),
             ("encoding", sms.encoding.as_str().into()),
             ("segments", sms.segments.into()),
             ("service_code", sms_service_code(&self.claim.client, &self.cx.config).into()),
-        ])
+        ]);
+        let strangers: String = sms::outside_gsm7(&sms.text, MOST_STRANGERS).into_iter().collect();
+        if let Some(fields) = payload.as_object_mut().filter(|_| !strangers.is_empty()) {
+            fields.insert("ucs2_because".to_owned(), strangers.into());
+        }
+        payload
     }
 }
 
