@@ -17,6 +17,7 @@
 
 mod support;
 
+mod channel_policy;
 mod claims;
 mod constraints;
 mod deliveries;

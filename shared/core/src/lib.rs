@@ -20,6 +20,8 @@ pub mod log;
 pub mod mtn;
 pub mod openai;
 pub mod phone;
+pub mod policy;
+pub mod price;
 pub mod problem;
 pub mod realtime;
 pub mod redact;

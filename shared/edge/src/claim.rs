@@ -59,6 +59,10 @@ pub struct Client {
     pub default_locale: Option<String>,
     pub default_policy: Option<String>,
     pub mirror_replies: bool,
+    /// What is said beside it: `{whatsapp_then_sms: {after, until}}`.
+    pub settings: Value,
+    /// What messages cost: `[{provider, kind, prefix, price, currency}]`.
+    pub prices: Vec<Value>,
 }
 
 /// What every claim of work has in common.
@@ -106,6 +110,8 @@ impl Claim {
                 default_locale: string_at(client, "default_locale"),
                 default_policy: string_at(client, "default_policy"),
                 mirror_replies: flag_at(client, "mirror_replies"),
+                settings: client.get("settings").cloned().unwrap_or_default(),
+                prices: items_at(client, "prices").to_vec(),
             },
             session_id: string_at(session, "id")?,
             session_created: flag_at(session, "created"),
