@@ -9,6 +9,7 @@
 )]
 
 mod carriers;
+mod channel_policy;
 mod chores;
 mod counting;
 mod crashes;

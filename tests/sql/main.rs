@@ -18,6 +18,7 @@
 mod support;
 
 mod budget;
+mod channel_policy;
 mod claims;
 mod codes;
 mod constraints;

@@ -6,7 +6,7 @@ use crate::channel::Provider;
 use crate::error_class::{ErrorClass, Evidence};
 use crate::problem::Problem;
 use crate::status::{self, DeliveryEvent, DeliveryStatus, Report};
-use crate::{callback, price};
+use crate::{callback, cost};
 
 /// Reads the parameters of a delivery report: `id` and `status`, maybe `failureReason` and `cost`. A report has no time, and is
 /// told from its repeats by message and status.
@@ -40,7 +40,7 @@ pub fn parse_report(parameters: &[(String, String)], received_at: DateTime<Utc>)
         error_class,
         evidence,
         raw_status: Some(word),
-        pricing: callback::first(parameters, &["cost"], 64).and_then(|cost| price::read_text(&cost)),
+        pricing: callback::first(parameters, &["cost"], 64).and_then(|cost| cost::read_text(&cost)),
     };
     Ok(Report { event, known: known.is_some() })
 }

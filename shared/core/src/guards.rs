@@ -61,7 +61,8 @@ impl Guards {
     /// Takes from `routing` what may not be sent, now or later, and notes why.
     pub fn apply(&self, routing: &mut Routing) {
         for channel in [Channel::Whatsapp, Channel::Sms] {
-            let planned = routing.channels.contains(&channel) || routing.deferred.contains(&channel);
+            let waits = channel == Channel::Sms && routing.waiting.is_some();
+            let planned = waits || routing.channels.contains(&channel) || routing.deferred.contains(&channel);
             let Some(refusal) = self.refusal(channel).filter(|_| planned) else {
                 continue;
             };
@@ -69,8 +70,17 @@ impl Guards {
             routing.deferred.retain(|found| *found != channel);
             routing.suppressed.push((channel, refusal.as_str()));
             routing.reasons.push(refusal.as_str());
-            if channel == Channel::Whatsapp {
-                routing.whatsapp_form = None;
+            match channel {
+                Channel::Whatsapp => {
+                    routing.whatsapp_form = None;
+                    // There is nothing left to wait for.
+                    if routing.waiting.take().is_some() {
+                        routing.channels.push(Channel::Sms);
+                        routing.reasons.push("sms_because_whatsapp_cannot");
+                    }
+                }
+                Channel::Sms => routing.waiting = None,
+                Channel::Voice => {}
             }
         }
     }
@@ -94,7 +104,7 @@ mod tests {
             deferred: vec![Channel::Sms],
             whatsapp_form: Some(WhatsappForm::Text),
             reasons: vec!["service_window_open", "sms", "sms_gate_open"],
-            suppressed: Vec::new(),
+            ..Routing::default()
         }
     }
 
@@ -120,14 +130,14 @@ mod tests {
             json!({"guards": {"refused": {"sms": "budget"}}}),
             both(),
             expect![[
-                r#"{"channels":["whatsapp"],"deferred":[],"reasons":["service_window_open","sms","sms_gate_open","budget"],"suppressed":[{"channel":"sms","reason":"budget"}],"whatsapp_form":{"kind":"text"}}"#
+                r#"{"channels":["whatsapp"],"deferred":[],"reasons":["service_window_open","sms","sms_gate_open","budget"],"sms_waits":null,"suppressed":[{"channel":"sms","reason":"budget"}],"whatsapp_form":{"kind":"text"}}"#
             ]],
         );
         check(
             json!({"guards": {"refused": {"sms": "rate_limited", "whatsapp": "budget"}}}),
             both(),
             expect![[
-                r#"{"channels":[],"deferred":[],"reasons":["service_window_open","sms","sms_gate_open","budget","rate_limited"],"suppressed":[{"channel":"whatsapp","reason":"budget"},{"channel":"sms","reason":"rate_limited"}],"whatsapp_form":null}"#
+                r#"{"channels":[],"deferred":[],"reasons":["service_window_open","sms","sms_gate_open","budget","rate_limited"],"sms_waits":null,"suppressed":[{"channel":"whatsapp","reason":"budget"},{"channel":"sms","reason":"rate_limited"}],"whatsapp_form":null}"#
             ]],
         );
     }
@@ -139,6 +149,27 @@ mod tests {
         guards.apply(&mut routing);
         assert_eq!(routing.suppressed, [(Channel::Whatsapp, "opted_out")]);
         assert!(!guards.refused(&routing, Channel::Whatsapp));
+    }
+
+    #[test]
+    fn an_sms_that_waits_for_whatsapp_goes_at_once_where_whatsapp_may_not_and_never_where_it_may_not_itself() {
+        let waits = || Routing {
+            channels: vec![Channel::Whatsapp],
+            whatsapp_form: Some(WhatsappForm::Text),
+            waiting: Some(crate::policy::Patience::USUAL),
+            ..Routing::default()
+        };
+        let guarded = |sms, whatsapp| {
+            let mut routing = waits();
+            Guards { sms, whatsapp }.apply(&mut routing);
+            (routing.channels, routing.waiting.is_some(), routing.suppressed)
+        };
+        let (no, budget) = (None, Some(Refusal::Budget));
+        assert_eq!(guarded(no, no), (vec![Channel::Whatsapp], true, vec![]));
+        assert_eq!(guarded(no, budget), (vec![Channel::Sms], false, vec![(Channel::Whatsapp, "budget")]));
+        assert_eq!(guarded(budget, no), (vec![Channel::Whatsapp], false, vec![(Channel::Sms, "budget")]));
+        let none = vec![(Channel::Whatsapp, "budget"), (Channel::Sms, "budget")];
+        assert_eq!(guarded(budget, budget), (vec![], false, none));
     }
 
     #[test]

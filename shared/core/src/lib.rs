@@ -9,11 +9,12 @@
 
 pub mod africas_talking;
 pub mod agent;
-pub mod call_facts;
 pub mod base64;
+pub mod call_facts;
 pub mod callback;
 pub mod channel;
 pub mod constraint;
+pub mod cost;
 pub mod error_class;
 pub mod form;
 pub mod guards;
@@ -25,6 +26,7 @@ pub mod log;
 pub mod mtn;
 pub mod openai;
 pub mod phone;
+pub mod policy;
 pub mod price;
 pub mod problem;
 pub mod realtime;

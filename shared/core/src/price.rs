@@ -1,72 +1,107 @@
-//! What a carrier says that a message cost, as the delivery log takes it: never converted, never rounded.
+//! What a message would cost, by the rows of `channel_prices`: enough to say which channel is the cheaper one.
 
 use serde_json::Value;
 
-use crate::json::obj;
+use crate::json::str_at;
 
-/// `{"amount": "0.0475", "currency": "USD"}`, or nothing where either is none. Twilio writes a price as a negative number.
-///
-/// ```
-/// let price = ihuza_core::price::read("-0.04750", "usd").unwrap();
-/// assert_eq!(price.to_string(), r#"{"amount":"0.04750","currency":"USD"}"#);
-/// ```
-pub fn read(amount: &str, currency: &str) -> Option<Value> {
-    let amount = amount.trim();
-    let amount = amount.strip_prefix('-').unwrap_or(amount);
-    let (whole, part) = amount.split_once('.').unwrap_or((amount, "0"));
-    // The column holds six digits before the point.
-    let digits = |text: &str, most| (1..=most).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
-    let currency = currency.trim().to_ascii_uppercase();
-    let named = currency.len() == 3 && currency.bytes().all(|byte| byte.is_ascii_uppercase());
-    (digits(whole, 6) && digits(part, 12) && named)
-        .then(|| obj(&mut [("amount", amount.into()), ("currency", (&currency).into())]))
+/// An amount of money.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Price {
+    /// Millionths of the currency.
+    pub micros: u64,
+    /// ISO 4217.
+    pub currency: [u8; 3],
 }
 
-/// The same of one text: `RWF 10.0000`, as Africa's Talking writes it.
-pub fn read_text(text: &str) -> Option<Value> {
-    let (currency, amount) = text.trim().split_once(' ')?;
-    read(amount, currency)
+impl Price {
+    /// The price of so many.
+    pub fn times(self, count: usize) -> Price {
+        let count = u64::try_from(count).unwrap_or(u64::MAX);
+        Price { micros: self.micros.saturating_mul(count), ..self }
+    }
+}
+
+/// The prices in force for one client: `[{provider, kind, prefix, price, currency}]`.
+///
+/// `kind` is `segment` of an SMS provider, the category of a template or `service` of WhatsApp; `prefix` is how the
+/// recipient's number begins (`+250`), empty for all; `price` is that of one.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Prices<'a>(pub &'a [Value]);
+
+impl Prices<'_> {
+    /// The price for a recipient, by the longest prefix that fits; without a number only what holds for all.
+    pub fn find(self, provider: &str, kind: &str, number: Option<&str>) -> Option<Price> {
+        let rows = self.0.iter().filter(|row| {
+            str_at(row, "provider") == Some(provider)
+                && str_at(row, "kind") == Some(kind)
+                && number.unwrap_or_default().starts_with(prefix(row))
+        });
+        read(rows.max_by_key(|row| prefix(row).len())?)
+    }
+}
+
+fn prefix(row: &Value) -> &str {
+    str_at(row, "prefix").unwrap_or_default()
+}
+
+fn read(row: &Value) -> Option<Price> {
+    let price = row.get("price")?.as_f64().filter(|price| (0.0..1_000_000.0).contains(price))?;
+    let currency = str_at(row, "currency")?.as_bytes().try_into().ok()?;
+    // Rows have six places: what is rounded here is the error of the floating point alone.
+    Some(Price { micros: (price * 1_000_000.0).round() as u64, currency })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use serde_json::json;
 
-    fn said(price: Option<Value>) -> String {
-        price.map_or_else(|| "none".to_owned(), |price| price.to_string())
+    fn row(provider: &str, kind: &str, prefix: &str, price: Value) -> Value {
+        json!({"provider": provider, "kind": kind, "prefix": prefix, "price": price, "currency": "USD"})
+    }
+
+    fn usd(micros: u64) -> Option<Price> {
+        Some(Price { micros, currency: *b"USD" })
     }
 
     #[test]
-    fn a_price_keeps_its_digits() {
-        assert_eq!(said(read_text("RWF 10.0000")), r#"{"amount":"10.0000","currency":"RWF"}"#);
-        assert_eq!(said(read_text(" kes 0.8 ")), r#"{"amount":"0.8","currency":"KES"}"#);
-        assert_eq!(said(read("-0.04750", "USD")), r#"{"amount":"0.04750","currency":"USD"}"#);
-        assert_eq!(said(read("0", "USD")), r#"{"amount":"0","currency":"USD"}"#);
+    fn the_longest_prefix_that_fits_counts() {
+        let rows = [
+            row("mtn", "segment", "+25078", json!(0.012)),
+            row("mtn", "segment", "", json!(0.05)),
+            row("mtn", "segment", "+250", json!(0.0131)),
+            row("whatsapp", "utility", "", json!(0.004)),
+        ];
+        let prices = Prices(&rows);
+        assert_eq!(prices.find("mtn", "segment", Some("+250788123456")), usd(12_000));
+        assert_eq!(prices.find("mtn", "segment", Some("+250738123456")), usd(13_100));
+        assert_eq!(prices.find("mtn", "segment", Some("+254712345678")), usd(50_000));
+        assert_eq!(prices.find("mtn", "segment", None), usd(50_000), "who is known by an id alone");
+        assert_eq!(prices.find("whatsapp", "marketing", Some("+250788123456")), None);
+        assert_eq!(usd(12_000).map(|price| price.times(3)), usd(36_000));
     }
 
     #[test]
-    fn what_the_column_cannot_hold_is_no_price() {
-        for (amount, currency) in [
-            ("", "USD"),
-            ("1", ""),
-            ("1e9", "USD"),
-            ("1234567", "USD"),
-            ("1.", "USD"),
-            (".5", "USD"),
-            ("--1", "USD"),
-            ("1", "US1"),
-            ("1", "Euro"),
-        ] {
-            assert_eq!(said(read(amount, currency)), "none", "{amount} {currency}");
+    fn a_row_that_is_no_price_is_none() {
+        for price in [json!(-0.1), json!("0.1"), json!(null), json!(1e9)] {
+            assert_eq!(Prices(&[row("mtn", "segment", "", price)]).find("mtn", "segment", None), None);
         }
-        assert_eq!(said(read_text("free")), "none");
+        assert_eq!(
+            Prices(&[json!({"provider": "mtn", "kind": "segment", "price": 1})]).find("mtn", "segment", None),
+            None
+        );
     }
 
     proptest! {
         #[test]
-        fn no_text_panics(amount: String, currency: String) {
-            let _ = (read(&amount, &currency), read_text(&amount));
+        fn no_row_panics_and_six_places_are_kept(micros in 0_u64..1_000_000_000_000, word: String, n: usize) {
+            let price: f64 = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000).parse().unwrap();
+            let rows = [row("mtn", &word, &word, json!(price)), json!(word), json!([word]), row(&word, &word, "", json!(word))];
+            let found = Prices(&rows).find("mtn", &word, Some(&word));
+            prop_assert_eq!(found, usd(micros));
+            let _ = found.map(|price| price.times(n));
+            let _ = Prices(&rows).find(&word, &word, None);
         }
     }
 }

@@ -9,6 +9,8 @@ use serde_json::Value;
 use crate::channel::Channel;
 use crate::json::obj;
 use crate::locale::Locale;
+use crate::policy::{Patience, Policy};
+use crate::price::Prices;
 use crate::retry::Purpose;
 
 /// What is known about somebody being on WhatsApp; the Cloud API cannot be asked.
@@ -22,40 +24,6 @@ pub enum WhatsappEvidence {
     /// Nothing is known.
     #[default]
     Unknown,
-}
-
-/// What the person, or else the client, wants: `notification_preferences.policy`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Policy {
-    /// WhatsApp where they have it, and SMS.
-    #[default]
-    Both,
-    /// SMS alone.
-    SmsOnly,
-    /// WhatsApp; SMS only if WhatsApp cannot carry it.
-    WhatsappOnly,
-    /// No notifications. Direct questions are still answered.
-    None,
-}
-
-impl Policy {
-    /// The word in rows, JSON and logs.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Policy::Both => "both",
-            Policy::SmsOnly => "sms_only",
-            Policy::WhatsappOnly => "whatsapp_only",
-            Policy::None => "none",
-        }
-    }
-
-    /// Reads the word.
-    pub fn parse(word: &str) -> Option<Policy> {
-        [Policy::Both, Policy::SmsOnly, Policy::WhatsappOnly, Policy::None]
-            .into_iter()
-            .find(|policy| policy.as_str() == word)
-    }
 }
 
 /// The circuit breaker of a provider, as the first RPC reports it.
@@ -78,6 +46,14 @@ pub struct Facts<'a> {
     pub purpose: Purpose,
     /// What the person or the client wants.
     pub policy: Policy,
+    /// What of that could not be read.
+    pub doubts: &'a [&'static str],
+    /// What messages cost, for [`Policy::Cheapest`].
+    pub prices: Prices<'a>,
+    /// The recipient's number, by which prices differ.
+    pub number: Option<&'a str>,
+    /// Segments that the text has as SMS.
+    pub sms_segments: usize,
     /// Whether they are on WhatsApp.
     pub whatsapp: WhatsappEvidence,
     /// Whether we know a number that SMS can reach.
@@ -92,6 +68,8 @@ pub struct Facts<'a> {
     pub locale: Locale,
     /// The template's name.
     pub template: &'a str,
+    /// Its category at Meta, by which it is paid for.
+    pub template_category: &'a str,
     /// Languages in which Meta approved the template.
     pub template_languages: &'a [Locale],
     /// Whether unknown numbers are tried with a template.
@@ -111,8 +89,7 @@ pub struct Facts<'a> {
 }
 
 /// How WhatsApp carries a message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum WhatsappForm {
     /// Free text, inside the 24-hour window.
     Text,
@@ -126,12 +103,14 @@ pub enum WhatsappForm {
 }
 
 /// The decision.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routing {
     /// Send on these now, WhatsApp first.
     pub channels: Vec<Channel>,
     /// How WhatsApp carries it, if it is among `channels` or `deferred`.
     pub whatsapp_form: Option<WhatsappForm>,
+    /// SMS goes later, unless WhatsApp has come far enough by then.
+    pub waiting: Option<Patience>,
     /// On these when the provider is up again.
     pub deferred: Vec<Channel>,
     /// Why it is so, in the order it was decided.
@@ -163,6 +142,7 @@ impl Routing {
             ("channels", self.channels.clone().into()),
             ("whatsapp_form", form.into()),
             ("deferred", self.deferred.clone().into()),
+            ("sms_waits", self.waiting.map(Patience::to_value).into()),
             ("reasons", self.reasons.clone().into()),
             ("suppressed", refused.into()),
         ])
@@ -194,24 +174,59 @@ pub fn decide(facts: &Facts, now: DateTime<Utc>) -> Routing {
 }
 
 fn summary(facts: &Facts, now: DateTime<Utc>) -> Routing {
-    let mut routing = Routing::default();
+    let mut routing = Routing { reasons: facts.doubts.to_vec(), ..Routing::default() };
     if facts.policy == Policy::None {
         routing.reasons.push("policy_none");
         routing.suppressed = vec![(Channel::Whatsapp, "policy_none"), (Channel::Sms, "policy_none")];
         return routing;
     }
-    let whatsapp = match facts.policy {
+    let mut whatsapp = match facts.policy {
         Policy::SmsOnly => Err("policy_sms_only"),
-        Policy::Both | Policy::WhatsappOnly | Policy::None => whatsapp_form(facts, now, true),
+        _ => whatsapp_form(facts, now, true),
     };
+    let mut sms = sms_possible(facts);
+    if let (Policy::Cheapest, Ok((form, _)), Ok(_)) = (facts.policy, &whatsapp, sms) {
+        let (cheaper, reason) = cheaper(facts, form);
+        routing.reasons.push(reason);
+        match cheaper {
+            Some(Channel::Sms) => whatsapp = Err("policy_cheapest"),
+            Some(_) => sms = Err("policy_cheapest"),
+            None => {}
+        }
+    }
     let carried = note_whatsapp(&mut routing, whatsapp);
-    let sms = match (sms_possible(facts), facts.policy) {
-        (Ok(_), Policy::WhatsappOnly) if carried => Err("policy_whatsapp_only"),
-        (Ok(_), Policy::WhatsappOnly) => Ok("sms_because_whatsapp_cannot"),
-        (possible, _) => possible,
-    };
+    match (sms, facts.policy) {
+        (Ok(_), Policy::WhatsappThenSms(patience)) if carried => {
+            routing.waiting = Some(patience);
+            routing.reasons.push("sms_waits_for_whatsapp");
+            return routing;
+        }
+        (Ok(_), Policy::WhatsappOnly) if carried => sms = Err("policy_whatsapp_only"),
+        (Ok(_), Policy::WhatsappOnly | Policy::WhatsappThenSms(_)) => sms = Ok("sms_because_whatsapp_cannot"),
+        _ => {}
+    }
     note_sms(&mut routing, sms);
     routing
+}
+
+/// The channel that costs less for this message, if prices tell, and why it is that one. WhatsApp where both cost the same.
+fn cheaper(facts: &Facts, form: &WhatsappForm) -> (Option<Channel>, &'static str) {
+    let price = |kind| facts.prices.find("whatsapp", kind, facts.number);
+    let whatsapp = match form {
+        // Free unless a row says otherwise: Meta began to charge for some in October 2026.
+        WhatsappForm::Text => match price("service").filter(|price| price.micros > 0) {
+            None => return (Some(Channel::Whatsapp), "whatsapp_is_free"),
+            found => found,
+        },
+        WhatsappForm::Template { .. } => price(facts.template_category),
+    };
+    let sms = facts.prices.find("mtn", "segment", facts.number).map(|price| price.times(facts.sms_segments));
+    match (whatsapp, sms) {
+        (Some(whatsapp), Some(sms)) if whatsapp.currency != sms.currency => (None, "prices_not_comparable"),
+        (Some(whatsapp), Some(sms)) if sms.micros < whatsapp.micros => (Some(Channel::Sms), "sms_is_cheaper"),
+        (Some(_), Some(_)) => (Some(Channel::Whatsapp), "sms_is_not_cheaper"),
+        _ => (None, "prices_not_known"),
+    }
 }
 
 fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
@@ -225,7 +240,9 @@ fn reply(facts: &Facts, now: DateTime<Utc>) -> Routing {
     let mirror = match (facts.mirror_replies, facts.policy) {
         (false, _) => Err("mirror_off"),
         (true, Policy::SmsOnly) => Err("policy_sms_only"),
-        (true, Policy::Both | Policy::WhatsappOnly | Policy::None) => whatsapp_form(facts, now, false),
+        // The same answer twice is never the cheapest.
+        (true, Policy::Cheapest) => Err("policy_cheapest"),
+        (true, _) => whatsapp_form(facts, now, false),
     };
     note_whatsapp(&mut routing, mirror);
     note_sms(&mut routing, sms_possible(facts).map(|_| "answer_where_asked"));
@@ -335,12 +352,15 @@ fn pass_gates(facts: &Facts, now: DateTime<Utc>, routing: &mut Routing) {
             routing.reasons.push(reason);
         }
     }
-    if facts.purpose != Purpose::Reply || !routing.channels.is_empty() {
+    let summary = facts.purpose == Purpose::CallSummary;
+    // Who wants one message of the two gets it at once.
+    let one = summary && matches!(facts.policy, Policy::WhatsappThenSms(_) | Policy::Cheapest);
+    if !(one || facts.purpose == Purpose::Reply) || !routing.channels.is_empty() {
         return;
     }
     if routing.deferred == [Channel::Sms]
         && facts.whatsapp_gate != Gate::Open
-        && let Ok((form, _)) = whatsapp_form(facts, now, false)
+        && let Ok((form, _)) = whatsapp_form(facts, now, summary)
     {
         routing.suppressed.retain(|(channel, _)| *channel != Channel::Whatsapp);
         routing.suppressed.push((Channel::Sms, "carried_by_whatsapp"));
@@ -352,6 +372,7 @@ fn pass_gates(facts: &Facts, now: DateTime<Utc>, routing: &mut Routing) {
         routing.suppressed.retain(|(channel, _)| *channel != Channel::Sms);
         routing.suppressed.push((Channel::Whatsapp, "carried_by_sms"));
         routing.deferred.clear();
+        routing.waiting = None;
         routing.whatsapp_form = None;
         routing.channels.push(Channel::Sms);
         routing.reasons.push("sms_carries");
@@ -361,6 +382,7 @@ fn pass_gates(facts: &Facts, now: DateTime<Utc>, routing: &mut Routing) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Reached;
     use expect_test::{Expect, expect};
     use proptest::prelude::*;
 
@@ -374,6 +396,10 @@ mod tests {
         Facts {
             purpose: Purpose::CallSummary,
             policy: Policy::Both,
+            doubts: &[],
+            prices: Prices::default(),
+            number: Some("+250788123456"),
+            sms_segments: 2,
             whatsapp: WhatsappEvidence::Yes,
             has_sms_number: true,
             allows_sms: true,
@@ -381,6 +407,7 @@ mod tests {
             last_whatsapp_inbound_at: Some(now() - TimeDelta::hours(1)),
             locale: Locale::Rw,
             template: "call_summary_v1",
+            template_category: "utility",
             template_languages: APPROVED,
             probe_unknown: false,
             mirror_replies: false,
@@ -411,6 +438,9 @@ mod tests {
             })
             .collect();
         out.extend(routing.deferred.iter().map(|channel| format!("{} later", channel.as_str())));
+        out.extend(routing.waiting.map(|patience| {
+            format!("sms after {} s unless {}", patience.after.num_seconds(), patience.until.as_str())
+        }));
         out.extend(routing.suppressed.iter().map(|(channel, reason)| format!("not {}: {reason}", channel.as_str())));
         expected.assert_eq(&out.join(", "));
     }
@@ -458,6 +488,139 @@ mod tests {
             expect!["sms, not whatsapp: not_on_whatsapp"],
         );
         check(Facts { policy: Policy::None, ..facts() }, expect!["not whatsapp: policy_none, not sms: policy_none"]);
+    }
+
+    fn then_sms() -> Facts<'static> {
+        let patience = Patience { after: TimeDelta::minutes(10), until: Reached::Read };
+        Facts { policy: Policy::WhatsappThenSms(patience), ..facts() }
+    }
+
+    #[test]
+    fn sms_waits_for_whatsapp_only_where_both_are_possible() {
+        check(then_sms(), expect!["whatsapp text, sms after 600 s unless read"]);
+        check(
+            Facts { last_whatsapp_inbound_at: None, ..then_sms() },
+            expect!["whatsapp template rw_RW, sms after 600 s unless read"],
+        );
+        check(Facts { whatsapp: WhatsappEvidence::No, ..then_sms() }, expect!["sms, not whatsapp: not_on_whatsapp"]);
+        check(Facts { allows_sms: false, ..then_sms() }, expect!["whatsapp text, not sms: opted_out"]);
+        check(
+            Facts { inbound: Channel::Whatsapp, purpose: Purpose::Reply, ..then_sms() },
+            expect!["whatsapp text, not sms: answered_on_whatsapp"],
+        );
+        check(
+            Facts { mirror_replies: true, inbound: Channel::Sms, purpose: Purpose::Reply, ..then_sms() },
+            expect!["whatsapp text, sms"],
+        );
+        let routing = decide(&then_sms(), now());
+        assert_eq!(routing.reasons, ["service_window_open", "sms_waits_for_whatsapp"]);
+        assert_eq!(routing.to_value()["sms_waits"], serde_json::json!({"after": 600, "until": "read"}));
+    }
+
+    #[test]
+    fn whoever_wants_one_message_gets_it_over_the_channel_that_is_up() {
+        check(Facts { whatsapp_gate: Gate::Open, ..then_sms() }, expect!["sms, not whatsapp: carried_by_sms"]);
+        check(Facts { sms_gate: Gate::Open, ..then_sms() }, expect!["whatsapp text, sms after 600 s unless read"]);
+        check(
+            Facts { whatsapp_gate: Gate::Open, sms_gate: Gate::Open, ..then_sms() },
+            expect!["whatsapp later, sms after 600 s unless read"],
+        );
+        check(
+            Facts { whatsapp: WhatsappEvidence::No, sms_gate: Gate::Open, ..then_sms() },
+            expect!["sms later, not whatsapp: not_on_whatsapp"],
+        );
+        let template = || Facts { last_whatsapp_inbound_at: None, ..cheapest() };
+        let dear = [price("mtn", "segment", 0.01, "USD"), price("whatsapp", "utility", 0.03, "USD")];
+        check(
+            Facts { prices: Prices(&dear), sms_gate: Gate::Open, ..template() },
+            expect!["whatsapp template rw_RW, not sms: carried_by_whatsapp"],
+        );
+        check(Facts { whatsapp_gate: Gate::Open, ..cheapest() }, expect!["sms, not whatsapp: carried_by_sms"]);
+    }
+
+    fn cheapest() -> Facts<'static> {
+        Facts { policy: Policy::Cheapest, ..facts() }
+    }
+
+    fn price(provider: &str, kind: &str, price: f64, currency: &str) -> Value {
+        serde_json::json!({"provider": provider, "kind": kind, "prefix": "+250", "price": price, "currency": currency})
+    }
+
+    #[track_caller]
+    fn check_prices(facts: Facts, rows: &[Value], reason: &str, expected: Expect) {
+        let facts = Facts { prices: Prices(rows), ..facts };
+        assert!(decide(&facts, now()).reasons.contains(&reason), "{:?}", decide(&facts, now()).reasons);
+        check(facts, expected);
+    }
+
+    #[test]
+    fn the_cheaper_channel_carries_it_alone() {
+        let template = || Facts { last_whatsapp_inbound_at: None, ..cheapest() };
+        let segment = |cents| price("mtn", "segment", cents / 100.0, "USD");
+        let utility = |cents| price("whatsapp", "utility", cents / 100.0, "USD");
+        check_prices(cheapest(), &[], "whatsapp_is_free", expect!["whatsapp text, not sms: policy_cheapest"]);
+        let service = price("whatsapp", "service", 0.004, "USD");
+        check_prices(
+            cheapest(),
+            &[service.clone(), segment(0.1)],
+            "sms_is_cheaper",
+            expect!["sms, not whatsapp: policy_cheapest"],
+        );
+        check_prices(
+            cheapest(),
+            &[service, segment(1.0)],
+            "sms_is_not_cheaper",
+            expect!["whatsapp text, not sms: policy_cheapest"],
+        );
+        // Two segments: 2 x 1.3 against 2.5.
+        check_prices(
+            template(),
+            &[segment(1.3), utility(2.5)],
+            "sms_is_not_cheaper",
+            expect!["whatsapp template rw_RW, not sms: policy_cheapest"],
+        );
+        check_prices(
+            template(),
+            &[segment(1.2), utility(2.5)],
+            "sms_is_cheaper",
+            expect!["sms, not whatsapp: policy_cheapest"],
+        );
+        check_prices(
+            template(),
+            &[segment(1.25), utility(2.5)],
+            "sms_is_not_cheaper",
+            expect!["whatsapp template rw_RW, not sms: policy_cheapest"],
+        );
+        let marketing = Facts { template_category: "marketing", ..template() };
+        let rows = [segment(1.3), utility(2.5), price("whatsapp", "marketing", 0.07, "USD")];
+        check_prices(marketing, &rows, "sms_is_cheaper", expect!["sms, not whatsapp: policy_cheapest"]);
+    }
+
+    #[test]
+    fn without_prices_that_compare_the_cheapest_is_both() {
+        let template = || Facts { last_whatsapp_inbound_at: None, ..cheapest() };
+        let rwf = price("mtn", "segment", 12.0, "RWF");
+        let utility = price("whatsapp", "utility", 0.004, "USD");
+        check_prices(template(), &[], "prices_not_known", expect!["whatsapp template rw_RW, sms"]);
+        check_prices(
+            template(),
+            std::slice::from_ref(&utility),
+            "prices_not_known",
+            expect!["whatsapp template rw_RW, sms"],
+        );
+        check_prices(template(), &[rwf, utility], "prices_not_comparable", expect!["whatsapp template rw_RW, sms"]);
+        check(Facts { whatsapp: WhatsappEvidence::No, ..cheapest() }, expect!["sms, not whatsapp: not_on_whatsapp"]);
+        check(Facts { allows_sms: false, ..cheapest() }, expect!["whatsapp text, not sms: opted_out"]);
+        check(
+            Facts { mirror_replies: true, policy: Policy::Cheapest, ..answer() },
+            expect!["sms, not whatsapp: policy_cheapest"],
+        );
+    }
+
+    #[test]
+    fn what_could_not_be_read_of_the_policy_is_among_the_reasons() {
+        let reasons = decide(&Facts { doubts: &["policy_not_understood"], ..facts() }, now()).reasons;
+        assert_eq!(reasons, ["policy_not_understood", "service_window_open", "sms"]);
     }
 
     #[test]
@@ -552,14 +715,29 @@ mod tests {
         );
     }
 
+    static PRICES: std::sync::LazyLock<[Vec<Value>; 4]> = std::sync::LazyLock::new(|| {
+        let (dear, cheap) = (price("mtn", "segment", 9.0, "USD"), price("mtn", "segment", 0.001, "USD"));
+        let (service, utility) = (price("whatsapp", "service", 0.1, "USD"), price("whatsapp", "utility", 0.1, "USD"));
+        [
+            vec![],
+            vec![dear.clone(), utility.clone()],
+            vec![cheap.clone(), service.clone(), utility.clone()],
+            vec![cheap, service, price("whatsapp", "utility", 0.1, "RWF")],
+        ]
+    });
+
     fn any_facts() -> impl Strategy<Value = Facts<'static>> {
         let bits = prop::collection::vec(any::<bool>(), 9);
-        (bits, 0_usize..3, 0_usize..4, 0_usize..3, 0_usize..3, 0_usize..3, 0_usize..4).prop_map(
-            |(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale)| {
+        (bits, 0_usize..3, 0_usize..6, 0_usize..3, 0_usize..3, 0_usize..3, 0_usize..4, 0_usize..4).prop_map(
+            |(bits, purpose, policy, evidence, sms_gate, whatsapp_gate, locale, priced)| {
                 let gates = [Gate::Closed, Gate::Open, Gate::Probe];
                 Facts {
                     purpose: [Purpose::CallSummary, Purpose::Reply, Purpose::Keyword][purpose],
-                    policy: [Policy::Both, Policy::SmsOnly, Policy::WhatsappOnly, Policy::None][policy],
+                    policy: crate::policy::ALL[policy],
+                    doubts: &[],
+                    prices: Prices(&PRICES[priced]),
+                    number: Some("+250788123456"),
+                    sms_segments: 2,
                     whatsapp: [WhatsappEvidence::Yes, WhatsappEvidence::No, WhatsappEvidence::Unknown][evidence],
                     has_sms_number: bits[0],
                     allows_sms: bits[1],
@@ -567,6 +745,7 @@ mod tests {
                     last_whatsapp_inbound_at: bits[3].then(now),
                     locale: crate::locale::ALL[locale],
                     template: "call_summary_v1",
+                    template_category: "utility",
                     template_languages: APPROVED,
                     probe_unknown: bits[4],
                     mirror_replies: bits[5],
@@ -589,6 +768,7 @@ mod tests {
             for channel in [Channel::Whatsapp, Channel::Sms] {
                 let times = routing.channels.iter().filter(|found| **found == channel).count()
                     + routing.deferred.iter().filter(|found| **found == channel).count()
+                    + usize::from(channel == Channel::Sms && routing.waiting.is_some())
                     + routing.suppressed.iter().filter(|(found, _)| *found == channel).count();
                 prop_assert_eq!(times, 1, "{:?}", routing);
             }
@@ -598,7 +778,26 @@ mod tests {
         #[test]
         fn no_wish_of_the_person_is_broken(facts in any_facts()) {
             let routing = decide(&facts, now());
-            let used = |channel| routing.sends(channel) || routing.deferred.contains(&channel);
+            let used = |channel| {
+                routing.sends(channel)
+                    || routing.deferred.contains(&channel)
+                    || channel == Channel::Sms && routing.waiting.is_some()
+            };
+            // SMS waits for nothing but WhatsApp, and only where that was asked for.
+            if let Some(patience) = routing.waiting {
+                prop_assert_eq!(facts.policy, Policy::WhatsappThenSms(patience));
+                prop_assert!(facts.purpose == Purpose::CallSummary && used(Channel::Whatsapp));
+            }
+            if facts.purpose == Purpose::CallSummary && facts.policy == Policy::Cheapest {
+                let unknown = routing.reasons.iter().any(|reason| reason.starts_with("prices_not_"));
+                prop_assert!(unknown || !(used(Channel::Sms) && used(Channel::Whatsapp)));
+            }
+            // A wish for one channel or the other never leaves somebody without both.
+            if facts.purpose == Purpose::CallSummary && facts.policy != Policy::None {
+                let both = decide(&Facts { policy: Policy::Both, ..facts.clone() }, now());
+                prop_assert!(both.channels.is_empty() || facts.policy == Policy::SmsOnly || facts.policy == Policy::WhatsappOnly
+                    || !routing.channels.is_empty());
+            }
             if facts.purpose != Purpose::Keyword {
                 prop_assert!(facts.allows_sms || !used(Channel::Sms));
                 prop_assert!(facts.allows_whatsapp || !used(Channel::Whatsapp));

@@ -65,6 +65,10 @@ pub struct Client {
     pub mirror_replies: bool,
     /// Most segments of one SMS (`settings.sms_max_segments`), where the client says so.
     pub sms_max_segments: Option<usize>,
+    /// What is said beside it: `{whatsapp_then_sms: {after, until}}`.
+    pub settings: Value,
+    /// What messages cost: `[{provider, kind, prefix, price, currency}]`.
+    pub prices: Vec<Value>,
 }
 
 impl Client {
@@ -126,6 +130,8 @@ impl Claim {
                     .get("settings")
                     .and_then(|settings| u32_at(settings, "sms_max_segments"))
                     .and_then(|most| usize::try_from(most).ok()),
+                settings: client.get("settings").cloned().unwrap_or_default(),
+                prices: items_at(client, "prices").to_vec(),
             },
             session_id: string_at(session, "id")?,
             session_created: flag_at(session, "created"),

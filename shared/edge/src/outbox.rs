@@ -9,8 +9,10 @@ use ihuza_core::{
     locale::Locale,
     log::{Event, Level},
     phone::{self, E164},
+    policy::{self, Patience, Policy},
+    price::Prices,
     retry::Purpose,
-    routing::{self, Facts, Gate, Policy, Routing, WhatsappEvidence},
+    routing::{self, Facts, Gate, Routing, WhatsappEvidence},
     sms::{self, SmsText},
     summary::ReplyPath,
     timestamp,
@@ -73,7 +75,7 @@ pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
 impl Outbox<'_> {
     /// Decides over which channels `content` goes, and sends it there.
     pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
-        let mut routing = self.route(now);
+        let mut routing = self.route(content, now);
         self.claim.guards.apply(&mut routing);
         self.cx.log(
             Level::Info,
@@ -82,6 +84,7 @@ impl Outbox<'_> {
             &[
                 ("channels", routing.channels.clone().into()),
                 ("deferred", routing.deferred.clone().into()),
+                ("sms_waits", routing.waiting.map(Patience::to_value).into()),
                 ("reasons", routing.reasons.clone().into()),
                 ("recipient", self.claim.profile.phone_number.as_deref().map(phone::mask).into()),
             ],
@@ -90,25 +93,34 @@ impl Outbox<'_> {
             .channels
             .iter()
             .chain(&routing.deferred)
-            .filter(|channel| !self.claim.already_sent.iter().any(|sent| sent == channel.as_str()))
+            .filter(|channel| !self.is_sent(**channel))
             .filter_map(|channel| self.message(*channel, &routing, content, now))
             .collect();
         let attempts =
             join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await;
         let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
+        if let Some(patience) = routing.waiting
+            && !self.is_sent(Channel::Sms)
+        {
+            deliveries
+                .extend(self.message(Channel::Sms, &routing, content, now).map(|p| self.waits(&p, patience, now)));
+        }
         let nobody = planned.is_empty() && self.claim.already_sent.is_empty();
         deliveries.extend(self.suppressed(&routing, content, nobody, now));
         let renditions = self.renditions(&routing, content, now);
         Sent { routing, deliveries, renditions }
     }
 
-    fn route(&self, now: DateTime<Utc>) -> Routing {
+    /// An earlier consumer of this work has sent it there.
+    fn is_sent(&self, channel: Channel) -> bool {
+        self.claim.already_sent.iter().any(|sent| sent == channel.as_str())
+    }
+
+    fn route(&self, content: &Content, now: DateTime<Utc>) -> Routing {
         let config = &self.cx.config;
+        let client = &self.claim.client;
         let preference = |name: &str| self.claim.profile.preferences.get(name);
-        let policy = preference("policy")
-            .and_then(Value::as_str)
-            .or(self.claim.client.default_policy.as_deref())
-            .and_then(Policy::parse);
+        let wanted = policy::read(&self.claim.profile.preferences, client.default_policy.as_deref(), &client.settings);
         let languages: Vec<Locale> = config
             .text("WHATSAPP_TEMPLATE_LANGUAGES")
             .split(',')
@@ -120,7 +132,11 @@ impl Outbox<'_> {
         };
         let facts = Facts {
             purpose: self.purpose,
-            policy: policy.unwrap_or(Policy::Both),
+            policy: wanted.policy,
+            doubts: &wanted.doubts,
+            prices: Prices(&client.prices),
+            number: self.claim.profile.phone_number.as_deref(),
+            sms_segments: content.sms.segments,
             whatsapp: match self.claim.profile.whatsapp.as_str() {
                 "yes" => WhatsappEvidence::Yes,
                 "no" => WhatsappEvidence::No,
@@ -137,11 +153,10 @@ impl Outbox<'_> {
                 .and_then(timestamp::parse_rfc3339),
             locale: self.locale,
             template: config.text("WHATSAPP_SUMMARY_TEMPLATE"),
+            template_category: "utility",
             template_languages: &languages,
             probe_unknown: config.flag("WHATSAPP_PROBE_UNKNOWN"),
-            mirror_replies: preference("mirror_replies")
-                .and_then(Value::as_bool)
-                .unwrap_or(self.claim.client.mirror_replies),
+            mirror_replies: preference("mirror_replies").and_then(Value::as_bool).unwrap_or(client.mirror_replies),
             inbound: self.inbound,
             sms_gate: gate("mtn"),
             whatsapp_gate: gate("whatsapp"),
@@ -193,6 +208,23 @@ impl Outbox<'_> {
         })
     }
 
+    /// The SMS that is there before it is known whether it will be needed; the database sends it off or settles it.
+    fn waits(&self, planned: &Planned, patience: Patience, now: DateTime<Utc>) -> Value {
+        let at = timestamp::to_rfc3339(now);
+        let mut row = planned.row(obj(&mut [
+            ("attempt", self.claim.attempt.into()),
+            ("outcome", "deferred".into()),
+            ("error_reason", "waits_for_whatsapp".into()),
+            ("started_at", (&at).into()),
+            ("finished_at", (&at).into()),
+            ("next_attempt_at", timestamp::to_rfc3339(now + patience.after).into()),
+        ]));
+        if let Some(fields) = row.as_object_mut() {
+            fields.insert("waits_until".to_owned(), patience.until.as_str().into());
+        }
+        row
+    }
+
     /// One row a refused channel says so, and why: where `nobody` is written to, and where a guard refused it.
     fn suppressed(&self, routing: &Routing, content: &Content, nobody: bool, now: DateTime<Utc>) -> Vec<Value> {
         let at = timestamp::to_rfc3339(now);
@@ -228,7 +260,11 @@ impl Outbox<'_> {
         let mut renditions = Map::new();
         // What WhatsApp carries alone, SMS can still carry when WhatsApp fails.
         let configured = self.cx.config.find("MTN_SMS_API_KEY").is_some();
-        let spare = |reason: &str| reason.starts_with("policy_") || reason == "answered_on_whatsapp" && configured;
+        let spare = |reason: &str| {
+            reason.starts_with("policy_")
+                || reason == "carried_by_whatsapp"
+                || reason == "answered_on_whatsapp" && configured
+        };
         if routing.suppressed_reason(Channel::Sms).is_none_or(spare) {
             renditions.insert("sms".to_owned(), self.sms_payload(&content.sms));
         }
