@@ -28,6 +28,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "client_numbers_channel_is_known",
             "clients_default_policy_is_known",
             "clients_one_default",
+            "clients_quiet_hours_are_times",
             "clients_settings_is_object",
             "clients_slug_is_lower_case",
             "clients_slug_key",

@@ -29,6 +29,7 @@ mod lints;
 mod migrations;
 mod parallel;
 mod plans;
+mod quiet_hours;
 mod resend;
 mod rls;
 mod schema;

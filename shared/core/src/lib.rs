@@ -22,6 +22,7 @@ pub mod mtn;
 pub mod openai;
 pub mod phone;
 pub mod problem;
+pub mod quiet_hours;
 pub mod realtime;
 pub mod redact;
 pub mod retry;

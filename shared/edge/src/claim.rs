@@ -4,6 +4,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 
 use ihuza_core::guards::Guards;
 use ihuza_core::json::{flag_at, items_at, str_at, string_at, u32_at};
+use ihuza_core::quiet_hours::QuietHours;
 use serde_json::Value;
 
 use crate::{context::Cx, host};
@@ -82,6 +83,8 @@ pub struct Claim {
     pub gates: Gates,
     /// What may not be sent, whatever could carry it.
     pub guards: Guards,
+    /// Whether it is night where the person is.
+    pub quiet: QuietHours,
 }
 
 impl Claim {
@@ -123,6 +126,7 @@ impl Claim {
             attempt: u32_at(claim, "attempt").unwrap_or(1),
             gates: Gates(claim.get("providers").cloned().unwrap_or_default()),
             guards: Guards::read(claim),
+            quiet: QuietHours::read(claim),
         })
     }
 }

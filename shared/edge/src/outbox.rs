@@ -9,6 +9,7 @@ use ihuza_core::{
     locale::Locale,
     log::{Event, Level},
     phone::{self, E164},
+    quiet_hours::Hold,
     retry::Purpose,
     routing::{self, Facts, Gate, Policy, Routing, WhatsappEvidence},
     sms::SmsText,
@@ -70,8 +71,11 @@ pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
 impl Outbox<'_> {
     /// Decides over which channels `content` goes, and sends it there.
     pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
-        let mut routing = self.route(now);
+        let hold = self.claim.quiet.hold(self.purpose, now, self.purpose.deadline(now));
+        // What waits goes out by what will be true then: the service window may have closed.
+        let mut routing = self.route(if let Hold::Until(then) = hold { then } else { now });
         self.claim.guards.apply(&mut routing);
+        hold.apply(&mut routing);
         self.cx.log(
             Level::Info,
             Event::DualChannelRouting,
@@ -90,8 +94,12 @@ impl Outbox<'_> {
             .filter(|channel| !self.claim.already_sent.iter().any(|sent| sent == channel.as_str()))
             .filter_map(|channel| self.message(*channel, &routing, content, now))
             .collect();
-        let attempts =
-            join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await;
+        let attempts = match hold {
+            Hold::Until(then) => planned.iter().map(|p| delivery::hold_back(self.cx, &p.message, then, now)).collect(),
+            Hold::No | Hold::Urgent | Hold::TooLate => {
+                join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await
+            }
+        };
         let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
         let nobody = planned.is_empty() && self.claim.already_sent.is_empty();
         deliveries.extend(self.suppressed(&routing, content, nobody, now));
