@@ -71,6 +71,8 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "conversation_turns_kind_is_known",
             "conversation_turns_one_open",
             "conversation_turns_status_is_known",
+            "dead_letter_actions_action_is_known",
+            "dead_letter_actions_reason_is_given",
             "dead_letters_queue_message_id_key",
             "jobs_once_pending",
             "jobs_status_is_known",

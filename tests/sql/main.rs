@@ -20,6 +20,7 @@ mod support;
 mod budget;
 mod claims;
 mod constraints;
+mod dead_letters;
 mod deliveries;
 mod erasure;
 mod fold;
