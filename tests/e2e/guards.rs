@@ -85,3 +85,57 @@ async fn a_flood_to_numbers_that_begin_alike_is_stopped_and_told_once() {
     let other = stage.stranger();
     assert!(!stage.says(&other, "I look for a house in Remera").await.is_empty());
 }
+
+/// Quiet in Kigali from an hour ago until in an hour.
+const QUIET_NOW: &str =
+    "update clients set settings = settings || jsonb_build_object('quiet_hours', jsonb_build_object(
+    'from', to_char((now() - interval '1 hour') at time zone 'Africa/Kigali', 'HH24:MI'),
+    'until', to_char((now() + interval '1 hour') at time zone 'Africa/Kigali', 'HH24:MI'))) where is_default";
+const NEVER_QUIET: &str = "update clients set settings = settings - 'quiet_hours'";
+
+#[tokio::test]
+async fn at_night_a_summary_waits_and_an_answer_and_what_is_urgent_do_not() {
+    let stage = stage().await;
+    stage.execute(QUIET_NOW, &[]).await.unwrap();
+    let (asleep, awake, urgent) = (stage.stranger(), stage.stranger(), stage.stranger());
+    let told = stage.told_and_done(&CallSeed::new(&asleep).on_whatsapp_now()).await;
+    stage.delivered(&asleep, "sms queued 0, whatsapp queued 0").await;
+    let waits = format!(
+        "select bool_and(next_attempt_at > now() + interval '50 minutes' and next_attempt_at < now() + interval '63 minutes'
+                     and next_attempt_at < deadline_at and last_outcome = 'deferred') from message_delivery_log where call_id = '{}'",
+        told.call.id
+    );
+    assert_eq!(stage.value(&waits).await, json!(true));
+    let routing = format!(
+        "select routing -> 'reasons' from conversation_messages where call_id = '{}' and kind = 'call_summary'",
+        told.call.id
+    );
+    let reasons = stage.value(&routing).await;
+    assert!(reasons.as_array().unwrap().contains(&json!("quiet_hours")), "{reasons}");
+    let story = stage.story(&told.correlation_id);
+    let routed = story.iter().find(|line| line["event"] == "DUAL_CHANNEL_ROUTING").unwrap();
+    assert!(routed["reasons"].as_array().unwrap().contains(&json!("quiet_hours")), "{routed}");
+    // A sweep changes nothing, not even when it is looked at too early.
+    stage
+        .execute("update message_delivery_log set next_attempt_at = now() where last_outcome = 'deferred'", &[])
+        .await
+        .unwrap();
+    stage.cron().await.unwrap();
+    assert_eq!(stage.value(&waits).await, json!(true));
+    assert_eq!(stage.outbox(&asleep), "");
+
+    assert!(!stage.says(&awake, "I look for a house in Remera").await.is_empty());
+    let call = stage.seed_call(&CallSeed::new(&urgent)).await.unwrap();
+    let answer = stage.post_call_notify_with(&json!({"callId": call.id, "urgent": true})).await.unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    stage.delivered(&urgent, "sms delivered 1").await;
+
+    // Morning.
+    stage.execute(NEVER_QUIET, &[]).await.unwrap();
+    stage
+        .execute("update message_delivery_log set next_attempt_at = now() where last_outcome = 'deferred'", &[])
+        .await
+        .unwrap();
+    stage.cron().await.unwrap();
+    stage.delivered(&asleep, "sms delivered 1, whatsapp delivered 1").await;
+}

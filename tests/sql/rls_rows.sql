@@ -66,6 +66,8 @@ begin
   insert into public.alerts (client_id, kind, severity, dedupe_key, message) values (p_client, 'a_kind', 'warning', 'alert-' || p_n, 'Look.');
   insert into public.jobs (queue, payload) values ('a-queue', to_jsonb(p_n));
   insert into public.dead_letters (client_id, queue, message_id) values (p_client, 'a-queue', 'letter-' || p_n);
+  insert into public.dead_letter_actions (dead_letter_id, action, reason, requested_by)
+  select id, 'drop', 'a reason', 'postgres' from public.dead_letters where message_id = 'letter-' || p_n;
   insert into public.provider_health (provider) values ('provider-' || p_n);
   insert into public.provider_outcomes (provider, outcome) values ('provider-' || p_n, 'accepted');
   insert into public.rate_limits (bucket, window_start, taken) values ('bucket:' || v_profile, now(), 1);

@@ -6,6 +6,7 @@
 mod bench;
 mod build;
 mod call;
+mod dead_letters;
 mod demo;
 mod deploy;
 mod dev;
@@ -47,6 +48,8 @@ enum Chore {
     Bench(bench::Options),
     /// Apply the migrations to a database.
     Migrate(migrate::Options),
+    /// Work that was given up: list it, put it back, drop it.
+    DeadLetters(dead_letters::Options),
     /// Deploy the functions to Cloudflare, or check a deployment.
     Deploy(deploy::Options),
 }
@@ -62,6 +65,7 @@ fn main() -> std::process::ExitCode {
         Chore::Soak(options) => soak::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Migrate(options) => migrate::run(&options),
+        Chore::DeadLetters(options) => dead_letters::run(&options),
         Chore::Deploy(options) => deploy::run(&options),
     };
     match done {

@@ -2,7 +2,7 @@
 //!
 //! What was applied is recorded where the Supabase CLI records it, so that both agree. Twice is as good as once.
 
-mod connection;
+pub mod connection;
 mod indexes;
 
 use std::path::PathBuf;

@@ -38,6 +38,7 @@ pub fn notification(call: Call) -> Result<Outcome, Problem> {
         })?),
         None => None,
     };
+    let urgent = json::flag(&body, "urgent").unwrap_or(false);
     let cx = match json::optional_text(&body, "correlation_id", REFERENCE_LIMIT)? {
         Some(id) => {
             let id = CorrelationId::parse(&id).ok_or_else(|| {
@@ -56,6 +57,7 @@ pub fn notification(call: Call) -> Result<Outcome, Problem> {
         ("call_ref", (&call_ref).into()),
         ("profile_ref", profile_ref.into()),
         ("phone_number", phone.as_ref().map(E164::as_str).into()),
+        ("urgent", urgent.into()),
     ]);
     let recipient = phone.as_ref().map(|phone| phone.masked());
     let line = cx.line(

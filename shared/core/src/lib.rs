@@ -29,6 +29,7 @@ pub mod phone;
 pub mod policy;
 pub mod price;
 pub mod problem;
+pub mod quiet_hours;
 pub mod realtime;
 pub mod redact;
 pub mod retry;

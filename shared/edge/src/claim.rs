@@ -5,6 +5,7 @@ use std::{cell::RefCell, collections::BTreeMap};
 use ihuza_core::{
     guards::Guards,
     json::{flag_at, items_at, str_at, string_at, u32_at},
+    quiet_hours::QuietHours,
     sms,
 };
 use serde_json::Value;
@@ -99,6 +100,8 @@ pub struct Claim {
     pub gates: Gates,
     /// What may not be sent, whatever could carry it.
     pub guards: Guards,
+    /// Whether it is night where the person is.
+    pub quiet: QuietHours,
 }
 
 impl Claim {
@@ -146,6 +149,7 @@ impl Claim {
             attempt: u32_at(claim, "attempt").unwrap_or(1),
             gates: Gates(claim.get("providers").cloned().unwrap_or_default()),
             guards: Guards::read(claim),
+            quiet: QuietHours::read(claim),
         })
     }
 }

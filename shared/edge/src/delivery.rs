@@ -7,7 +7,7 @@ use ihuza_core::{
     error_class::{ErrorClass, Evidence},
     json::{obj, str_at},
     log::{Event, Level},
-    phone, retry,
+    phone, quiet_hours, retry,
     send::{Accepted, Refused},
     timestamp,
 };
@@ -109,11 +109,23 @@ fn deferred(cx: &Cx, message: &Message, open_until: &str, now: DateTime<Utc>) ->
     let spread = TimeDelta::milliseconds((host::dice() * 10_000.0) as i64);
     let next = timestamp::parse_rfc3339(open_until).unwrap_or(now + TimeDelta::seconds(30)) + spread;
     log(cx, message, Level::Warn, Event::MessageDeferred, "the provider's breaker is open; the message waits", None);
+    wait(message, "breaker_open", next, now)
+}
+
+/// The message waits for the end of its recipient's quiet hours, and up to two minutes longer: many nights end at the same time.
+pub fn hold_back(cx: &Cx, message: &Message, until: DateTime<Utc>, now: DateTime<Utc>) -> Value {
+    let cx = &cx.for_work(&message.correlation_id);
+    let spread = TimeDelta::milliseconds((host::dice() * 120_000.0) as i64);
+    log(cx, message, Level::Info, Event::MessageDeferred, "it is night where the person is; the message waits", None);
+    wait(message, quiet_hours::REASON, until + spread, now)
+}
+
+fn wait(message: &Message, reason: &str, next: DateTime<Utc>, now: DateTime<Utc>) -> Value {
     let at = timestamp::to_rfc3339(now);
     obj(&mut [
         ("attempt", message.attempt.into()),
         ("outcome", "deferred".into()),
-        ("error_reason", "breaker_open".into()),
+        ("error_reason", reason.into()),
         ("started_at", (&at).into()),
         ("finished_at", (&at).into()),
         ("next_attempt_at", timestamp::to_rfc3339(next.min(message.deadline_at)).into()),

@@ -9,8 +9,9 @@ use ihuza_core::{
     locale::Locale,
     log::{Event, Level},
     phone::{self, E164},
-    policy::{self, Patience, Policy},
+    policy::{self, Patience, Policy, Reached},
     price::Prices,
+    quiet_hours::Hold,
     retry::Purpose,
     routing::{self, Facts, Gate, Routing, WhatsappEvidence},
     sms::{self, SmsText},
@@ -75,8 +76,12 @@ pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
 impl Outbox<'_> {
     /// Decides over which channels `content` goes, and sends it there.
     pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
-        let mut routing = self.route(content, now);
+        let hold = self.claim.quiet.hold(self.purpose, now, self.purpose.deadline(now));
+        // What waits goes out by what will be true then: the service window may have closed.
+        let then = if let Hold::Until(then) = hold { then } else { now };
+        let mut routing = self.route(content, then);
         self.claim.guards.apply(&mut routing);
+        hold.apply(&mut routing);
         self.cx.log(
             Level::Info,
             Event::DualChannelRouting,
@@ -96,14 +101,20 @@ impl Outbox<'_> {
             .filter(|channel| !self.is_sent(**channel))
             .filter_map(|channel| self.message(*channel, &routing, content, now))
             .collect();
-        let attempts =
-            join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await;
+        let attempts = match hold {
+            Hold::Until(then) => planned.iter().map(|p| delivery::hold_back(self.cx, &p.message, then, now)).collect(),
+            Hold::No | Hold::Urgent | Hold::TooLate => {
+                join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await
+            }
+        };
         let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();
         if let Some(patience) = routing.waiting
             && !self.is_sent(Channel::Sms)
         {
-            deliveries
-                .extend(self.message(Channel::Sms, &routing, content, now).map(|p| self.waits(&p, patience, now)));
+            deliveries.extend(
+                self.message(Channel::Sms, &routing, content, now)
+                    .map(|p| self.waits(&p, then + patience.after, patience.until, now)),
+            );
         }
         let nobody = planned.is_empty() && self.claim.already_sent.is_empty();
         deliveries.extend(self.suppressed(&routing, content, nobody, now));
@@ -209,7 +220,7 @@ impl Outbox<'_> {
     }
 
     /// The SMS that is there before it is known whether it will be needed; the database sends it off or settles it.
-    fn waits(&self, planned: &Planned, patience: Patience, now: DateTime<Utc>) -> Value {
+    fn waits(&self, planned: &Planned, due_at: DateTime<Utc>, until: Reached, now: DateTime<Utc>) -> Value {
         let at = timestamp::to_rfc3339(now);
         let mut row = planned.row(obj(&mut [
             ("attempt", self.claim.attempt.into()),
@@ -217,10 +228,10 @@ impl Outbox<'_> {
             ("error_reason", "waits_for_whatsapp".into()),
             ("started_at", (&at).into()),
             ("finished_at", (&at).into()),
-            ("next_attempt_at", timestamp::to_rfc3339(now + patience.after).into()),
+            ("next_attempt_at", timestamp::to_rfc3339(due_at).into()),
         ]));
         if let Some(fields) = row.as_object_mut() {
-            fields.insert("waits_until".to_owned(), patience.until.as_str().into());
+            fields.insert("waits_until".to_owned(), until.as_str().into());
         }
         row
     }
