@@ -28,6 +28,7 @@ mod lints;
 mod migrations;
 mod orders;
 mod parallel;
+mod people;
 mod plans;
 mod resend;
 mod rls;
