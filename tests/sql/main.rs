@@ -30,6 +30,7 @@ mod orders;
 mod parallel;
 mod people;
 mod plans;
+mod repeats;
 mod resend;
 mod rls;
 mod schema;
