@@ -264,6 +264,19 @@ pub fn in_full() -> bool {
     std::env::var_os("IHUZA_SOAK_MINUTES").is_some()
 }
 
+/// Numbers that are the same for the same seed (SplitMix64).
+pub struct Dice(pub u64);
+
+impl Dice {
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % limit.max(1) as u64) as usize
+    }
+}
+
 /// Tries `cases` cases (or `PROPTEST_CASES`) of what `strategy` makes; on failure prints the smallest one and the seed.
 pub fn check_cases<S, F>(cases: u32, strategy: S, check: F)
 where
