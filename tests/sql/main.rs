@@ -33,5 +33,6 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod templates;
 mod voice;
 mod whatsapp_turns;

@@ -11,6 +11,7 @@ begin
   insert into public.client_numbers (client_id, channel, address) values (v_client, 'sms', '800' || p_n);
   insert into public.ai_agents (client_id, slug, display_name) values (v_client, 'agent-' || p_n, 'Agent');
   insert into public.services (client_id, name) values (v_client, 'Service ' || p_n);
+  insert into public.message_templates (client_id, name, language) values (v_client, 'call_summary_v1', 'en');
   insert into public.channel_prices (client_id, provider, kind, price, currency) values (v_client, 'mtn', 'segment', 12, 'RWF');
   return v_client;
 end

@@ -36,3 +36,4 @@ pub mod timestamp;
 pub mod whatsapp;
 pub mod whatsapp_call;
 pub mod whatsapp_message;
+pub mod whatsapp_template;

@@ -63,6 +63,8 @@ pub struct Client {
     pub settings: Value,
     /// What messages cost: `[{provider, kind, prefix, price, currency}]`.
     pub prices: Vec<Value>,
+    /// What Meta says of the templates: `[{name, language, category, status}]`.
+    pub templates: Vec<Value>,
 }
 
 /// What every claim of work has in common.
@@ -112,6 +114,7 @@ impl Claim {
                 mirror_replies: flag_at(client, "mirror_replies"),
                 settings: client.get("settings").cloned().unwrap_or_default(),
                 prices: items_at(client, "prices").to_vec(),
+                templates: items_at(client, "templates").to_vec(),
             },
             session_id: string_at(session, "id")?,
             session_created: flag_at(session, "created"),
