@@ -41,6 +41,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod templates;
 mod voice;
 mod voice_notes;
 mod whatsapp_turns;

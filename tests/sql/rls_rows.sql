@@ -16,6 +16,7 @@ begin
   insert into public.budget_changes (client_id, month, currency, amount) values (v_client, '2030-01-01', 'RWF', 1);
   insert into public.send_permits (delivery_id, client_id) values (gen_random_uuid(), v_client);
   insert into public.send_limits (prefix) values ('+1' || p_n);
+  insert into public.message_templates (client_id, name, language) values (v_client, 'call_summary_v1', 'en');
   insert into public.channel_prices (client_id, provider, kind, price, currency) values (v_client, 'mtn', 'segment', 12, 'RWF');
   return v_client;
 end

@@ -1,16 +1,17 @@
-//! `whatsapp-webhook`: Meta's verification, the signature, the statuses of messages we sent, what people write, and
-//! what becomes of calls.
+//! `whatsapp-webhook`: Meta's verification, the signature, the statuses of messages we sent, what people write,
+//! what becomes of calls and of templates.
 //!
 //! Messages go to the queue of turns, whose consumer answers SMS as well: one conversation, one place that answers.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `GET /?hub.mode=subscribe&hub.verify_token=…&hub.challenge=…` | 200 and the challenge |
-//! | `POST /` with `X-Hub-Signature-256`, up to 3 MB | 200 once all statuses, messages and calls are durable |
+//! | `POST /` with `X-Hub-Signature-256`, up to 3 MB | 200 once all statuses, messages, calls and words about templates are durable |
 //! | `GET /health` | each dependency, each missing setting |
 
 mod calls;
 mod inbound;
+mod templates;
 
 use ihuza_core::json::obj;
 use ihuza_core::{
@@ -61,10 +62,12 @@ pub async fn queue(batch: MessageBatch, env: Env) {
     consume::consume(batch, env, ENDPOINT.name, record).await;
 }
 
-/// The queue holds statuses and call events, never both in one message.
+/// The queue holds statuses, call events and words about templates, never two of them in one message.
 async fn record(cx: Cx, envelope: Envelope) -> Verdict {
     if envelope.body.get("calls").is_some() {
         calls::record(cx, envelope).await
+    } else if envelope.body.get("templates").is_some() {
+        templates::record(cx, envelope).await
     } else {
         status::record(cx, envelope).await
     }
@@ -95,13 +98,15 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
             ("messages", updates.messages.len().into()),
             ("ignored", updates.ignored.clone().into()),
             ("calls", updates.calls.len().into()),
+            ("templates", updates.templates.len().into()),
             ("others", updates.others.into()),
             ("foreign", updates.foreign.into()),
             ("unreadable", updates.unreadable.into()),
         ],
     )];
     let mut work = status::work(&call.cx, ENDPOINT.queue, &updates.statuses);
-    let alone = updates.messages.len() == 1 && work.is_empty() && updates.calls.is_empty();
+    let alone =
+        updates.messages.len() == 1 && work.is_empty() && updates.calls.is_empty() && updates.templates.is_empty();
     for message in &updates.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if alone { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
@@ -118,11 +123,13 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
         work.push((TURNS, Envelope::new(&cx.correlation_id, inbound::work_of(message))));
     }
     work.extend(calls::work(&call.cx, ENDPOINT.queue, &updates.calls));
+    work.extend(templates::work(&call.cx, ENDPOINT.queue, &updates.templates));
     let answer = obj(&mut [
         ("status", "accepted".into()),
         ("statuses", updates.statuses.len().into()),
         ("messages", updates.messages.len().into()),
         ("calls", updates.calls.len().into()),
+        ("templates", updates.templates.len().into()),
     ]);
     Ok(Outcome::accepted(call.cx, work, Reply::json(200, &answer), lines))
 }

@@ -45,3 +45,4 @@ pub mod twilio;
 pub mod whatsapp;
 pub mod whatsapp_call;
 pub mod whatsapp_message;
+pub mod whatsapp_template;

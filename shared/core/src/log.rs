@@ -124,6 +124,8 @@ events! {
     WhatsappInboundReceived = "WHATSAPP_INBOUND_RECEIVED",
     /// A WhatsApp call began or ended, and is recorded.
     WhatsappCallRecorded = "WHATSAPP_CALL_RECORDED",
+    /// Meta's word about a template is in the database.
+    WhatsappTemplateRecorded = "WHATSAPP_TEMPLATE_RECORDED",
     /// A webhook's address was verified.
     WebhookVerified = "WEBHOOK_VERIFIED",
     /// The other channel takes over a message.

@@ -155,15 +155,21 @@ mod tests {
     fn the_reason_is_noted() {
         check(
             Hold::Until(at(60)),
-            expect![[r#"{"channels":[],"deferred":["whatsapp","sms"],"reasons":["sms","quiet_hours"],"sms_waits":null,"suppressed":[],"whatsapp_form":{"kind":"text"}}"#]],
+            expect![[
+                r#"{"channels":[],"deferred":["whatsapp","sms"],"reasons":["sms","quiet_hours"],"sms_waits":null,"suppressed":[],"whatsapp_form":{"kind":"text"}}"#
+            ]],
         );
         check(
             Hold::TooLate,
-            expect![[r#"{"channels":[],"deferred":[],"reasons":["sms","quiet_hours"],"sms_waits":null,"suppressed":[{"channel":"whatsapp","reason":"quiet_hours"},{"channel":"sms","reason":"quiet_hours"}],"whatsapp_form":null}"#]],
+            expect![[
+                r#"{"channels":[],"deferred":[],"reasons":["sms","quiet_hours"],"sms_waits":null,"suppressed":[{"channel":"whatsapp","reason":"quiet_hours"},{"channel":"sms","reason":"quiet_hours"}],"whatsapp_form":null}"#
+            ]],
         );
         check(
             Hold::Urgent,
-            expect![[r#"{"channels":["whatsapp"],"deferred":["sms"],"reasons":["sms","urgent"],"sms_waits":null,"suppressed":[],"whatsapp_form":{"kind":"text"}}"#]],
+            expect![[
+                r#"{"channels":["whatsapp"],"deferred":["sms"],"reasons":["sms","urgent"],"sms_waits":null,"suppressed":[],"whatsapp_form":{"kind":"text"}}"#
+            ]],
         );
         // An SMS that would have waited for WhatsApp has nothing to wait for.
         let waiting = Some(crate::policy::Patience::USUAL);

@@ -12,6 +12,7 @@ use crate::locale::Locale;
 use crate::policy::{Patience, Policy};
 use crate::price::Prices;
 use crate::retry::Purpose;
+use crate::whatsapp_template::{self, Approved};
 
 /// What is known about somebody being on WhatsApp; the Cloud API cannot be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -68,10 +69,8 @@ pub struct Facts<'a> {
     pub locale: Locale,
     /// The template's name.
     pub template: &'a str,
-    /// Its category at Meta, by which it is paid for.
-    pub template_category: &'a str,
-    /// Languages in which Meta approved the template.
-    pub template_languages: &'a [Locale],
+    /// Languages in which it may be sent.
+    pub approved: &'a [Approved],
     /// Whether unknown numbers are tried with a template.
     pub probe_unknown: bool,
     /// Whether answers to SMS go to WhatsApp as well.
@@ -98,7 +97,9 @@ pub enum WhatsappForm {
         /// Its name.
         name: String,
         /// Its language, as Meta writes it.
-        language: &'static str,
+        language: String,
+        /// What it is paid for as.
+        category: String,
     },
 }
 
@@ -129,9 +130,12 @@ impl Routing {
     pub fn to_value(&self) -> Value {
         let form = self.whatsapp_form.as_ref().map(|form| match form {
             WhatsappForm::Text => obj(&mut [("kind", "text".into())]),
-            WhatsappForm::Template { name, language } => {
-                obj(&mut [("kind", "template".into()), ("name", name.into()), ("language", (*language).into())])
-            }
+            WhatsappForm::Template { name, language, category } => obj(&mut [
+                ("kind", "template".into()),
+                ("name", name.into()),
+                ("language", language.into()),
+                ("category", category.into()),
+            ]),
         });
         let refused: Vec<Value> = self
             .suppressed
@@ -218,7 +222,7 @@ fn cheaper(facts: &Facts, form: &WhatsappForm) -> (Option<Channel>, &'static str
             None => return (Some(Channel::Whatsapp), "whatsapp_is_free"),
             found => found,
         },
-        WhatsappForm::Template { .. } => price(facts.template_category),
+        WhatsappForm::Template { category, .. } => price(category),
     };
     let sms = facts.prices.find("mtn", "segment", facts.number).map(|price| price.times(facts.sms_segments));
     match (whatsapp, sms) {
@@ -300,11 +304,15 @@ fn whatsapp_form(
         WhatsappEvidence::Unknown if !facts.probe_unknown => Err("whatsapp_unknown"),
         WhatsappEvidence::Unknown | WhatsappEvidence::Yes if !may_template => Err("service_window_closed"),
         WhatsappEvidence::Unknown | WhatsappEvidence::Yes => {
-            if facts.template.is_empty() || !facts.template_languages.contains(&facts.locale) {
+            let chosen = whatsapp_template::choose(facts.approved, facts.locale).filter(|_| !facts.template.is_empty());
+            let Some(Approved { language, category, .. }) = chosen else {
                 return Err("template_not_approved");
-            }
-            let form =
-                WhatsappForm::Template { name: facts.template.to_owned(), language: facts.locale.whatsapp_code() };
+            };
+            let form = WhatsappForm::Template {
+                name: facts.template.to_owned(),
+                language: language.clone(),
+                category: category.clone(),
+            };
             Ok((form, "service_window_closed_template"))
         }
     }
@@ -385,12 +393,14 @@ mod tests {
     use crate::policy::Reached;
     use expect_test::{Expect, expect};
     use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     fn now() -> DateTime<Utc> {
         DateTime::from_timestamp(1_795_226_400, 0).unwrap()
     }
 
-    const APPROVED: &[Locale] = &[Locale::En, Locale::Rw];
+    static APPROVED: LazyLock<Vec<Approved>> =
+        LazyLock::new(|| whatsapp_template::approved("call_summary_v1", &[], "en,rw_RW"));
 
     fn facts() -> Facts<'static> {
         Facts {
@@ -407,8 +417,7 @@ mod tests {
             last_whatsapp_inbound_at: Some(now() - TimeDelta::hours(1)),
             locale: Locale::Rw,
             template: "call_summary_v1",
-            template_category: "utility",
-            template_languages: APPROVED,
+            approved: &APPROVED,
             probe_unknown: false,
             mirror_replies: false,
             inbound: Channel::Voice,
@@ -591,7 +600,9 @@ mod tests {
             "sms_is_not_cheaper",
             expect!["whatsapp template rw_RW, not sms: policy_cheapest"],
         );
-        let marketing = Facts { template_category: "marketing", ..template() };
+        let row = serde_json::json!({"name": "call_summary_v1", "language": "rw_RW", "category": "marketing", "status": "approved"});
+        let approved = whatsapp_template::approved("call_summary_v1", &[row], "");
+        let marketing = Facts { approved: &approved, ..template() };
         let rows = [segment(1.3), utility(2.5), price("whatsapp", "marketing", 0.07, "USD")];
         check_prices(marketing, &rows, "sms_is_cheaper", expect!["sms, not whatsapp: policy_cheapest"]);
     }
@@ -715,7 +726,7 @@ mod tests {
         );
     }
 
-    static PRICES: std::sync::LazyLock<[Vec<Value>; 4]> = std::sync::LazyLock::new(|| {
+    static PRICES: LazyLock<[Vec<Value>; 4]> = LazyLock::new(|| {
         let (dear, cheap) = (price("mtn", "segment", 9.0, "USD"), price("mtn", "segment", 0.001, "USD"));
         let (service, utility) = (price("whatsapp", "service", 0.1, "USD"), price("whatsapp", "utility", 0.1, "USD"));
         [
@@ -745,8 +756,7 @@ mod tests {
                     last_whatsapp_inbound_at: bits[3].then(now),
                     locale: crate::locale::ALL[locale],
                     template: "call_summary_v1",
-                    template_category: "utility",
-                    template_languages: APPROVED,
+                    approved: &APPROVED,
                     probe_unknown: bits[4],
                     mirror_replies: bits[5],
                     inbound: if bits[6] { Channel::Sms } else { Channel::Whatsapp },

@@ -19,6 +19,7 @@ use crate::status::{self, DeliveryEvent, DeliveryStatus};
 use crate::timestamp;
 use crate::whatsapp_call::{self, CallEvent};
 use crate::whatsapp_message::{self, InboundWhatsapp, Item};
+use crate::whatsapp_template::{self, TemplateUpdate};
 
 pub use crate::routing::{SERVICE_WINDOW, service_window_open};
 
@@ -188,7 +189,9 @@ pub struct Updates {
     pub ignored: Vec<&'static str>,
     /// What happened to calls.
     pub calls: Vec<CallEvent>,
-    /// Other fields: templates, account, quality.
+    /// What became of templates.
+    pub templates: Vec<TemplateUpdate>,
+    /// Other fields: account, number.
     pub others: usize,
     /// Items of another phone number of the same app.
     pub foreign: usize,
@@ -206,7 +209,9 @@ pub fn parse_webhook(
 ) -> Result<Updates, Problem> {
     let root = crate::json::foreign_object(body)?;
     let mut updates = Updates::default();
-    for change in array(&root, "entry").iter().flat_map(|entry| array(entry, "changes")) {
+    let changes =
+        array(&root, "entry").iter().flat_map(|entry| array(entry, "changes").iter().map(move |one| (entry, one)));
+    for (entry, change) in changes {
         let (Some(value), Some(kind)) = (field(change, "value"), text(change, "field")) else {
             updates.unreadable += 1;
             continue;
@@ -223,6 +228,14 @@ pub fn parse_webhook(
         }
         match kind.as_str() {
             "messages" | "calls" => {}
+            kind if whatsapp_template::is_about_templates(kind) => {
+                let account = whatsapp_template::account_of(entry);
+                let at = whatsapp_template::time_of(entry, received_at);
+                match whatsapp_template::read(kind, value, &account, at) {
+                    Some(update) if updates.templates.len() < MAX_UPDATES => updates.templates.push(update),
+                    Some(_) | None => updates.unreadable += 1,
+                }
+            }
             _ => updates.others += 1,
         }
         let contacts = array(value, "contacts");
@@ -706,11 +719,24 @@ mod tests {
         assert_eq!(parse_webhook(&body, Some("999"), now()).unwrap().foreign, 1);
         assert_eq!(parse_webhook(&body, None, now()).unwrap().messages.len(), 1);
         let other = json!({"entry": [{"changes": [
-            {"field": "message_template_status_update", "value": {"event": "APPROVED"}}, {"value": 1}, 3]}]});
+            {"field": "phone_number_quality_update", "value": {"event": "FLAGGED"}}, {"value": 1}, 3]}]});
         let updates = parse_webhook(other.to_string().as_bytes(), Some("118"), now()).unwrap();
         assert_eq!((updates.others, updates.unreadable), (1, 2));
         assert_eq!(parse_webhook(b"{}", None, now()).unwrap(), Updates::default());
         assert_eq!(parse_webhook(b"[", None, now()).unwrap_err().status, 400);
+    }
+
+    #[test]
+    fn what_becomes_of_templates_is_read_with_its_account_and_time() {
+        let paused = json!({"event": "PAUSED", "message_template_name": "call_summary_v1", "message_template_language": "en-US"});
+        let body = json!({"entry": [{"id": "1022", "time": 1_795_226_000, "changes": [
+            {"field": "message_template_status_update", "value": paused},
+            {"field": "message_template_status_update", "value": {"event": "APPROVED"}}]}]});
+        let updates = parse_webhook(body.to_string().as_bytes(), Some("118"), now()).unwrap();
+        let [update] = updates.templates.as_slice() else { panic!() };
+        assert_eq!((update.account.as_str(), update.language.as_str()), ("1022", "en_US"));
+        assert_eq!(update.occurred_at.timestamp(), 1_795_226_000);
+        assert_eq!((updates.unreadable, updates.others), (1, 0), "one names no template");
     }
 
     #[test]

@@ -70,6 +70,8 @@ pub struct Client {
     pub settings: Value,
     /// What messages cost: `[{provider, kind, prefix, price, currency}]`.
     pub prices: Vec<Value>,
+    /// What Meta says of the templates: `[{name, language, category, status}]`.
+    pub templates: Vec<Value>,
 }
 
 impl Client {
@@ -135,6 +137,7 @@ impl Claim {
                     .and_then(|most| usize::try_from(most).ok()),
                 settings: client.get("settings").cloned().unwrap_or_default(),
                 prices: items_at(client, "prices").to_vec(),
+                templates: items_at(client, "templates").to_vec(),
             },
             session_id: string_at(session, "id")?,
             session_created: flag_at(session, "created"),

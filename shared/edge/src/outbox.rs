@@ -16,7 +16,7 @@ use ihuza_core::{
     routing::{self, Facts, Gate, Routing, WhatsappEvidence},
     sms::{self, SmsText},
     summary::ReplyPath,
-    timestamp,
+    timestamp, whatsapp_template,
 };
 use serde_json::{Map, Value};
 
@@ -132,11 +132,9 @@ impl Outbox<'_> {
         let client = &self.claim.client;
         let preference = |name: &str| self.claim.profile.preferences.get(name);
         let wanted = policy::read(&self.claim.profile.preferences, client.default_policy.as_deref(), &client.settings);
-        let languages: Vec<Locale> = config
-            .text("WHATSAPP_TEMPLATE_LANGUAGES")
-            .split(',')
-            .filter_map(|tag| Locale::from_tag(tag.trim()))
-            .collect();
+        let template = config.text("WHATSAPP_SUMMARY_TEMPLATE");
+        let approved =
+            whatsapp_template::approved(template, &client.templates, config.text("WHATSAPP_TEMPLATE_LANGUAGES"));
         let phone = self.claim.profile.phone_number.as_deref().and_then(|text| E164::parse(text).ok());
         let gate = |provider: &str| {
             if self.claim.gates.is_open(provider) { Gate::Open } else { Gate::Closed }
@@ -163,9 +161,8 @@ impl Outbox<'_> {
                 .as_deref()
                 .and_then(timestamp::parse_rfc3339),
             locale: self.locale,
-            template: config.text("WHATSAPP_SUMMARY_TEMPLATE"),
-            template_category: "utility",
-            template_languages: &languages,
+            template,
+            approved: &approved,
             probe_unknown: config.flag("WHATSAPP_PROBE_UNKNOWN"),
             mirror_replies: preference("mirror_replies").and_then(Value::as_bool).unwrap_or(client.mirror_replies),
             inbound: self.inbound,
@@ -327,7 +324,7 @@ impl Planned {
 
 fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> Value {
     match form {
-        Some(routing::WhatsappForm::Template { name, language }) => {
+        Some(routing::WhatsappForm::Template { name, language, .. }) => {
             let params: Vec<Value> = content
                 .template
                 .iter()
@@ -336,7 +333,7 @@ fn whatsapp_payload(form: Option<&routing::WhatsappForm>, content: &Content) -> 
             obj(&mut [
                 ("kind", "template".into()),
                 ("name", name.into()),
-                ("language", (*language).into()),
+                ("language", language.into()),
                 ("params", params.into()),
             ])
         }

@@ -181,7 +181,7 @@ pub const SETTINGS: &[Setting] = &[
         "WHATSAPP_TEMPLATE_LANGUAGES",
         Some(""),
         TALKERS,
-        "Languages in which that template is approved, such as `en,fr,rw_RW,sw`. Empty: none, so that outside the window SMS carries the summary.",
+        "Languages in which that template is approved, such as `en,fr,rw_RW,sw`, as far as `message_templates` has no row for it (Meta's webhooks write it). Empty: none, so that outside the window SMS carries the summary.",
     ),
     plain(
         "WHATSAPP_PROBE_UNKNOWN",
