@@ -17,6 +17,7 @@
 
 mod support;
 
+mod alerts;
 mod budget;
 mod claims;
 mod constraints;

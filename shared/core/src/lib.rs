@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
 pub mod agent;
+pub mod alert;
 pub mod channel;
 pub mod constraint;
 pub mod error_class;
