@@ -171,7 +171,8 @@ async fn many_at_once_send_no_more_than_a_group_may_and_nobody_waits_in_a_circle
         let mut sent = BTreeMap::<String, usize>::new();
         for n in 0..12 {
             let k = worker * 100 + n;
-            let from = if k % 2 == 0 { format!("+1202555{:04}", k % 7) } else { format!("+3361234{:04}", k % 5) };
+            let from =
+                if k.is_multiple_of(2) { format!("+1202555{:04}", k % 7) } else { format!("+3361234{:04}", k % 5) };
             let p = json!({"correlation_id": "c", "provider": "mtn", "provider_message_id": format!("p-{k}"), "from": from, "to": "8080",
                            "text": "hello", "lease_token": token(k), "now": at_text(0)});
             let claim = rpc(&client, "begin_sms_turn", p).await;

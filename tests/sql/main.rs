@@ -29,6 +29,7 @@ mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod opt_out;
 mod parallel;
 mod plans;
 mod quiet_hours;
