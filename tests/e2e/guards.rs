@@ -1,5 +1,6 @@
 //! What stands against a message although its channel could carry it: the budget, the limits against floods, the night.
 
+use ihuza_sim::control::Fault;
 use ihuza_sim::verbs::CallSeed;
 use ihuza_sim::world::WorldConfig;
 use serde_json::json;
@@ -138,4 +139,35 @@ async fn at_night_a_summary_waits_and_an_answer_and_what_is_urgent_do_not() {
         .unwrap();
     stage.cron().await.unwrap();
     stage.delivered(&asleep, "sms delivered 1, whatsapp delivered 1").await;
+}
+
+#[tokio::test]
+async fn too_many_messages_to_one_person_hold_up_nobody_else() {
+    let stage = stage().await;
+    stage
+        .execute("update provider_health set state = 'closed', open_until = null, changed_at = now()", &[])
+        .await
+        .unwrap();
+    // More than it takes to open a breaker, were it the carrier's own trouble.
+    let mut people = Vec::new();
+    for _ in 0..8 {
+        let phone = stage.stranger();
+        stage.whatsapp().fail_with(Fault::Code(131_056)).on(&phone).always();
+        stage.told_and_done(&CallSeed::new(&phone).on_whatsapp_now()).await;
+        people.push(phone);
+    }
+    for phone in &people {
+        // It waits by itself: 1 s at first, four times as long after each refusal.
+        let waits = format!(
+            "select last_outcome = 'retryable' and error_code = '131056' and next_attempt_at is not null from message_delivery_log
+              where channel = 'whatsapp' and direction = 'outbound' and recipient = '{phone}'"
+        );
+        assert_eq!(stage.value(&waits).await, json!(true));
+    }
+    let health = stage.value("select state from provider_health where provider = 'whatsapp'").await;
+    assert_eq!(health, json!("closed"));
+    let other = stage.stranger();
+    stage.told_and_done(&CallSeed::new(&other).on_whatsapp_now()).await;
+    stage.delivered(&other, "sms delivered 1, whatsapp delivered 1").await;
+    stage.whatsapp().control().clear_faults();
 }

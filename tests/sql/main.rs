@@ -17,6 +17,7 @@
 
 mod support;
 
+mod alerts;
 mod budget;
 mod channel_policy;
 mod claims;
@@ -30,6 +31,7 @@ mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod opt_out;
 mod orders;
 mod parallel;
 mod people;

@@ -5,9 +5,11 @@
 //! | queue `delivery-retry` | sends one delivery that is due, or makes a database call that could not be made |
 //! | every `<queue>-dlq` | keeps a message that was given up as a row of `dead_letters`, with an alert |
 //! | cron, each minute | sweeps: leases that ran out, job rows, calls without a notification, due deliveries, stale sessions |
+//! | the same cron, then | looks at failure rates and tells whoever keeps watch of open alerts |
 //! | `POST /sweep` with the service key | the same sweep, now |
 //! | `GET /health` | each dependency, each missing setting |
 
+mod alerts;
 mod due;
 mod sweep;
 
@@ -67,4 +69,6 @@ async fn scheduled(_: ScheduledEvent, env: Env, _: ScheduleContext) {
     let cx = Cx::new(env, ENDPOINT.name, host::new_uuid());
     // What a sweep leaves undone, the next one finds; it has said so in the log.
     let _ = sweep::sweep(&cx).await;
+    // Behind it, so that nobody waits for a webhook; and whatever became of it, for that may be what an alert is about.
+    alerts::tell(&cx).await;
 }

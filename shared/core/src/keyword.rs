@@ -98,9 +98,19 @@ pub fn detect(text: &str) -> Option<Found> {
     }
     // "STOP STOP!!"
     words.dedup();
-    let whole = words.join(" ");
-    let (_, keyword, locale) = WORDS.iter().find(|(word, _, _)| *word == whole)?;
-    Some(Found { keyword: *keyword, locale: *locale, may_answer: MAY_ANSWER.contains(&whole.as_str()) })
+    // "S T O P"
+    let spelled = words.len() > 2 && words.iter().all(|word| word.len() == 1);
+    let whole = words.join(if spelled { "" } else { " " });
+    // "STOOOPP" is meant as well; no two keywords differ by a repeated letter alone.
+    let same = |word: &str| once_each(word).eq(once_each(&whole));
+    let (word, keyword, locale) = WORDS.iter().find(|(word, _, _)| same(word))?;
+    Some(Found { keyword: *keyword, locale: *locale, may_answer: MAY_ANSWER.contains(word) })
+}
+
+/// The letters of a word, each run of the same one once.
+fn once_each(word: &str) -> impl Iterator<Item = u8> + '_ {
+    let mut last = 0;
+    word.bytes().filter(move |letter| std::mem::replace(&mut last, *letter) != *letter)
 }
 
 const POLITE: &[&str] = &[
@@ -303,6 +313,14 @@ mod tests {
             assert_eq!(found.map(|found| found.keyword.as_str()), vector["keyword"].as_str(), "{vector}");
             let may_answer = vector.get("may_answer").is_some();
             assert_eq!(found.is_some_and(|found| found.may_answer), may_answer, "{vector}");
+        }
+    }
+
+    #[test]
+    fn a_letter_too_many_tells_no_two_keywords_from_each_other() {
+        for (word, keyword, _) in WORDS {
+            let alike = WORDS.iter().find(|(other, _, _)| once_each(other).eq(once_each(word)));
+            assert_eq!(alike.map(|(other, found, _)| (*other, *found)), Some((*word, *keyword)));
         }
     }
 

@@ -9,6 +9,7 @@
 
 pub mod africas_talking;
 pub mod agent;
+pub mod alert;
 pub mod base64;
 pub mod call_facts;
 pub mod callback;

@@ -134,6 +134,10 @@ events! {
     DeliveryRetryStart = "DELIVERY_RETRY_START",
     /// Retries are recorded.
     DeliveryRetryDone = "DELIVERY_RETRY_DONE",
+    /// Whoever keeps watch was told of an alert.
+    AlertTold = "ALERT_TOLD",
+    /// The alert webhook did not take one; it is tried again.
+    AlertNotTold = "ALERT_NOT_TOLD",
     /// The sweeper has been through.
     SweepDone = "SWEEP_DONE",
     /// A queue message was given up and stored.

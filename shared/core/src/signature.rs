@@ -127,6 +127,11 @@ fn with_or_without_port(url: &str) -> Option<String> {
     (!has_port).then(|| [scheme, "://", host, port, tail].concat())
 }
 
+/// The signature that [`timestamped`] accepts, for requests of our own.
+pub fn sign(secret: &str, timestamp: &str, body: &[u8]) -> String {
+    ["sha256=", &hex::encode(hmac_sha256(secret.as_bytes(), &[timestamp.as_bytes(), b".", body]))].concat()
+}
+
 fn prefixed_hex<S: AsRef<str>>(header: Option<&str>, parts: &[&[u8]], secrets: &[S]) -> bool {
     let given = header.and_then(|header| header.trim().strip_prefix("sha256="));
     let Some(Ok(given)) = given.map(hex::decode) else {
@@ -158,11 +163,6 @@ mod tests {
 
     fn vectors() -> Value {
         serde_json::from_str(include_str!("../../../tests/vectors/signatures.json")).unwrap()
-    }
-
-    /// What [`timestamped`] accepts.
-    fn sign_timestamped(secret: &str, timestamp: &str, body: &[u8]) -> String {
-        ["sha256=", &hex::encode(hmac_sha256(secret.as_bytes(), &[timestamp.as_bytes(), b".", body]))].concat()
     }
 
     fn now(offset: i64) -> DateTime<Utc> {
@@ -296,7 +296,7 @@ mod tests {
         let check = |signature: &str, timestamp: &str, offset| {
             timestamped(Some(signature), Some(timestamp), text("body").as_bytes(), &[text("secret")], now(offset))
         };
-        assert_eq!(sign_timestamped(text("secret"), text("timestamp"), text("body").as_bytes()), text("signature"));
+        assert_eq!(sign(text("secret"), text("timestamp"), text("body").as_bytes()), text("signature"));
         assert!(check(text("signature"), text("timestamp"), 0));
         assert!(check(text("signature"), text("timestamp"), 300));
         assert!(check(text("signature"), text("timestamp"), -300));
@@ -331,7 +331,7 @@ mod tests {
 
         #[test]
         fn what_we_sign_we_accept_and_one_flipped_bit_we_do_not(body: Vec<u8>, secret in "[!-~]{1,40}", flip: prop::sample::Index) {
-            let signature = sign_timestamped(&secret, "1764000000", &body);
+            let signature = sign(&secret, "1764000000", &body);
             prop_assert!(timestamped(Some(&signature), Some("1764000000"), &body, &[&secret], now(0)));
             if !body.is_empty() {
                 let mut changed = body.clone();

@@ -47,6 +47,7 @@ const VOICE: &[&str] = &["openai-realtime-sip"];
 const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
 const SESSIONS: &[&str] =
     &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook", "openai-realtime-sip"];
+const RETRY: &[&str] = &["delivery-retry"];
 const META: &[&str] = &["whatsapp-webhook"];
 const KEYED: &[&str] = &["post-call-notify", "delivery-retry", "openai-realtime-sip"];
 const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
@@ -278,6 +279,24 @@ pub const SETTINGS: &[Setting] = &[
         Some("0"),
         SMS,
         "How long an inbound SMS waits for the rest of a burst before it is answered.",
+    ),
+    plain(
+        "ALERT_WEBHOOK_URL",
+        None,
+        RETRY,
+        "Gets a POST of each alert, once: a pager, a chat, a program. Without it alerts are rows of `alerts` alone.",
+    ),
+    secret(
+        "ALERT_WEBHOOK_SECRET",
+        Need::Optional,
+        RETRY,
+        "Signs what `ALERT_WEBHOOK_URL` gets: `X-Signature: sha256=<hex>` over `{X-Timestamp}.{body}`.",
+    ),
+    plain(
+        "ALERT_FAILURE_PERCENT",
+        Some("30"),
+        RETRY,
+        "A carrier that refuses so many percent of the messages of 15 minutes (20 at least) raises the alert `failure_rate`.",
     ),
     plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
