@@ -27,6 +27,7 @@ mod lints;
 mod migrations;
 mod parallel;
 mod plans;
+mod reconciliation;
 mod resend;
 mod rls;
 mod schema;

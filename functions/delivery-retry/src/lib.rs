@@ -4,11 +4,12 @@
 //! |---|---|
 //! | queue `delivery-retry` | sends one delivery that is due, or makes a database call that could not be made |
 //! | every `<queue>-dlq` | keeps a message that was given up as a row of `dead_letters`, with an alert |
-//! | cron, each minute | sweeps: leases that ran out, job rows, calls without a notification, due deliveries, stale sessions |
+//! | cron, each minute | sweeps: leases that ran out, job rows, calls without a notification, due deliveries, stale sessions; once a day compares notes with the carriers |
 //! | `POST /sweep` with the service key | the same sweep, now |
 //! | `GET /health` | each dependency, each missing setting |
 
 mod due;
+mod reconcile;
 mod sweep;
 
 use ihuza_core::problem::Problem;

@@ -172,12 +172,12 @@ export class Slots {
 }
 
 /**
- * One POST to the outside; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
+ * One request to the outside; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
  * starts then.
  *
  * Gives `status, retry-after, body`, or `connect | answer | long, name, message` where there is no whole answer.
  */
-export async function send(slots, url, headers, body, timeoutMs, limit) {
+export async function send(slots, url, headers, body, timeoutMs, limit, method = "POST") {
   await slots?.enter();
   let stage = "connect";
   try {
@@ -186,7 +186,8 @@ export async function send(slots, url, headers, body, timeoutMs, limit) {
     for (let i = 0; i + 1 < parts.length; i += 2) named[parts[i]] = parts[i + 1];
     // A redirect would carry our keys to another host.
     const signal = AbortSignal.timeout(timeoutMs);
-    const init = { method: "POST", headers: named, body, redirect: "manual", signal };
+    const init = { method, headers: named, redirect: "manual", signal };
+    if (method !== "GET") init.body = body;
     const response = await fetch(url, init);
     stage = "answer";
     // A compressed answer announces its compressed length: whatever it says, it is read piece by piece.
