@@ -28,6 +28,7 @@ mod notify;
 mod openapi;
 mod outage;
 mod phone;
+mod reconciliation;
 mod reports;
 mod shell;
 mod sms_alone;

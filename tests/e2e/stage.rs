@@ -279,7 +279,9 @@ impl Drop for Stage {
     fn drop(&mut self) {
         // Faults for everybody must not reach the next play, however this one ended.
         if matches!(self.turn, Turn::Alone { .. }) {
-            for control in [self.mtn().control(), self.whatsapp().control(), self.openai().control()] {
+            for control in
+                [self.mtn().control(), self.whatsapp().control(), self.openai().control(), self.twilio().control()]
+            {
                 control.clear_faults();
             }
         }

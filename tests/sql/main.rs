@@ -37,6 +37,7 @@ mod parallel;
 mod people;
 mod plans;
 mod quiet_hours;
+mod reconciliation;
 mod repeats;
 mod resend;
 mod rls;

@@ -461,7 +461,40 @@ fn calls(round: usize) -> Vec<Call> {
             "",
         ),
         Call("the statements of the documents", "sql", sql(statements), ""),
+        Call(
+            "nobody tells of a message",
+            "sql",
+            sql(format!(
+                "update public.message_delivery_log set status = 'sent', status_at = now() - interval '4 days' where id = '{}'",
+                id("d", 7001 + round)
+            )),
+            "",
+        ),
+        Call("a day to compare", "claim_reconciliation", lease(70, json!({"providers": ["mtn"]})), "\"closed\":1"),
+        Call("what the carrier says of a day", "sql", sql(reconciled(round, "record_reconciliation")), ""),
+        Call("the day is compared", "sql", sql(reconciled(round, "finish_reconciliation")), ""),
+        Call(
+            "a bill beside what was counted",
+            "sql",
+            sql(format!(
+                "insert into public.provider_statements (provider, month, messages) values ('mtn', '2026-0{}-01', 1);
+                 select * from public.v_statement_differences where provider = 'mtn'",
+                1 + round
+            )),
+            "",
+        ),
     ]
+}
+
+/// A call of this function about the day that the round has claimed.
+fn reconciled(round: usize, function: &str) -> String {
+    let lease = token((70 + 100 * round) as u32);
+    format!(
+        "select public.{function}(jsonb_build_object('reconciliation_id', r.id, 'lease_token', r.lease_token, 'unseen', true,
+           'messages', '[{{\"provider_message_id\": \"OUT-{}\", \"status\": \"read\", \"occurred_at\": \"2030-01-01T00:00:00Z\"}}]'::jsonb))
+           from public.reconciliations r where r.lease_token = '{lease}'",
+        9000 + 2 * round
+    )
 }
 
 /// What a relay says of the `n`th call of a round.

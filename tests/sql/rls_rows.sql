@@ -72,6 +72,10 @@ begin
   insert into public.provider_health (provider) values ('provider-' || p_n);
   insert into public.provider_outcomes (provider, outcome) values ('provider-' || p_n, 'accepted');
   insert into public.rate_limits (bucket, window_start, taken) values ('bucket:' || v_profile, now(), 1);
+  insert into public.reconciliations (provider, kind, period_start, period_end) values ('carrier-' || p_n, 'list', now() - interval '1 day', now());
+  insert into public.reconciled_messages (reconciliation_id, provider_message_key, provider_message_id, outcome)
+  select id, 'message-' || p_n, 'message-' || p_n, 'unknown_here' from public.reconciliations where provider = 'carrier-' || p_n;
+  insert into public.provider_statements (provider, month, messages) values ('carrier-' || p_n, '2026-10-01', 1);
   insert into public.erasures (profile_id, reason, counts) values (v_profile, 'a_reason', '{}');
 end
 $$;

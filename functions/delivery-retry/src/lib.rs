@@ -6,11 +6,13 @@
 //! | every `<queue>-dlq` | keeps a message that was given up as a row of `dead_letters`, with an alert |
 //! | cron, each minute | sweeps: leases that ran out, job rows, calls without a notification, due deliveries, stale sessions |
 //! | the same cron, then | looks at failure rates and tells whoever keeps watch of open alerts |
+//! | the same cron, once a day | compares notes with the carriers |
 //! | `POST /sweep` with the service key | the same sweep, now |
 //! | `GET /health` | each dependency, each missing setting |
 
 mod alerts;
 mod due;
+mod reconcile;
 mod sweep;
 
 use ihuza_core::problem::Problem;

@@ -13,7 +13,7 @@ use ihuza_edge::{
 };
 use serde_json::Value;
 
-use crate::due;
+use crate::{due, reconcile};
 
 /// Rows of each kind that one sweep takes up; the next one, a minute later, goes on.
 const LIMIT: u32 = 200;
@@ -75,6 +75,16 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
             break;
         }
     }
+    // Last, and on its own: whatever comes of it, the sweep is done.
+    let untold = reconcile::reconcile(cx).await.unwrap_or_else(|error| {
+        cx.log(
+            Level::Warn,
+            Event::ReconciliationFailed,
+            &["nobody knows whether there is a day to compare: ", &error.to_string()].concat(),
+            &[],
+        );
+        0
+    });
     let counts = obj(&mut [
         ("busy", busy.into()),
         ("jobs", jobs.into()),
@@ -83,6 +93,7 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         ("deliveries", sent.into()),
         ("expired_deliveries", found.get("expired_deliveries").into()),
         ("closed_sessions", found.get("closed_sessions").into()),
+        ("untold_deliveries", untold.into()),
     ]);
     let said = if busy { "somebody else is at the sweep; due deliveries were sent" } else { "the sweep is done" };
     cx.log(Level::Info, Event::SweepDone, said, &[("counts", (&counts).into())]);

@@ -143,7 +143,7 @@ async fn listen(cx: &Cx, note: &VoiceNote) -> Result<Transcription, Down> {
     let where_it_is = [base_url, &whatsapp::media_path(cx.config.text("GRAPH_API_VERSION"), &note.media_id)].concat();
     let bearer = ["Bearer ", cx.config.text("WHATSAPP_ACCESS_TOKEN")].concat();
     let headers = outgoing::headers(&[("authorization", &bearer)]);
-    let answer = outgoing::send(Some(cx.slots()), &where_it_is, &headers, "", timeout_ms)
+    let answer = outgoing::get(Some(cx.slots()), &where_it_is, &headers, timeout_ms)
         .await
         .map_err(|failure| metas(Refused::transport(Provider::Whatsapp, failure)))?;
     let url = whatsapp::parse_media_url(answer.status, answer.body.as_bytes(), base_url).map_err(metas)?;

@@ -140,6 +140,10 @@ events! {
     AlertNotTold = "ALERT_NOT_TOLD",
     /// The sweeper has been through.
     SweepDone = "SWEEP_DONE",
+    /// A day was compared with what a carrier says of it.
+    ReconciliationDone = "RECONCILIATION_DONE",
+    /// A day could not be compared; it is tried again.
+    ReconciliationFailed = "RECONCILIATION_FAILED",
     /// A queue message was given up and stored.
     DeadLetter = "DEAD_LETTER",
     /// The queue refused a message; it went to the database.

@@ -1,15 +1,16 @@
-//! Twilio's wire formats: the status callback of a message.
+//! Twilio's wire formats: the status callback of a message, and messages as the API lists them.
 //!
 //! Source: Twilio docs, messaging/guides/track-outbound-message-status and messaging/api/message-resource.
 
 use chrono::{DateTime, Utc};
+use serde_json::Value;
 
 use crate::channel::Provider;
 use crate::error_class::{ErrorClass, Evidence};
 use crate::ids::is_uuid;
 use crate::problem::Problem;
 use crate::status::{self, DeliveryEvent, DeliveryStatus, Report};
-use crate::{callback, form};
+use crate::{callback, form, json, price, timestamp};
 
 /// Reads the parameters of a status callback. `query` is that of the address it came to, in which `ref` may be our delivery id.
 ///
@@ -26,7 +27,15 @@ pub fn parse_status(
     let (Some(sid), Some(word)) = (sid, word) else {
         return Err(Problem::bad_body("no status callback in this body: it needs MessageSid and MessageStatus"));
     };
-    let code = callback::first(parameters, &["ErrorCode"], 64).filter(|code| code.bytes().any(|digit| digit != b'0'));
+    let code = callback::first(parameters, &["ErrorCode"], 64);
+    let mut report = report(sid, word, code, received_at);
+    report.event.delivery_ref = delivery_ref.map(|(_, id)| id.to_ascii_lowercase());
+    Ok(report)
+}
+
+/// What Twilio's word and code come to. "Callbacks carry no price": it comes with the comparison of the next day.
+fn report(sid: String, word: String, code: Option<String>, received_at: DateTime<Utc>) -> Report {
+    let code = code.filter(|code| code.bytes().any(|digit| digit != b'0'));
     let known = status::from_twilio(&word);
     let mut status = known.unwrap_or(DeliveryStatus::Unknown);
     let failure = status::failure(Provider::Twilio, status, code.as_deref());
@@ -41,7 +50,7 @@ pub fn parse_status(
     let event = DeliveryEvent {
         provider: Provider::Twilio,
         provider_message_id: Some(sid),
-        delivery_ref: delivery_ref.map(|(_, id)| id.to_ascii_lowercase()),
+        delivery_ref: None,
         status,
         occurred_at: received_at,
         reported_at: None,
@@ -50,10 +59,80 @@ pub fn parse_status(
         error_class,
         evidence,
         raw_status: Some(word),
-        // "Callbacks carry no price": it comes with the reconciliation.
         pricing: None,
     };
-    Ok(Report { event, known: known.is_some() })
+    Report { event, known: known.is_some() }
+}
+
+/// Messages on a page of a list.
+pub const PAGE_SIZE: u32 = 200;
+
+/// Path of the first page of what an account sent on `day`, `YYYY-MM-DD` in UTC.
+pub fn list_path(account_sid: &str, day: &str) -> String {
+    let query = form::encode(&[("DateSent", day), ("PageSize", &PAGE_SIZE.to_string())]);
+    ["/2010-04-01/Accounts/", account_sid, "/Messages.json?", &query].concat()
+}
+
+/// Path of one message; none where the id is no id of Twilio's, so that nothing else gets into a path.
+pub fn message_path(account_sid: &str, sid: &str) -> Option<String> {
+    let is_sid = (10..=64).contains(&sid.len()) && sid.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    is_sid.then(|| ["/2010-04-01/Accounts/", account_sid, "/Messages/", sid, ".json"].concat())
+}
+
+/// One page of a list of messages.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Page {
+    /// Those that went out; what came in is left out.
+    pub messages: Vec<DeliveryEvent>,
+    /// Path and query of the next page; none on the last.
+    pub next: Option<String>,
+    /// Entries without an id or a status.
+    pub unreadable: usize,
+}
+
+/// Reads a page. `next_page_uri` counts only if it leads to the same list: our password goes with it.
+pub fn parse_page(account_sid: &str, body: &[u8], now: DateTime<Utc>) -> Result<Page, Problem> {
+    let root = json::foreign_object(body)?;
+    let Some(Value::Array(messages)) = root.get("messages") else {
+        return Err(Problem::bad_body("a page without messages"));
+    };
+    let mut page = Page::default();
+    for message in messages {
+        if json::text(message, "direction").is_some_and(|direction| direction.starts_with("inbound")) {
+            continue;
+        }
+        match parse_message(message, now) {
+            Some(event) => page.messages.push(event),
+            None => page.unreadable += 1,
+        }
+    }
+    if let Some(next) = json::text(&root, "next_page_uri") {
+        let list = ["/2010-04-01/Accounts/", account_sid, "/Messages.json?"].concat();
+        if !next.starts_with(&list) || next.len() > 1024 {
+            return Err(Problem::bad_body("the next page is elsewhere"));
+        }
+        page.next = Some(next);
+    }
+    Ok(page)
+}
+
+/// Reads one message of the API (Twilio docs, messaging/api/message-resource): status, code, price, and when that changed last.
+pub fn parse_message(message: &Value, now: DateTime<Utc>) -> Option<DeliveryEvent> {
+    let short = |name: &str| json::text(message, name).map(|text| json::clip(&text, 128).to_owned());
+    let mut event = report(short("sid")?, short("status")?, short("error_code"), now).event;
+    // `Sat, 21 Nov 2026 02:00:00 +0000`, which but for the zone's name is the date of HTTP.
+    let updated = short("date_updated").map(|at| at.replace("+0000", "GMT"));
+    if let Some(at) = updated.and_then(|at| timestamp::parse_http_date(&at)) {
+        (event.occurred_at, event.reported_at) = timestamp::believable(at, now);
+        event.by_arrival = false;
+    }
+    event.pricing = short("price").and_then(|amount| price::read(&amount, &short("price_unit")?));
+    Some(event)
+}
+
+/// The code of an error that the API answers with.
+pub fn error_code(body: &[u8]) -> Option<String> {
+    json::text(&json::foreign_object(body).ok()?, "code").map(|code| json::clip(&code, 64).to_owned())
 }
 
 #[cfg(test)]
@@ -130,7 +209,74 @@ mod tests {
         }
     }
 
+    const ACCOUNT: &str = "AC00000000000000000000000000000001";
+
+    #[test]
+    fn a_page_has_what_went_out_and_the_way_to_the_next() {
+        assert_eq!(
+            list_path(ACCOUNT, "2026-11-20"),
+            "/2010-04-01/Accounts/AC00000000000000000000000000000001/Messages.json?DateSent=2026-11-20&PageSize=200"
+        );
+        let next = format!("/2010-04-01/Accounts/{ACCOUNT}/Messages.json?PageSize=200&Page=1&PageToken=PASM1");
+        let page = |next: &str| {
+            format!(
+                r#"{{"messages":[
+                {{"sid":"SM1","status":"delivered","direction":"outbound-api","price":"-0.04750","price_unit":"USD","error_code":null,
+                  "date_updated":"Sat, 21 Nov 2026 01:59:00 +0000"}},
+                {{"sid":"SM2","status":"received","direction":"inbound","price":null,"price_unit":"USD"}},
+                {{"sid":"SM3","status":"undelivered","direction":"outbound-reply","price":null,"price_unit":"USD","error_code":30005}},
+                {{"status":"sent","direction":"outbound-api"}}],"next_page_uri":{next}}}"#
+            )
+        };
+        let found = parse_page(ACCOUNT, page(&format!("\"{next}\"")).as_bytes(), now()).unwrap();
+        assert_eq!((found.messages.len(), found.unreadable, found.next.as_deref()), (2, 1, Some(next.as_str())));
+        let first = &found.messages[0];
+        assert_eq!(first.pricing.as_ref().unwrap().to_string(), r#"{"amount":"0.04750","currency":"USD"}"#);
+        assert_eq!(
+            (timestamp::to_rfc3339(first.occurred_at).as_str(), first.by_arrival),
+            ("2026-11-21T01:59:00.000Z", false)
+        );
+        let second = &found.messages[1];
+        assert_eq!((second.error_code.as_deref(), second.error_class), (Some("30005"), Some(ErrorClass::Permanent)));
+        assert_eq!((second.pricing.clone(), second.occurred_at, second.by_arrival), (None, now(), true));
+        assert_eq!(parse_page(ACCOUNT, page("null").as_bytes(), now()).unwrap().next, None);
+        for elsewhere in
+            ["https://evil.example/2010-04-01", "//evil.example/", "/2010-04-01/Accounts/AC2/Messages.json?Page=1"]
+        {
+            assert!(parse_page(ACCOUNT, page(&format!("\"{elsewhere}\"")).as_bytes(), now()).is_err(), "{elsewhere}");
+        }
+        for body in ["", "{}", "[]", r#"{"messages":{}}"#] {
+            assert!(parse_page(ACCOUNT, body.as_bytes(), now()).is_err(), "{body}");
+        }
+        assert_eq!(error_code(br#"{"code":20003,"message":"Authenticate","status":401}"#).as_deref(), Some("20003"));
+        assert_eq!(error_code(b"<html>"), None);
+    }
+
+    #[test]
+    fn only_an_id_gets_into_a_path() {
+        assert!(
+            message_path(ACCOUNT, "SM0123456789abcdef0123456789abcdef")
+                .unwrap()
+                .ends_with("/Messages/SM0123456789abcdef0123456789abcdef.json")
+        );
+        for sid in ["", "SM1", "../../Calls", "SM0123456789?x=1", &"S".repeat(65)] {
+            assert_eq!(message_path(ACCOUNT, sid), None, "{sid}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn no_page_panics(body: Vec<u8>, a in "\\PC{0,200}", n: i64) {
+            let _ = (parse_page(ACCOUNT, &body, now()), error_code(&body));
+            for message in [
+                serde_json::json!({"sid": a, "status": a, "price": a, "price_unit": a, "date_updated": a, "error_code": n}),
+                serde_json::json!({"sid": n, "status": [a], "price": n}), serde_json::json!(n),
+            ] {
+                let page = serde_json::json!({"messages": [message], "next_page_uri": a}).to_string();
+                let _ = parse_page(ACCOUNT, page.as_bytes(), now());
+            }
+        }
+
         #[test]
         fn no_callback_panics_and_its_parts_are_bounded(
             body in "((MessageSid|MessageStatus|ErrorCode|SmsSid)=\\PC{0,300}&){0,8}", query: String,

@@ -3,7 +3,7 @@
 
 use chrono::TimeDelta;
 use ihuza_core::{error_class::TransportFailure, retry};
-use js_sys::futures::JsFuture;
+use js_sys::{Promise, futures::JsFuture};
 
 use crate::{
     host,
@@ -34,7 +34,7 @@ pub fn headers(headers: &[(&str, &str)]) -> String {
     parts.join("\n")
 }
 
-/// `POST url` with `headers` and `body`, or with an empty one `GET`; at most `timeout_ms` to the last byte of the answer, from the moment that one of `slots`
+/// `POST url` with `headers` and `body`; at most `timeout_ms` to the last byte of the answer, from the moment that one of `slots`
 /// is free.
 pub async fn send(
     slots: Option<&Slots>,
@@ -43,7 +43,15 @@ pub async fn send(
     body: &str,
     timeout_ms: u32,
 ) -> Result<Answer, TransportFailure> {
-    let promise = shell::send(slots, url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES);
+    ask(shell::send(slots, url, headers, body, timeout_ms, ANSWER_LIMIT_BYTES, "POST")).await
+}
+
+/// `GET url` with `headers`, within the same bounds.
+pub async fn get(slots: Option<&Slots>, url: &str, headers: &str, timeout_ms: u32) -> Result<Answer, TransportFailure> {
+    ask(shell::send(slots, url, headers, "", timeout_ms, ANSWER_LIMIT_BYTES, "GET")).await
+}
+
+async fn ask(promise: Promise) -> Result<Answer, TransportFailure> {
     let said = JsFuture::from(promise).await.ok().and_then(|said| said.as_string()).unwrap_or_default();
     read(&said)
 }

@@ -43,6 +43,8 @@ const CALL: &[&str] = &["post-call-notify"];
 const SMS: &[&str] = &["sms-inbound-webhook"];
 const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
 const REPORTS: &[&str] = &["delivery-status-webhook"];
+const RETRY: &[&str] = &["delivery-retry"];
+const TWILIO: &[&str] = &["delivery-status-webhook", "delivery-retry"];
 const VOICE: &[&str] = &["openai-realtime-sip"];
 const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
 const SESSIONS: &[&str] =
@@ -119,11 +121,17 @@ pub const SETTINGS: &[Setting] = &[
         CARRIER,
         "The secret before the last rotation; accepted as well while it is set.",
     ),
+    plain(
+        "TWILIO_ACCOUNT_SID",
+        None,
+        RETRY,
+        "The account whose messages are compared with ours each day, `AC…`. Best a subaccount of its own: messages of other programs count as unknown here. Without it Twilio is not asked.",
+    ),
     secret(
         "TWILIO_AUTH_TOKEN",
         Need::Optional,
-        REPORTS,
-        "The account's primary auth token: key of `X-Twilio-Signature`. Without it no status callback of Twilio's is believed.",
+        TWILIO,
+        "The account's primary auth token: key of `X-Twilio-Signature`, and password of the daily comparison. Without it no status callback of Twilio's is believed.",
     ),
     secret(
         "TWILIO_AUTH_TOKEN_PREVIOUS",
@@ -149,6 +157,7 @@ pub const SETTINGS: &[Setting] = &[
         REPORTS,
         "The secret before the last rotation; accepted as well while it is set.",
     ),
+    plain("TWILIO_BASE_URL", Some("https://api.twilio.com"), RETRY, "Base URL of Twilio's API."),
     plain("MTN_BASE_URL", Some("https://api.mtn.com"), SENDERS, "Base URL of the MTN API."),
     plain(
         "MTN_SMS_TOKEN_PATH",
@@ -308,6 +317,18 @@ pub const SETTINGS: &[Setting] = &[
         "Limit of each step of listening to a voice note: to ask where it is, and to fetch and transcribe it.",
     ),
     plain("SUMMARY_TIMEOUT_MS", Some("25000"), CALL, "Limit of the model request of a summary."),
+    plain(
+        "RECONCILE_SETTLE_HOURS",
+        Some("6"),
+        RETRY,
+        "How long after the end of a day (UTC) a carrier that lists its messages is asked for it.",
+    ),
+    plain(
+        "RECONCILE_CLOSE_HOURS",
+        Some("72"),
+        RETRY,
+        "After how long a message is closed of whom no carrier told what became of it. Its status stays; a late report counts.",
+    ),
     plain("SESSION_IDLE_HOURS", Some("72"), SESSIONS, "A session idle for longer expires."),
     plain(
         "RETRY_BASE_SECONDS",

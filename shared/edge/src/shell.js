@@ -172,15 +172,15 @@ export class Slots {
 }
 
 /**
- * One request to the outside, a POST, or with an empty body a GET; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
+ * One request to the outside; `headers` are names and values in turn. With `slots` it waits for its turn, and the time limit
  * starts then.
  *
  * Gives `status, retry-after, body`, or `connect | answer | long, name, message` where there is no whole answer.
  */
-export async function send(slots, url, headers, body, timeoutMs, limit) {
+export async function send(slots, url, headers, body, timeoutMs, limit, method = "POST") {
   await slots?.enter();
   try {
-    const got = await exchange(url, headers, body, AbortSignal.timeout(timeoutMs), limit);
+    const got = await exchange(method, url, headers, body, AbortSignal.timeout(timeoutMs), limit);
     return typeof got === "string" ? got : got.head + new TextDecoder().decode(got.bytes);
   } finally {
     slots?.leave();
@@ -188,12 +188,12 @@ export async function send(slots, url, headers, body, timeoutMs, limit) {
 }
 
 /** `{ok, head, bytes}` of a whole answer, `head` being its status and `Retry-After`; else the text that says why there is none. */
-async function exchange(url, headers, body, signal, limit) {
+async function exchange(method, url, headers, body, signal, limit) {
   let stage = "connect";
   try {
     // A redirect would carry our keys to another host.
-    const init = { headers: named(headers), redirect: "manual", signal };
-    if (body !== "") Object.assign(init, { method: "POST", body });
+    const init = { method, headers: named(headers), redirect: "manual", signal };
+    if (method !== "GET") init.body = body;
     const response = await fetch(url, init);
     stage = "answer";
     // A compressed answer announces its compressed length: whatever it says, it is read piece by piece.
@@ -222,14 +222,14 @@ export async function forward(slots, url, headers, fileName, fileLimit, to, toHe
   await slots?.enter();
   try {
     const signal = AbortSignal.timeout(timeoutMs);
-    const file = await exchange(url, headers, "", signal, fileLimit);
+    const file = await exchange("GET", url, headers, "", signal, fileLimit);
     if (typeof file === "string") return "fetched" + PART + file;
     if (!file.ok) return "fetched" + PART + file.head;
     const form = new FormData();
     const parts = fields.split(PART);
     for (let i = 0; i + 1 < parts.length; i += 2) form.append(parts[i], parts[i + 1]);
     form.append("file", new File([file.bytes], fileName));
-    const got = await exchange(to, toHeaders, form, signal, limit);
+    const got = await exchange("POST", to, toHeaders, form, signal, limit);
     return "handed" + PART + (typeof got === "string" ? got : got.head + new TextDecoder().decode(got.bytes));
   } finally {
     slots?.leave();

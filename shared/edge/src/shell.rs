@@ -34,7 +34,15 @@ extern "C" {
     #[wasm_bindgen(constructor)]
     pub fn new(width: u32) -> Slots;
 
-    pub fn send(slots: Option<&Slots>, url: &str, headers: &str, body: &str, timeout_ms: u32, limit: u32) -> Promise;
+    pub fn send(
+        slots: Option<&Slots>,
+        url: &str,
+        headers: &str,
+        body: &str,
+        timeout_ms: u32,
+        limit: u32,
+        method: &str,
+    ) -> Promise;
 
     #[allow(clippy::too_many_arguments)]
     pub fn forward(

@@ -143,6 +143,9 @@ test("an answer, and each way of having none", async (context) => {
     return new Response('{"a":\n1}', { status: 429, headers: { "retry-after": "7" } });
   });
   assert.equal(await ask(), '429\n7\n{"a":\n1}');
+  fetch.mock.mockImplementation(async (_, init) => new Response(`${init.method} ${"body" in init}`));
+  assert.equal(await ask(), "200\n\nPOST true");
+  assert.equal(await send(new Slots(1), "http://e.rw", "a\nb", "", 50, 100, "GET"), "200\n\nGET false");
   fetch.mock.mockImplementation(async () => streamed(101));
   assert.equal(await ask(), "long\n\n", "whatever length it announces");
   fetch.mock.mockImplementation(async () => Promise.reject(new TypeError("Invalid URL")));
