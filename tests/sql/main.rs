@@ -22,6 +22,7 @@ mod claims;
 mod constraints;
 mod deliveries;
 mod erasure;
+mod evidence;
 mod fold;
 mod guards;
 mod lints;
