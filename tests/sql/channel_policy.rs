@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{Db, at_text, attempt, check_cases, ended_call, phone, text, token, unique, with};
+use crate::support::{Db, all, at_text, attempt, check_cases, ended_call, phone, rpc, text, token, unique, with};
 
 /// When the SMS goes out, unless WhatsApp has come far enough.
 const AFTER_MS: i64 = 600_000;
@@ -244,4 +244,34 @@ async fn a_clients_own_price_comes_first_and_of_several_the_newest_in_force() {
     );
     let again = "insert into public.channel_prices (provider, kind, price, currency, valid_from) values ('mtn', 'segment', 1, 'RWF', '2020-01-01')";
     assert!(db.admin.batch_execute(again).await.is_err(), "one price at a time");
+}
+
+#[tokio::test]
+async fn a_report_and_a_claim_at_the_same_moment_leave_one_or_the_other() {
+    let db = Db::new().await;
+    let (mut sent, mut settled) = (0, 0);
+    for _ in 0..40 {
+        let summary = Summary::new(&db, "delivered", accepted(), &[]).await;
+        let (meta, sweep) = (db.connect().await, db.connect().await);
+        let event = json!({"provider": "whatsapp", "delivery_ref": summary.whatsapp, "status": "delivered", "raw_status": "delivered", "occurred_at": at_text(AFTER_MS)});
+        let report = json!({"correlation_id": "r", "events": [event], "now": at_text(AFTER_MS)});
+        let claim = json!({"lease_token": token(9), "delivery_id": summary.sms, "now": at_text(AFTER_MS)});
+        let answers = all([(&meta, "record_delivery_events", report), (&sweep, "claim_due_deliveries", claim)]
+            .map(|(on, name, p)| rpc(on, name, p)))
+        .await;
+        let claimed = answers[1]["deliveries"].as_array().unwrap().len();
+        match summary.sms().await.as_str() {
+            "sending" => {
+                assert_eq!(claimed, 1);
+                sent += 1;
+            }
+            "suppressed whatsapp_reached" => {
+                assert_eq!(claimed, 0, "settled, and yet handed out");
+                settled += 1;
+            }
+            other => panic!("the SMS is {other}"),
+        }
+        db.run("update public.message_delivery_log set lease_token = null, next_attempt_at = null where lease_token is not null").await;
+    }
+    println!("{sent} sent, {settled} settled");
 }

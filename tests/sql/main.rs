@@ -26,6 +26,7 @@ mod constraints;
 mod dead_letters;
 mod deliveries;
 mod erasure;
+mod evidence;
 mod fold;
 mod guards;
 mod limits;
