@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ihuza_core::phone::E164;
@@ -36,6 +36,9 @@ use crate::sip::session_timer::Interval;
 
 /// Gateways that have not named their call; each has five seconds for it.
 const MOST_GATEWAYS_WAITING: usize = 64;
+
+/// What is not needed any more is forgotten this often.
+const FORGET_EVERY: Duration = Duration::from_secs(2);
 
 /// What all calls share.
 pub struct Shared {
@@ -174,6 +177,7 @@ impl Relay {
         let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
         shared.calls.connect(signalling.clone());
         trunks::watch(shared.clone(), signalling);
+        tokio::spawn(forget(Arc::downgrade(&shared)));
         // Last: whoever hears that the relay is well may call.
         let listen = shared.config.http.listen;
         let served = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error));
@@ -263,6 +267,17 @@ impl Shared {
             "status": status, "calls": calls, "most_calls": most_calls, "journal": journal, "trunks": trunks,
         });
         (status == "ok", told)
+    }
+}
+
+/// Gives back, also while nobody calls, the room of what former calls left in the tables.
+async fn forget(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let now = shared.clock.now();
+        shared.admission().forget(now, &shared.config);
+        shared.ports.forget(now);
     }
 }
 
