@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
+use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -39,7 +40,7 @@ use crate::config::{Did, Trunk};
 use crate::journal::entry::{Direction, Entry, Origin};
 use crate::media::dtmf;
 use crate::media::g711::Law;
-use crate::media::session::Session;
+use crate::media::session::{Report, Session};
 use crate::moment::Moment;
 use crate::sip::call::{self, Call, EndCause};
 use crate::sip::consent::Consent;
@@ -64,6 +65,8 @@ pub struct Start {
     pub trunk: Trunk,
     /// For which number.
     pub did: Did,
+    /// In which language it begins: the number's own, unless another one was asked for.
+    pub locale: Locale,
     /// Who calls.
     pub caller: Option<E164>,
     /// Ports for its media, if it comes by RTP.
@@ -121,6 +124,9 @@ struct Running {
     began: Moment,
     call: Call,
     model: Option<Realtime>,
+    /// The law that the model speaks. It is set up before a call that we place is answered, and the answer may choose the
+    /// other one.
+    model_law: Law,
     opened: Opened,
     lines: Lines,
     media: Option<Session>,
@@ -138,6 +144,10 @@ struct Running {
     consent: Option<Consent>,
     recording: Option<Recording>,
     ended: Option<EndCause>,
+    /// It was answered.
+    answered: bool,
+    /// What it took of the relay is given back.
+    given_back: bool,
 }
 
 /// Carries a call from its INVITE to its end.
@@ -153,14 +163,14 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
             from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
             to: start.did.number.0.as_str().to_owned(),
             agent: start.did.agent.clone(),
-            locale: start.did.locale.0,
+            locale: start.locale,
             direction: Direction::Inbound,
             reference: None,
         },
         |placed| placed.opening.clone(),
     );
     let written = placed.as_ref().map(|placed| placed.opened.clone()).into_iter().collect();
-    let record = scribe::begin_with(shared.desk.clone(), opening.clone(), written);
+    let record = scribe::begin(shared.desk.clone(), opening.clone(), written);
     let mut gates = Gates::of_this_task().await;
     let (arrivals, mut arrived) = mpsc::channel(16);
     let answer_within = Duration::from_millis(shared.config.sip.answer_within_ms);
@@ -178,6 +188,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         opening,
         began,
         model: None,
+        model_law: Law::A,
         opened: Opened::default(),
         lines: Lines::new(shared.clock, &mut gates),
         media: None,
@@ -191,6 +202,8 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         consent: None,
         recording: None,
         ended: None,
+        answered: false,
+        given_back: false,
         shared: shared.clone(),
         start,
     };
@@ -518,13 +531,44 @@ impl Running {
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);
         self.log("CALL_ENDED", Level::Info, cause.as_str(), json!({ "cause": cause.as_str(), "media": media }));
-        self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
-        self.shared.metrics.ended(cause, report.as_ref());
-        self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
+        self.give_back(cause, media, report.as_ref());
+    }
+
+    /// The call is over, once: told, counted, and its line and ports are free again.
+    fn give_back(&mut self, cause: EndCause, media: Value, report: Option<&Report>) {
+        if std::mem::replace(&mut self.given_back, true) {
+            return;
+        }
+        let now = self.now();
         self.shared.ended(&self.start.trunk.name, &self.start.did.number.0);
         if let Some(pair) = &self.start.pair {
             self.shared.ports.give_back(now, pair.port);
         }
+        self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
+        self.shared.metrics.ended(cause, report);
+        self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
+    }
+}
+
+/// A call whose task breaks off, by a fault of ours, is ended all the same: its caller is not left in silence, and its line is
+/// not lost.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.given_back {
+            return;
+        }
+        // When the whole relay ends, the next start does what is left.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.log("CALL_TORN_DOWN", Level::Error, "a fault of the relay ended a call", json!({}));
+        let (dialog, answered, ours) = (self.start.incoming.dialog.clone(), self.answered, self.is_ours());
+        self.give_back(EndCause::RelayFault, Value::Null, None);
+        runtime.spawn(async move {
+            match (answered, ours) {
+                (true, _) => dialog.hang_up(call::q850(EndCause::RelayFault)).await,
+                (false, true) => dialog.cancel().await,
+                (false, false) => dialog.reject(500),
+            }
+        });
     }
 }
 

@@ -99,6 +99,12 @@ impl Ports {
         }
     }
 
+    /// Pairs that calls have.
+    #[cfg(test)]
+    pub fn in_use(&self) -> usize {
+        self.taken.lock().map_or(0, |taken| taken.ports.len() - taken.resting.len())
+    }
+
     fn take(&self, now: Moment, port: u16) -> bool {
         let Ok(mut taken) = self.taken.lock() else { return false };
         taken.free_the_rested(now);

@@ -35,8 +35,9 @@ impl Running {
             self.speaks(locale);
         }
         let settings = &self.shared.config.model;
+        self.model_law = self.law();
         let setup = Setup {
-            law: self.law(),
+            law: self.model_law,
             format: settings.format,
             turn_detection: settings.turn_detection,
             instructions: opened.session.instructions.clone().unwrap_or_default(),
@@ -73,7 +74,7 @@ impl Running {
     }
 
     pub(super) fn do_for_model(&mut self, output: backend::Output) {
-        let now = self.now();
+        let (now, law) = (self.now(), self.law());
         match output {
             backend::Output::Connect(link) => self.connect(link),
             backend::Output::Send(link, text) => {
@@ -85,7 +86,8 @@ impl Running {
             backend::Output::Close(link) => self.lines.close(link),
             backend::Output::Ready => self.tell_call(call::Input::ModelReady),
             backend::Output::Play { item, audio } => match &mut self.media {
-                Some(media) => media.play(now, &item, audio),
+                Some(media) if law == self.model_law => media.play(now, &item, audio),
+                Some(media) => media.play(now, &item, self.model_law.convert(law, &audio).into()),
                 None => self.early.push_back(backend::Output::Play { item, audio }),
             },
             backend::Output::Complete(item) => match &mut self.media {

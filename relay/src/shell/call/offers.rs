@@ -16,6 +16,7 @@ use crate::sip::session_timer::{Interval, SessionTimer};
 impl Running {
     pub(super) fn answer(&mut self) {
         let interval = self.start.interval;
+        self.answered = true;
         self.start.incoming.dialog.accept(&Accepted {
             description: Some(self.start.description.clone()),
             session_expires: interval.map(|interval| interval.header()),
@@ -32,12 +33,11 @@ impl Running {
         if self.start.agreed.is_none() {
             let (policy_codecs, allowed) = policy_of(&self.start.trunk);
             match self.start.local.accept(answer, Policy { codecs: policy_codecs, allowed: &allowed }) {
-                // The model already speaks the law that we offered first.
-                Ok(agreed) if agreed.codec.law() == self.law() => {
+                Ok(agreed) => {
                     self.start.agreed = Some(agreed);
                     self.start_media();
                 }
-                _ => return self.tell_call(call::Input::AnswerRefused),
+                Err(_) => return self.tell_call(call::Input::AnswerRefused),
             }
         } else if !answer.is_empty() {
             self.answered_again(answer);
@@ -76,10 +76,10 @@ impl Running {
         let answer = if answer.is_empty() { &early } else { answer };
         let (codecs, allowed) = policy_of(&self.start.trunk);
         match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
-            // The model already speaks the law that we offered.
-            Ok(agreed) if agreed.codec.law() == self.law() => self.start.agreed = Some(agreed),
-            _ => return self.tell_call(call::Input::AnswerRefused),
+            Ok(agreed) => self.start.agreed = Some(agreed),
+            Err(_) => return self.tell_call(call::Input::AnswerRefused),
         }
+        self.answered = true;
         let (now, at_ms) = (self.now(), self.at_ms());
         self.start.interval = session_expires.and_then(Interval::of_answer);
         self.timer = self.start.interval.map(|interval| SessionTimer::new(now, interval));
@@ -101,7 +101,10 @@ impl Running {
             Accepted { session_expires: interval.map(|interval| interval.header()), ..Accepted::default() };
         accepted.require_timer = interval.is_some_and(|interval| interval.is_required());
         if !offer.is_empty() {
+            // A call keeps its codec: what is recorded and what the peer hears is in its law.
+            let codec = self.start.agreed.map(|agreed| agreed.codec);
             let (codecs, allowed) = policy_of(&self.start.trunk);
+            let codecs = codec.as_ref().map_or(codecs, std::slice::from_ref);
             let (description, agreed) = self
                 .start
                 .local

@@ -76,7 +76,13 @@ impl Running {
             session::Output::Rtcp { to, datagram } => send(pair.map(|pair| &pair.control), &datagram, to),
             // The announcement cannot be interrupted.
             session::Output::Audio(_) if self.is_announcing_consent() => {}
-            session::Output::Audio(audio) => self.tell_model(backend::Input::Audio(audio)),
+            session::Output::Audio(audio) if self.law() == self.model_law => {
+                self.tell_model(backend::Input::Audio(audio));
+            }
+            session::Output::Audio(audio) => {
+                let audio = self.law().convert(self.model_law, &audio);
+                self.tell_model(backend::Input::Audio(audio));
+            }
             session::Output::Recorded(sound) => self.recorded(sound),
             session::Output::Digit(digit) => {
                 self.write(Entry::Digit { at_ms: self.at_ms() });
