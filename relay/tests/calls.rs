@@ -98,7 +98,7 @@ async fn a_call_without_an_offer_gets_ours() {
     let mut caller = world.caller().await;
     caller.invite("", "").await;
     let offer = caller.expect("200").await;
-    assert!(offer.text.contains("RTP/AVP 8 101"), "{}", offer.text);
+    assert!(offer.text.contains("RTP/AVP 8 0 101"), "{}", offer.text);
     caller.take(&offer);
     caller
         .send("ACK", 1, "Content-Type: application/sdp\r\n", &caller.description("").replace("0 8 101", "8 101"))

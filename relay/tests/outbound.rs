@@ -6,6 +6,7 @@ mod world;
 use std::time::Duration;
 
 use ihuza_relay::config::Amount;
+use ihuza_relay::media::g711::Law;
 use ihuza_relay::moment::Moment;
 use ihuza_relay::sip::digest::{Authenticator, Credentials, Verdict};
 use serde_json::{Value, json};
@@ -40,7 +41,7 @@ async fn a_call_is_placed_answered_heard_and_recorded_like_any_other() {
     let (world, mut callee, invite, id) = asked(json!({ "reference": "order 7", "locale": "fr" })).await;
     assert!(invite.text.starts_with(&format!("INVITE sip:{TO}@127.0.0.1:")), "{}", invite.text);
     assert!(
-        invite.text.contains("RTP/AVP 8 101") && invite.header("From").unwrap().contains("sip:+250788000100@"),
+        invite.text.contains("RTP/AVP 8 0 101") && invite.header("From").unwrap().contains("sip:+250788000100@"),
         "{}",
         invite.text
     );
@@ -211,6 +212,27 @@ async fn an_answer_that_came_with_the_ringing_is_the_answer() {
     until("the greeting is asked for", || world.model.types().contains(&"response.create".into()).then_some(())).await;
     world.model.speak("r1", "hello", 200);
     callee.listen_for(0x31).await;
+    callee.hang_up(&invite).await;
+    assert_eq!(end(&world).await["cause"], "caller_hangup");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_in_our_second_codec_is_spoken_and_heard_in_it() {
+    let (world, mut callee, invite, _) = asked(json!({})).await;
+    callee.respond(&invite, "180 Ringing", "").await;
+    until("the greeting is asked for", || world.model.types().contains(&"response.create".into()).then_some(())).await;
+    let settings = world.model.messages.lock().unwrap()[0].clone();
+    assert_eq!(settings["session"]["audio"]["output"]["format"], json!({ "type": "audio/pcma" }), "set up meanwhile");
+    world.model.speak("r1", "Hello, this is Ihuza", 300);
+    callee.take(&invite);
+    callee.respond(&invite, "200 OK", &callee.description().replace("AVP 8", "AVP 0 8")).await;
+    callee.expect("ACK").await;
+    callee.listen_for(Law::Mu.encode(Law::A.decode(0x31))).await;
+    callee.listen_for(Law::Mu.silence()).await;
+    callee.payload_type = 0;
+    callee.speak(0x12, 40).await;
+    let frame = base64(&[Law::A.encode(Law::Mu.decode(0x12)); 160]);
+    until("the model hears", || world.model.heard.lock().unwrap().contains(&frame).then_some(())).await;
     callee.hang_up(&invite).await;
     assert_eq!(end(&world).await["cause"], "caller_hangup");
 }
@@ -457,11 +479,14 @@ async fn a_call_that_is_picked_up_before_its_agent_is_known_is_told_that_it_is_r
             config.sip.answer_within_ms = 60_000;
         })
         .await;
-    let (_, invite) = ask(&world, &mut callee, "k1", json!({})).await;
+    // There is no announcement in the language that was asked for: that of the number is heard.
+    let (_, invite) = ask(&world, &mut callee, "k1", json!({ "locale": "fr" })).await;
     callee.pick_up(&invite).await;
     callee.listen_for(0x41).await;
     until("the consent is told", || world.told.kinds().contains(&"consent".into()).then_some(())).await;
     until("the recording has begun", || world.told.kinds().contains(&"recording".into()).then_some(())).await;
+    let consent = world.told.events().into_iter().find(|event| event["type"] == "consent").unwrap();
+    assert_eq!(consent["language"], "en");
     callee.hang_up(&invite).await;
     end(&world).await;
 }

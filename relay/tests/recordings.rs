@@ -119,7 +119,8 @@ async fn over_a_gateway_the_announcement_is_over_when_its_mark_is_back() {
     })
     .await;
     let mut gateway = world.gateway().await;
-    gateway.start("CA1", json!({})).await;
+    // There is no announcement in the language that is asked for: that of the number is heard.
+    gateway.start("CA1", json!({ "locale": "fr" })).await;
     let (_, half) = gateway.until("mark").await;
     let notice = Law::Mu.encode(Law::A.decode(0x41));
     assert!(half.len() == 4000 && half.iter().all(|byte| *byte == notice), "{} bytes", half.len());
@@ -131,6 +132,7 @@ async fn over_a_gateway_the_announcement_is_over_when_its_mark_is_back() {
     );
     gateway.echo(&end).await;
     until("the recording has begun", || world.told.kinds().contains(&"recording".into()).then_some(())).await;
+    assert_eq!(consents(&world), [r#""announced" "announcement" "en""#]);
     gateway.speak(0x13, 20).await;
     gateway.say(json!({ "event": "stop", "streamSid": "MZ1" })).await;
     let end = until("the end is told", || world.told.to("/end").pop()).await;

@@ -36,6 +36,8 @@ const MOST_WAITING: usize = 150;
 /// Keys further apart are not one number.
 const KEYS_APART: Duration = Duration::from_secs(2);
 const MOST_KEYS: usize = 32;
+/// Numbers that were ended with `#` and wait for a connection; of more the first are forgotten.
+const MOST_NUMBERS: usize = 8;
 /// A tool that takes longer is spoken over.
 const FILLER_AFTER: Duration = Duration::from_millis(800);
 /// A tool that takes longer is answered for.
@@ -166,7 +168,10 @@ pub struct Realtime {
     items: VecDeque<Item>,
     tools: Vec<Tool>,
     filler_told: bool,
+    /// The number that is being typed.
     keys: String,
+    /// Numbers that are whole and were not told yet: there is no connection.
+    numbers: VecDeque<String>,
     last_key: Moment,
     history: History,
     failed: bool,
@@ -201,6 +206,7 @@ impl Realtime {
             tools: Vec::new(),
             filler_told: false,
             keys: String::new(),
+            numbers: VecDeque::new(),
             last_key: Moment::default(),
             history: History::default(),
             failed: false,
@@ -293,6 +299,7 @@ impl Realtime {
         self.retry_at = None;
         self.again_at = None;
         self.keys.clear();
+        self.numbers.clear();
     }
 
     fn message(&mut self, now: Moment, link: Link, text: &[u8]) {
@@ -399,6 +406,7 @@ impl Realtime {
         } else if std::mem::take(&mut self.wants_response) {
             self.ask(now, json!({}));
         }
+        self.tell_numbers(now);
     }
 
     fn greet(&mut self, now: Moment) {
@@ -720,26 +728,40 @@ impl Realtime {
         self.last_key = now;
         match digit.as_char() {
             '*' => self.keys.clear(),
-            '#' => self.tell_keys(now),
+            '#' => self.end_number(now),
             key if self.keys.len() < MOST_KEYS => self.keys.push(key),
             _ => {}
         }
     }
 
-    fn tell_keys(&mut self, now: Moment) {
-        // Keys that are pressed while there is no connection wait for the next one.
-        let Some(link) = self.ready().filter(|_| !self.keys.is_empty()) else { return };
-        let keys = std::mem::take(&mut self.keys);
-        let spelled: Vec<String> = keys.chars().map(String::from).collect();
-        let text = format!("The caller pressed {} on the keypad.", spelled.join(" "));
-        let item = json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
-        self.out.push_back(Output::Send(link, created(&item)));
+    /// The number that was typed is whole.
+    fn end_number(&mut self, now: Moment) {
+        if !self.keys.is_empty() {
+            if self.numbers.len() == MOST_NUMBERS {
+                self.numbers.pop_front();
+            }
+            self.numbers.push_back(std::mem::take(&mut self.keys));
+        }
+        self.tell_numbers(now);
+    }
+
+    /// Numbers that are typed while there is no connection wait for the next one.
+    fn tell_numbers(&mut self, now: Moment) {
+        let Some(link) = self.ready().filter(|_| !self.numbers.is_empty()) else { return };
+        for number in std::mem::take(&mut self.numbers) {
+            let spelled: Vec<String> = number.chars().map(String::from).collect();
+            let text = format!("The caller pressed {} on the keypad.", spelled.join(" "));
+            let item =
+                json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
+            self.out.push_back(Output::Send(link, created(&item)));
+        }
         self.ask(now, json!({}));
     }
 
     fn timeout(&mut self, now: Moment) {
-        if !self.keys.is_empty() && now >= self.last_key + KEYS_APART {
-            self.tell_keys(now);
+        // Without a connection it may go on: what is typed after a pause while nobody listens is still one number.
+        if !self.keys.is_empty() && self.ready().is_some() && now >= self.last_key + KEYS_APART {
+            self.end_number(now);
         }
         if self.retry_at.is_some_and(|at| now >= at) {
             self.open(now);

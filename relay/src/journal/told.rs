@@ -69,7 +69,13 @@ pub fn time(at_ms: i64) -> Option<String> {
 /// answered has a word of its own, whatever ended it: to the function all others were conversations.
 pub fn cause(cause: EndCause, answered: bool) -> &'static str {
     match cause {
-        EndCause::RelayRestart | EndCause::Shutdown | EndCause::MediaLost | EndCause::ModelFailed if !answered => {
+        EndCause::RelayRestart
+        | EndCause::RelayFault
+        | EndCause::Shutdown
+        | EndCause::MediaLost
+        | EndCause::ModelFailed
+            if !answered =>
+        {
             "setup_failed"
         }
         EndCause::CallerHungUp => "caller_hangup",
@@ -81,7 +87,7 @@ pub fn cause(cause: EndCause, answered: bool) -> &'static str {
         EndCause::ModelFailed => "model_unavailable",
         EndCause::TooLong => "max_duration",
         EndCause::Shutdown => "shutdown",
-        EndCause::RelayRestart => "relay_restarted",
+        EndCause::RelayRestart | EndCause::RelayFault => "relay_restarted",
         EndCause::NoAnswer => "no_answer",
         EndCause::Busy => "busy",
         EndCause::Rejected => "rejected",

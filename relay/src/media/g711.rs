@@ -38,6 +38,11 @@ impl Law {
         table.get(usize::from(byte)).copied().unwrap_or_default()
     }
 
+    /// The same sound in another law.
+    pub fn convert(self, to: Law, sound: &[u8]) -> Vec<u8> {
+        sound.iter().map(|byte| if self == to { *byte } else { to.encode(self.decode(*byte)) }).collect()
+    }
+
     /// One sample of 16-bit PCM: the byte in whose interval it lies.
     pub fn encode(self, sample: i16) -> u8 {
         match self {
@@ -130,6 +135,20 @@ mod tests {
                 let step = 4 << (exponent + 1);
                 sign * ((0x80 << exponent) + step * (i32::from(!byte) & 15) + step / 2 - 4 * 33)
             }
+        }
+    }
+
+    #[test]
+    fn sound_in_the_other_law_is_as_loud_and_as_long() {
+        for (from, to) in [(Law::A, Law::Mu), (Law::Mu, Law::A)] {
+            let all: Vec<u8> = (0..=255).collect();
+            let converted = from.convert(to, &all);
+            assert_eq!(converted.len(), all.len());
+            for (byte, other) in all.iter().zip(converted) {
+                let (before, after) = (i32::from(from.decode(*byte)), i32::from(to.decode(other)));
+                assert!((before - after).abs() <= 8 + before.abs() / 16, "{from:?} {byte:#x}: {before} and {after}");
+            }
+            assert_eq!(from.convert(from, &all), all);
         }
     }
 

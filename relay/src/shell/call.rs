@@ -1,26 +1,31 @@
 //! One task a call: carries what the call, its media and its model decide to the sockets and back.
 
+mod conversation;
+mod hand_over;
+mod offers;
+mod recording;
+mod sound;
+
 use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use ihuza_core::locale::Locale;
 use ihuza_core::phone::E164;
 use serde_json::{Value, json};
-use tokio::io::ReadBuf;
-use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use self::hand_over::HandOver;
+pub use self::offers::{policy_of, refused};
+use self::sound::{figures, from_line, receive};
 use super::announcements::Announcement;
 use super::gates::Gates;
-use super::gateway::{Arrived, Line, Stuck};
+use super::gateway::Line;
 use super::link::{self, Brought, Lines};
 use super::log::Level;
 use super::ports::Pair;
@@ -28,33 +33,22 @@ use super::recorder::Recording;
 use super::relay::Shared;
 use super::scribe;
 use super::session_function::{Opened, Opening};
-use super::signalling::{Accepted, Incoming, Refused, Signal};
-use crate::backend::realtime::{Realtime, Setup};
+use super::signalling::{Incoming, Signal};
+use crate::backend::realtime::Realtime;
 use crate::backend::{self, Link, VoiceBackend};
 use crate::config::{Did, Trunk};
 use crate::journal::entry::{Direction, Entry, Origin};
-use crate::media::dtmf::{self, Digit};
+use crate::media::dtmf;
 use crate::media::g711::Law;
-use crate::media::playout::{Heard, ItemId};
-use crate::media::session::{self, Session};
-use crate::media::source::Network;
+use crate::media::session::{Report, Session};
 use crate::moment::Moment;
-use crate::sip::admission::Refusal;
 use crate::sip::call::{self, Call, EndCause};
-use crate::sip::consent::{self, Consent};
-use crate::sip::description::{Agreed, Local, Policy};
+use crate::sip::consent::Consent;
+use crate::sip::description::{Agreed, Local};
 use crate::sip::session_timer::{Due, Interval, SessionTimer};
-use crate::sip::transfer::{self, Outcome, Transfer};
 
 /// The longest datagram that is looked at.
 const MOST_DATAGRAM: usize = 2048;
-/// A key for a further connection is there within this time, or the one at hand is tried: a connection's whole set-up has four
-/// seconds.
-const RENEWED_WITHIN: Duration = Duration::from_secs(1);
-/// Where a tool's answer says whom the call is to be handed over to.
-const TRANSFER_TO: &str = "transfer_to";
-/// A tool of our own: the agent says goodbye.
-const END_CALL: &str = "end_call";
 
 /// Stands for the other end of a call over a gateway, which has no address; one for documentation (RFC 5737).
 pub const GATEWAY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), 9);
@@ -71,6 +65,8 @@ pub struct Start {
     pub trunk: Trunk,
     /// For which number.
     pub did: Did,
+    /// In which language it begins: the number's own, unless another one was asked for.
+    pub locale: Locale,
     /// Who calls.
     pub caller: Option<E164>,
     /// Ports for its media, if it comes by RTP.
@@ -121,14 +117,6 @@ enum Arrival {
     Referred(Option<u16>),
 }
 
-/// A call that is being handed over, for a use of a tool that waits for the outcome.
-struct HandOver {
-    call_id: String,
-    number: E164,
-    /// None while the agent still speaks.
-    transfer: Option<Transfer>,
-}
-
 struct Running {
     shared: Arc<Shared>,
     start: Start,
@@ -136,6 +124,9 @@ struct Running {
     began: Moment,
     call: Call,
     model: Option<Realtime>,
+    /// The law that the model speaks. It is set up before a call that we place is answered, and the answer may choose the
+    /// other one.
+    model_law: Law,
     opened: Opened,
     lines: Lines,
     media: Option<Session>,
@@ -153,6 +144,10 @@ struct Running {
     consent: Option<Consent>,
     recording: Option<Recording>,
     ended: Option<EndCause>,
+    /// It was answered.
+    answered: bool,
+    /// What it took of the relay is given back.
+    given_back: bool,
 }
 
 /// Carries a call from its INVITE to its end.
@@ -168,14 +163,14 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
             from: start.caller.as_ref().map(|caller| caller.as_str().to_owned()),
             to: start.did.number.0.as_str().to_owned(),
             agent: start.did.agent.clone(),
-            locale: start.did.locale.0,
+            locale: start.locale,
             direction: Direction::Inbound,
             reference: None,
         },
         |placed| placed.opening.clone(),
     );
     let written = placed.as_ref().map(|placed| placed.opened.clone()).into_iter().collect();
-    let record = scribe::begin_with(shared.desk.clone(), opening.clone(), written);
+    let record = scribe::begin(shared.desk.clone(), opening.clone(), written);
     let mut gates = Gates::of_this_task().await;
     let (arrivals, mut arrived) = mpsc::channel(16);
     let answer_within = Duration::from_millis(shared.config.sip.answer_within_ms);
@@ -193,6 +188,7 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         opening,
         began,
         model: None,
+        model_law: Law::A,
         opened: Opened::default(),
         lines: Lines::new(shared.clock, &mut gates),
         media: None,
@@ -206,6 +202,8 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         consent: None,
         recording: None,
         ended: None,
+        answered: false,
+        given_back: false,
         shared: shared.clone(),
         start,
     };
@@ -255,26 +253,6 @@ pub async fn run(shared: Arc<Shared>, mut start: Start) {
         }
     }
     running.close();
-}
-
-/// What a gateway brings next, if there is one.
-async fn from_line(line: &mut Option<Line>) -> Option<Arrived> {
-    match line {
-        Some(line) => line.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// A datagram: its length, and where it came from; never one where there is no socket.
-fn receive(
-    socket: Option<&UdpSocket>,
-    buffer: &mut [u8],
-    context: &mut Context<'_>,
-) -> Poll<io::Result<(usize, SocketAddr)>> {
-    let Some(socket) = socket else { return Poll::Pending };
-    let mut buffer = ReadBuf::new(buffer);
-    let from = ready!(socket.poll_recv_from(context, &mut buffer));
-    Poll::Ready(from.map(|from| (buffer.filled().len(), from)))
 }
 
 impl Running {
@@ -374,63 +352,6 @@ impl Running {
         }
     }
 
-    fn refresh(&self) {
-        let Some(header) = self.start.interval.as_ref().map(Interval::refresh_header) else { return };
-        let (dialog, arrivals) = (self.start.incoming.dialog.clone(), self.arrivals.clone());
-        tokio::spawn(async move {
-            let went_through = dialog.refresh(header).await;
-            let _ = arrivals.send(Arrival::Refreshed(went_through)).await;
-        });
-    }
-
-    fn transfer(&self) -> Option<&Transfer> {
-        self.hand_over.as_ref().and_then(|hand_over| hand_over.transfer.as_ref())
-    }
-
-    /// Asks the trunk to take the call over, as soon as the agent has said what it had to say.
-    fn refer_when_silent(&mut self) {
-        let now = self.now();
-        let speaks = self.is_speaking();
-        let Some(hand_over) = self.hand_over.as_mut().filter(|hand_over| hand_over.transfer.is_none() && !speaks)
-        else {
-            return;
-        };
-        hand_over.transfer = Some(Transfer::new(now));
-        let number = hand_over.number.as_str().to_owned();
-        let (dialog, arrivals) = (self.start.incoming.dialog.clone(), self.arrivals.clone());
-        tokio::spawn(async move {
-            let status = dialog.refer(number).await;
-            let _ = arrivals.send(Arrival::Referred(status)).await;
-        });
-    }
-
-    fn handed_over(&mut self, outcome: Outcome) {
-        let Some(hand_over) = self.hand_over.take() else { return };
-        let (word, status) = match outcome {
-            Outcome::Confirmed => ("confirmed", None),
-            Outcome::Failed(status) => ("failed", Some(status)),
-            Outcome::Unknown => ("unknown", None),
-        };
-        self.log("TRANSFER_ENDED", Level::Info, word, json!({ "outcome": word, "status": status }));
-        self.write(Entry::Transferred { outcome: word.into(), status, at_ms: self.at_ms() });
-        let output = json!({ "status": word }).to_string();
-        self.tell_model(backend::Input::ToolResult { call_id: hand_over.call_id, output });
-        self.tell_call(match outcome {
-            Outcome::Confirmed => call::Input::Transferred,
-            Outcome::Failed(_) | Outcome::Unknown => call::Input::NotTransferred,
-        });
-    }
-
-    /// The model is gone, and the caller has heard so: somebody else is asked to take the call. A hand-over that is under
-    /// way already is as good.
-    fn hand_over_instead(&mut self) {
-        let Some(crate::config::Number(number)) = self.start.trunk.fallback.clone() else { return };
-        if self.hand_over.is_none() {
-            self.hand_over = Some(HandOver { call_id: String::new(), number, transfer: None });
-        }
-        self.refer_when_silent();
-    }
-
     fn tell_call(&mut self, input: call::Input) {
         let now = self.now();
         self.call.handle_input(now, input);
@@ -505,60 +426,6 @@ impl Running {
         }
     }
 
-    fn wants_transfer(&self, output: &str) -> Option<E164> {
-        let output: Value = serde_json::from_str(output).ok()?;
-        let wished = output.get("result")?.get(TRANSFER_TO)?.as_str()?;
-        let allowed = transfer::target(wished, &self.start.trunk.transfer_prefixes);
-        if allowed.is_none() {
-            self.log(
-                "TRANSFER_REFUSED",
-                Level::Error,
-                "the trunk's transfer_prefixes do not allow that number",
-                json!({}),
-            );
-        }
-        allowed
-    }
-
-    /// The agent is known: its model is called while the telephone rings.
-    fn prepare(&mut self, opened: Opened) {
-        if self.given_up {
-            return;
-        }
-        let locale = opened.locale.unwrap_or(self.opening.locale);
-        if locale != self.opening.locale {
-            self.speaks(locale);
-        }
-        let settings = &self.shared.config.model;
-        let setup = Setup {
-            law: self.law(),
-            format: settings.format,
-            turn_detection: settings.turn_detection,
-            instructions: opened.session.instructions.clone().unwrap_or_default(),
-            locale,
-            greeting: opened.greeting.clone().unwrap_or_else(|| greeting(self.opening.direction, locale)),
-            voice: settings.voice.clone(),
-            tools: opened.session.tools.clone(),
-            roll_over_after: Duration::from_secs(settings.roll_over_minutes * 60),
-        };
-        self.opened = opened;
-        let now = self.now();
-        let mut model = Realtime::new(now, setup);
-        model.handle_input(now, backend::Input::Greet);
-        self.model = Some(model);
-        // Somebody picked up before the agent was known.
-        if self.is_ours() && self.media.is_some() && self.start.trunk.record && self.consent.is_none() {
-            self.ask_consent();
-        }
-    }
-
-    /// From now on the call is in this language: its announcements, its record, its summary.
-    fn speaks(&mut self, locale: Locale) {
-        self.opening.locale = locale;
-        self.log("LANGUAGE_CHANGED", Level::Info, locale.english_name(), json!({ "language": locale.as_str() }));
-        self.write(Entry::Language { locale, at_ms: self.at_ms() });
-    }
-
     fn law(&self) -> Law {
         let first = self.start.trunk.codecs.first().map_or(Law::A, |codec| codec.law());
         self.start.agreed.map_or(first, |agreed| agreed.codec.law())
@@ -601,99 +468,6 @@ impl Running {
                 }
             }
         }
-    }
-
-    fn acknowledged(&mut self, answer: &[u8]) {
-        if self.start.agreed.is_none() {
-            let (policy_codecs, allowed) = policy_of(&self.start.trunk);
-            match self.start.local.accept(answer, Policy { codecs: policy_codecs, allowed: &allowed }) {
-                // The model already speaks the law that we offered first.
-                Ok(agreed) if agreed.codec.law() == self.law() => {
-                    self.start.agreed = Some(agreed);
-                    self.start_media();
-                }
-                _ => return self.tell_call(call::Input::AnswerRefused),
-            }
-        } else if !answer.is_empty() {
-            self.answered_again(answer);
-        }
-        self.tell_call(call::Input::Acknowledged);
-    }
-
-    /// The offer that a re-INVITE without one asks for: what we have.
-    fn offer_again(&mut self) -> String {
-        let codec = self.start.agreed.map(|agreed| agreed.codec);
-        let (codecs, allowed) = policy_of(&self.start.trunk);
-        let codecs = codec.as_ref().map_or(codecs, std::slice::from_ref);
-        self.start.local.offer(Policy { codecs, allowed: &allowed })
-    }
-
-    /// The peer's answer to such an offer. One that cannot be used leaves the session as it was.
-    fn answered_again(&mut self, answer: &[u8]) {
-        let now = self.now();
-        let (codecs, allowed) = policy_of(&self.start.trunk);
-        let law = self.law();
-        match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
-            Ok(agreed) if agreed.codec.law() == law => {
-                if let Some(media) = &mut self.media {
-                    media.redescribe(now, agreed.remote, agreed.remote_control, agreed.on_hold);
-                }
-                self.start.agreed = Some(agreed);
-            }
-            _ => self.log("ANSWER_UNUSABLE", Level::Warn, "an answer to our offer changes nothing", json!({})),
-        }
-    }
-
-    /// Somebody answers the call that we placed.
-    fn picked_up(&mut self, answer: &[u8], session_expires: Option<&str>) {
-        let early = std::mem::take(&mut self.early_description);
-        // An answer that came with the ringing is the answer (RFC 6337 §2.2).
-        let answer = if answer.is_empty() { &early } else { answer };
-        let (codecs, allowed) = policy_of(&self.start.trunk);
-        match self.start.local.accept(answer, Policy { codecs, allowed: &allowed }) {
-            // The model already speaks the law that we offered.
-            Ok(agreed) if agreed.codec.law() == self.law() => self.start.agreed = Some(agreed),
-            _ => return self.tell_call(call::Input::AnswerRefused),
-        }
-        let (now, at_ms) = (self.now(), self.at_ms());
-        self.start.interval = session_expires.and_then(Interval::of_answer);
-        self.timer = self.start.interval.map(|interval| SessionTimer::new(now, interval));
-        self.shared.calls.answered(&self.opening.correlation_id, now, at_ms);
-        self.write(Entry::Answered { at_ms });
-        self.tell_call(call::Input::PickedUp);
-        self.start_media();
-    }
-
-    fn reoffer(
-        &mut self,
-        offer: &[u8],
-        session_expires: Option<&str>,
-        supports_timer: bool,
-    ) -> Result<Accepted, Refused> {
-        let now = self.now();
-        let interval = Interval::of_request(session_expires, supports_timer).map_err(refused)?;
-        let mut accepted =
-            Accepted { session_expires: interval.map(|interval| interval.header()), ..Accepted::default() };
-        accepted.require_timer = interval.is_some_and(|interval| interval.is_required());
-        if !offer.is_empty() {
-            let (codecs, allowed) = policy_of(&self.start.trunk);
-            let (description, agreed) = self
-                .start
-                .local
-                .answer(offer, Policy { codecs, allowed: &allowed })
-                .map_err(|_| refused(Refusal::NoCommonCodec))?;
-            if let Some(media) = &mut self.media {
-                media.redescribe(now, agreed.remote, agreed.remote_control, agreed.on_hold);
-            }
-            self.start.agreed = Some(agreed);
-            self.start.description.clone_from(&description);
-            accepted.description = Some(description);
-        }
-        if let Some(interval) = interval {
-            self.start.interval = Some(interval);
-            self.timer = Some(SessionTimer::new(now, interval));
-        }
-        Ok(accepted)
     }
 
     /// Carries out what was decided, until nothing is left to do.
@@ -742,332 +516,6 @@ impl Running {
         }
     }
 
-    fn answer(&mut self) {
-        let interval = self.start.interval;
-        self.start.incoming.dialog.accept(&Accepted {
-            description: Some(self.start.description.clone()),
-            session_expires: interval.map(|interval| interval.header()),
-            require_timer: interval.is_some_and(|interval| interval.is_required()),
-        });
-        let now = self.now();
-        self.timer = interval.map(|interval| SessionTimer::new(now, interval));
-        self.shared.metrics.answered(now.since(self.began));
-        self.write(Entry::Answered { at_ms: self.at_ms() });
-        self.start_media();
-    }
-
-    fn start_media(&mut self) {
-        let Some(agreed) = self.start.agreed.filter(|_| self.media.is_none()) else { return };
-        let now = self.now();
-        let settings = &self.shared.config.media;
-        let (_, allowed) = policy_of(&self.start.trunk);
-        let mut media = Session::new(
-            now,
-            session::Setup {
-                law: agreed.codec.law(),
-                payload_type: agreed.payload_type,
-                telephone_event: agreed.telephone_event,
-                remote: agreed.remote,
-                remote_control: agreed.remote_control,
-                allowed,
-                echo_db: settings.echo.decibels(),
-                silence_limit: Some(Duration::from_secs(settings.silence_limit_s)),
-                dice: [dice(), dice(), dice(), dice()],
-                cname: format!("{:08x}{:08x}", dice(), dice()),
-                ntp_at_start: self.shared.clock.ntp_at_start(),
-            },
-        );
-        if self.start.line.is_some() {
-            media.keep_silence();
-        }
-        if agreed.on_hold {
-            media.redescribe(now, agreed.remote, agreed.remote_control, true);
-        }
-        self.media = Some(media);
-        // A call without an agent is an apology: there is nothing to record.
-        if self.start.trunk.record && self.model.is_some() {
-            self.ask_consent();
-        }
-        // What the agent says first waits behind the announcement.
-        for output in std::mem::take(&mut self.early) {
-            self.do_for_model(output);
-        }
-    }
-
-    /// Throws away what the agent has still to say, and tells the model how far it was heard. Whether there was any.
-    fn silence(&mut self) -> bool {
-        let heard = self.cut_off();
-        let was_speaking = !heard.is_empty();
-        if was_speaking {
-            self.tell_model(backend::Input::Cut(heard));
-        }
-        was_speaking
-    }
-
-    /// Says that the call is recorded; the recording begins behind it.
-    fn ask_consent(&mut self) {
-        let (now, law) = (self.now(), self.law());
-        // The call's language may be one that the trunk's announcements lack.
-        let locales = [self.opening.locale, self.start.did.locale.0];
-        let words = |locale| Some((locale, self.shared.announcements.spoken(Announcement::Consent, locale, law)?));
-        let Some((locale, sound)) = locales.into_iter().find_map(words) else {
-            return self.log("RECORDING_REFUSED", Level::Error, "there is no announcement: not recorded", json!({}));
-        };
-        let wait = Duration::from_millis(self.shared.config.recording.refusal_wait_ms);
-        let refuse_key = self.start.trunk.refuse_key.and_then(Digit::from_char);
-        self.consent = Some(Consent::new(locale, refuse_key, wait));
-        if let Some(media) = &mut self.media {
-            media.announce(now, &ItemId::from(Announcement::Consent.as_str()), sound.into());
-        }
-    }
-
-    fn do_for_consent(&mut self, output: consent::Output) {
-        match output {
-            consent::Output::Keep(state) => {
-                let locale = self.consent.as_ref().map_or(self.opening.locale, |consent| consent.locale);
-                let (line, kept) = scribe::Line::kept(Entry::Consent { state, locale, at_ms: self.at_ms() });
-                self.log("RECORDING_CONSENT", Level::Info, state.as_str(), json!({ "state": state.as_str() }));
-                self.write_line(line);
-                if state == consent::State::Announced {
-                    let arrivals = self.arrivals.clone();
-                    tokio::spawn(async move {
-                        let certain = kept.await.unwrap_or(false);
-                        let _ = arrivals.send(Arrival::ConsentKept(certain)).await;
-                    });
-                }
-            }
-            consent::Output::Record => {
-                let Some(recorder) = &self.shared.recorder else { return };
-                match recorder.begin(&self.opening.correlation_id, self.law()) {
-                    Ok(recording) => {
-                        self.write(Entry::Recording { file: recording.file(), at_ms: self.at_ms() });
-                        self.recording = Some(recording);
-                        if let Some(media) = &mut self.media {
-                            media.record();
-                        }
-                    }
-                    Err(error) => self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({})),
-                }
-            }
-        }
-    }
-
-    fn recorded(&mut self, sound: Vec<u8>) {
-        if let Some(Err(error)) = self.recording.as_mut().map(|recording| recording.append(sound)) {
-            self.log("RECORDING_FAILED", Level::Error, &error.to_string(), json!({}));
-            self.end_recording(Some(error.to_string()));
-        }
-    }
-
-    fn end_recording(&mut self, failure: Option<String>) {
-        let rest = self.media.as_mut().map(Session::stop_recording).unwrap_or_default();
-        let Some(mut recording) = self.recording.take() else { return };
-        let failure = failure.or_else(|| recording.append(rest).err().map(|error| error.to_string()));
-        let (file, duration_ms) = (recording.file(), recording.duration_ms());
-        self.write(Entry::Recorded { file, duration_ms, failure, at_ms: self.at_ms() });
-    }
-
-    fn is_announcing_consent(&self) -> bool {
-        self.consent.as_ref().is_some_and(Consent::is_announcing)
-    }
-
-    fn announce(&mut self, announcement: Announcement) {
-        let (now, law) = (self.now(), self.law());
-        let sound = self.shared.announcements.sound(announcement, self.opening.locale, law);
-        if let Some(media) = &mut self.media {
-            media.announce(now, &ItemId::from(announcement.as_str()), sound.into());
-        }
-    }
-
-    fn do_for_model(&mut self, output: backend::Output) {
-        let now = self.now();
-        match output {
-            backend::Output::Connect(link) => self.connect(link),
-            backend::Output::Send(link, text) => {
-                // A socket that does not keep up with a voice is as good as gone.
-                if !self.lines.send(link, text) {
-                    self.tell_model(backend::Input::Disconnected(link));
-                }
-            }
-            backend::Output::Close(link) => self.lines.close(link),
-            backend::Output::Ready => self.tell_call(call::Input::ModelReady),
-            backend::Output::Play { item, audio } => match &mut self.media {
-                Some(media) => media.play(now, &item, audio),
-                None => self.early.push_back(backend::Output::Play { item, audio }),
-            },
-            backend::Output::Complete(item) => match &mut self.media {
-                Some(media) => media.finish(&item),
-                None => self.early.push_back(backend::Output::Complete(item)),
-            },
-            backend::Output::Flush => {
-                if self.silence() {
-                    self.shared.metrics.interrupted();
-                }
-            }
-            backend::Output::Said { speaker, text, locale, interrupted } => {
-                let (locale, source) = locale.unzip();
-                self.write(Entry::Said { speaker, text, locale, source, interrupted, at_ms: self.at_ms() });
-            }
-            backend::Output::Language(locale) => self.speaks(locale),
-            backend::Output::ToolCall { call_id, name, arguments } => self.tool(call_id, name, arguments),
-            backend::Output::Filler => self.announce(Announcement::Filler),
-            backend::Output::Used(usage) => self.write(Entry::Used { usage, at_ms: self.at_ms() }),
-            backend::Output::Warning(message) => self.log("MODEL_WARNING", Level::Warn, &message, json!({})),
-            backend::Output::Failed(reason) => {
-                self.log("MODEL_FAILED", Level::Error, reason, json!({}));
-                self.tell_call(call::Input::ModelFailed);
-            }
-        }
-    }
-
-    fn connect(&mut self, link: Link) {
-        // A key of the function's is made to be used at once: a later connection needs another one.
-        if link.0 == 1 || self.opened.ephemeral_key.is_none() {
-            return self.dial(link);
-        }
-        let (function, opening, arrivals) =
-            (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
-        tokio::spawn(async move {
-            // The model's set-up is waited for meanwhile: a slow function must leave time to try the key at hand.
-            let renewed = match tokio::time::timeout(RENEWED_WITHIN, function.open(&opening, link.0)).await {
-                Ok(renewed) => renewed.map_err(|error| error.to_string()),
-                Err(_) => Err("the session function takes too long".to_owned()),
-            };
-            let _ = arrivals.send(Arrival::Renewed(link, renewed)).await;
-        });
-    }
-
-    fn dial(&mut self, link: Link) {
-        let settings = &self.shared.config.model;
-        let base = self.opened.url.as_deref().unwrap_or(&settings.url);
-        let model = self.opened.model.as_deref().unwrap_or(&settings.name);
-        let key = self.opened.ephemeral_key.as_deref().map_or_else(|| self.shared.model_key.clone(), Arc::from);
-        let mark = if base.contains('?') { '&' } else { '?' };
-        let url = if base.contains("model=") { base.to_owned() } else { format!("{base}{mark}model={model}") };
-        let address = link::Address { url, key };
-        let (connector, arrivals) = (self.shared.connector.clone(), self.arrivals.clone());
-        tokio::spawn(async move {
-            let socket = link::open(address, &connector).await;
-            let _ = arrivals.send(Arrival::Linked(link, socket)).await;
-        });
-    }
-
-    fn tool(&mut self, call_id: String, name: String, arguments: String) {
-        if name == END_CALL {
-            self.tell_model(backend::Input::ToolResult { call_id, output: r#"{"status":"ok"}"#.into() });
-            self.tell_call(call::Input::AgentEnds);
-            return;
-        }
-        let (function, opening, arrivals) =
-            (self.shared.desk.function.clone(), self.opening.clone(), self.arrivals.clone());
-        let (clock, begun) = (self.shared.clock, self.now());
-        tokio::spawn(async move {
-            let output = function.tool(&opening, &call_id, &name, &arguments).await.map_err(|error| error.to_string());
-            let took = clock.now().since(begun);
-            let _ = arrivals.send(Arrival::Tool { call_id, name, took, output }).await;
-        });
-    }
-
-    fn do_for_media(&mut self, output: session::Output) {
-        let send = |socket: Option<&UdpSocket>, datagram: &[u8], to: SocketAddr| {
-            // A full socket buffer is loss like any other: the next packet is 20 ms away.
-            let _ = socket.map(|socket| socket.try_send_to(datagram, to));
-        };
-        let now = self.now();
-        let pair = self.start.pair.as_ref();
-        match output {
-            session::Output::Rtp { to, datagram } => match &mut self.start.line {
-                Some(line) => {
-                    let said = line.say(now, &datagram);
-                    self.unless_stuck(said);
-                }
-                None => send(pair.map(|pair| &pair.media), &datagram, to),
-            },
-            session::Output::Rtcp { to, datagram } => send(pair.map(|pair| &pair.control), &datagram, to),
-            // The announcement cannot be interrupted.
-            session::Output::Audio(_) if self.is_announcing_consent() => {}
-            session::Output::Audio(audio) => self.tell_model(backend::Input::Audio(audio)),
-            session::Output::Recorded(sound) => self.recorded(sound),
-            session::Output::Digit(digit) => {
-                self.write(Entry::Digit { at_ms: self.at_ms() });
-                let (answered, output) = self.consent.as_mut().map_or((false, None), |consent| consent.key(digit));
-                if let Some(output) = output {
-                    self.do_for_consent(output);
-                }
-                if answered {
-                    return;
-                }
-                self.tell_model(backend::Input::Digit(digit));
-            }
-            session::Output::Spoken(heard) => match &mut self.start.line {
-                // What has left is not heard yet.
-                Some(line) => {
-                    let marked = line.ended(now, heard);
-                    self.unless_stuck(marked);
-                }
-                None => self.spoken(heard),
-            },
-            session::Output::Dead => self.tell_call(call::Input::MediaLost),
-        }
-    }
-
-    /// The caller has heard an item to its end.
-    fn spoken(&mut self, heard: Heard) {
-        let now = self.now();
-        let is_notice = *heard.item == *Announcement::Consent.as_str();
-        if let Some(output) = self.consent.as_mut().filter(|_| is_notice).and_then(|asked| asked.announced(now)) {
-            self.do_for_consent(output);
-        }
-        self.tell_model(backend::Input::Spoken(heard));
-        if self.media.is_some() && !self.is_speaking() {
-            self.tell_call(call::Input::Silent);
-            self.refer_when_silent();
-        }
-    }
-
-    /// Whether there is something to say that was not heard yet.
-    fn is_speaking(&self) -> bool {
-        self.media.as_ref().is_some_and(|media| media.queued_ms() > 0)
-            || self.start.line.as_ref().is_some_and(Line::is_speaking)
-    }
-
-    /// Silences the agent at once; what was heard of each item that was cut off.
-    fn cut_off(&mut self) -> Vec<Heard> {
-        let now = self.now();
-        let heard = self.media.as_mut().map(Session::flush).unwrap_or_default();
-        let is_announcing = self.is_announcing_consent();
-        let Some(line) = self.start.line.as_mut().filter(|_| !is_announcing) else { return heard };
-        let (heard, cleared) = line.cut(now, heard);
-        self.unless_stuck(cleared);
-        self.heard_by_caller();
-        heard
-    }
-
-    fn line_brings(&mut self, arrived: Arrived) {
-        let now = self.now();
-        match (arrived, &mut self.media, &mut self.start.line) {
-            (Arrived::Packet(packet), Some(media), _) => media.handle_datagram(now, GATEWAY, &packet),
-            (Arrived::Digit(digit), Some(media), _) => media.info_digit(now, digit),
-            (Arrived::Mark(name), _, Some(line)) => line.echoed(now, &name),
-            (Arrived::Packet(_) | Arrived::Digit(_), None, _) | (Arrived::Mark(_), _, None) => {}
-        }
-        self.heard_by_caller();
-    }
-
-    /// What a gateway says that it has played.
-    fn heard_by_caller(&mut self) {
-        while let Some(heard) = self.start.line.as_mut().and_then(Line::poll_heard) {
-            self.spoken(heard);
-        }
-    }
-
-    /// A gateway that does not take what is said to it is as good as gone.
-    fn unless_stuck(&mut self, sent: Result<(), Stuck>) {
-        if sent.is_err() {
-            self.tell_call(call::Input::MediaLost);
-        }
-    }
-
     fn close(mut self) {
         let now = self.now();
         let cause = self.ended.unwrap_or(EndCause::Shutdown);
@@ -1083,57 +531,44 @@ impl Running {
         let report = self.media.as_ref().map(Session::report);
         let media = report.as_ref().map_or(Value::Null, figures);
         self.log("CALL_ENDED", Level::Info, cause.as_str(), json!({ "cause": cause.as_str(), "media": media }));
-        self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
-        self.shared.metrics.ended(cause, report.as_ref());
-        self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
+        self.give_back(cause, media, report.as_ref());
+    }
+
+    /// The call is over, once: told, counted, and its line and ports are free again.
+    fn give_back(&mut self, cause: EndCause, media: Value, report: Option<&Report>) {
+        if std::mem::replace(&mut self.given_back, true) {
+            return;
+        }
+        let now = self.now();
         self.shared.ended(&self.start.trunk.name, &self.start.did.number.0);
         if let Some(pair) = &self.start.pair {
             self.shared.ports.give_back(now, pair.port);
         }
+        self.write(Entry::Ended { cause, media, at_ms: self.at_ms() });
+        self.shared.metrics.ended(cause, report);
+        self.shared.calls.ended(&self.opening.correlation_id, now, self.at_ms(), cause);
     }
 }
 
-/// The figures of a call's media, as they go into its record.
-fn figures(report: &session::Report) -> Value {
-    json!({
-        "packets_received": report.received, "packets_sent": report.sent, "packets_foreign": report.foreign,
-        "packets_unknown": report.unknown, "packets_lost": report.counts.lost, "packets_late": report.counts.late,
-        "packets_duplicate": report.counts.duplicate, "packets_reordered": report.counts.reordered,
-        "longest_gap": report.counts.longest_gap, "concealed_ms": report.concealed_ms, "echo_muted": report.echo_muted,
-        "loss_percent": report.loss_percent, "remote_loss_percent": report.remote_loss_percent,
-        "jitter_ms": report.jitter_ms, "round_trip_ms": report.round_trip.map(|trip| trip.as_secs_f64() * 1000.0),
-        "mos": report.mean_opinion_score,
-    })
-}
-
-/// What a trunk allows in descriptions.
-pub fn policy_of(trunk: &Trunk) -> (&[crate::config::Codec], Vec<Network>) {
-    let allowed = trunk.sources.iter().chain(&trunk.media_sources).map(|range| range.0).collect();
-    (&trunk.codecs, allowed)
-}
-
-/// A refusal as the stack sends it.
-pub fn refused(refusal: Refusal) -> Refused {
-    let mut headers = Vec::new();
-    headers.extend(refusal.retry_after().map(|seconds| ("Retry-After", seconds.to_string())));
-    match refusal {
-        Refusal::IntervalTooShort => headers.push(("Min-SE", crate::sip::session_timer::MIN_SE.to_string())),
-        Refusal::NoCommonCodec => headers.push(("Warning", "305 ihuza \"Incompatible media format\"".into())),
-        Refusal::UnsupportedBody => headers.push(("Accept", "application/sdp".into())),
-        _ => {}
-    }
-    Refused { status: refusal.status().unwrap_or(403), headers }
-}
-
-fn greeting(direction: Direction, locale: Locale) -> String {
-    let language = locale.english_name();
-    match direction {
-        Direction::Inbound => format!("Greet the caller briefly in {language} and ask how you can help."),
-        Direction::Outbound => {
-            format!(
-                "You are calling somebody, who has just answered. Greet them briefly in {language} and say why you call."
-            )
+/// A call whose task breaks off, by a fault of ours, is ended all the same: its caller is not left in silence, and its line is
+/// not lost.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.given_back {
+            return;
         }
+        // When the whole relay ends, the next start does what is left.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        self.log("CALL_TORN_DOWN", Level::Error, "a fault of the relay ended a call", json!({}));
+        let (dialog, answered, ours) = (self.start.incoming.dialog.clone(), self.answered, self.is_ours());
+        self.give_back(EndCause::RelayFault, Value::Null, None);
+        runtime.spawn(async move {
+            match (answered, ours) {
+                (true, _) => dialog.hang_up(call::q850(EndCause::RelayFault)).await,
+                (false, true) => dialog.cancel().await,
+                (false, false) => dialog.reject(500),
+            }
+        });
     }
 }
 

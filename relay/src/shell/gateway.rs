@@ -352,10 +352,7 @@ fn begin(shared: &Arc<Shared>, trunk: Option<String>, named: Named) -> Result<Ca
         return Err(refused(Refusal::Merged, "a call of this name is running".into()));
     };
     let admitted = shared.let_in(trunk, &asked).map_err(|refusal| refused(refusal, "a call was not let in".into()))?;
-    let mut did = admitted.did.clone();
-    if let Some(locale) = named.locale {
-        did.locale.0 = locale;
-    }
+    let did = admitted.did.clone();
     let (signals, incoming) = mpsc::channel(16);
     let (arrived, arriving) = mpsc::channel(MOST_ARRIVED);
     let (leaving, left) = mpsc::channel(MOST_LEAVING);
@@ -367,6 +364,7 @@ fn begin(shared: &Arc<Shared>, trunk: Option<String>, named: Named) -> Result<Ca
         call_sid: named.call_sid,
         origin: Origin::MtnMedia,
         trunk: trunk.clone(),
+        locale: named.locale.unwrap_or(did.locale.0),
         did,
         caller,
         pair: None,

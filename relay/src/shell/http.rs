@@ -75,6 +75,7 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Full<Bytes>>
         }
         (&Method::GET, "/metrics") => {
             shared.metrics.journal(shared.desk.journal.failures(), shared.desk.journal.is_failing());
+            shared.metrics.untold(shared.desk.untold());
             (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.render())
         }
         (_, "/healthz" | "/metrics") => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET\n".into()),

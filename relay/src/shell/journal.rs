@@ -41,6 +41,8 @@ pub enum JournalError {
 
 enum Order {
     Append { call: String, entry: Box<Entry>, done: oneshot::Sender<Result<u64, JournalError>> },
+    Close { call: String },
+    Read { call: String, done: oneshot::Sender<io::Result<Leftover>> },
     Remove { call: String },
 }
 
@@ -67,7 +69,7 @@ impl Condition {
     }
 }
 
-/// A journal that a former process left behind.
+/// A journal of which something may still be owed: left behind by a former process, or by a call that is over.
 #[derive(Debug)]
 pub struct Leftover {
     /// The call's name, as it was given to `append`.
@@ -79,22 +81,18 @@ pub struct Leftover {
 }
 
 impl Journal {
-    /// Opens the directory, mends what was torn, and starts the writer. What was left behind comes with it.
-    pub fn open(directory: &Path, clock: Clock) -> io::Result<(Journal, Vec<Leftover>)> {
+    /// Opens the directory and starts the writer. The names of the calls that were left behind come with it.
+    pub fn open(directory: &Path, clock: Clock) -> io::Result<(Journal, Vec<String>)> {
         std::fs::create_dir_all(directory)?;
         let mut leftovers = Vec::new();
-        let mut files = HashMap::new();
         for found in std::fs::read_dir(directory)? {
-            let path = found?.path();
-            let Some(call) = call_of(&path) else { continue };
-            let (leftover, next) = mend(&path, call)?;
-            files.insert(leftover.call.clone(), Open::new(&path, next)?);
-            leftovers.push(leftover);
+            leftovers.extend(call_of(&found?.path()));
         }
-        leftovers.sort_by(|a, b| a.call.cmp(&b.call));
+        leftovers.sort();
         let (orders, inbox) = sync_channel(MOST_WAITING);
         let condition = Arc::new(Condition::default());
-        let writer = Writer { directory: directory.to_owned(), files, clock, condition: condition.clone() };
+        let directory = directory.to_owned();
+        let writer = Writer { directory, files: HashMap::new(), clock, condition: condition.clone() };
         std::thread::Builder::new().name("journal".into()).spawn(move || writer.run(&inbox))?;
         Ok((Journal { orders, condition }, leftovers))
     }
@@ -117,6 +115,20 @@ impl Journal {
             TrySendError::Full(_) | TrySendError::Disconnected(_) => JournalError::Busy,
         })?;
         result.await.map_err(|_| JournalError::Busy)?
+    }
+
+    /// What is in the journal of a call that nobody writes to now. What was torn is cut off.
+    pub async fn read(&self, call: &str) -> Result<Leftover, JournalError> {
+        let (done, result) = oneshot::channel();
+        self.orders.try_send(Order::Read { call: call.to_owned(), done }).map_err(|_| JournalError::Busy)?;
+        let read = result.await.map_err(|_| JournalError::Busy)?;
+        read.map_err(|error| JournalError::Disk(error.to_string()))
+    }
+
+    /// Nothing is written to this journal for a while: its file needs not be open.
+    pub fn close(&self, call: &str) {
+        // If the writer is busy it stays open until it is read again.
+        let _ = self.orders.try_send(Order::Close { call: call.to_owned() });
     }
 
     /// Removes a journal of which nothing is owed any more.
@@ -234,6 +246,19 @@ impl Writer {
                     let _ = done.send(Err(JournalError::Disk(error.to_string())));
                 }
             },
+            Order::Close { call } => drop(self.files.remove(&call)),
+            Order::Read { call, done } => {
+                self.files.remove(&call);
+                let read = match mend(&self.path(&call), call.clone()) {
+                    Ok((leftover, _)) => Ok(leftover),
+                    // Nothing is owed for a journal that somebody has removed.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        Ok(Leftover { call, entries: Vec::new(), owed: Owed::default() })
+                    }
+                    Err(error) => Err(error),
+                };
+                let _ = done.send(read);
+            }
             Order::Remove { call } => {
                 self.files.remove(&call);
                 let _ = std::fs::remove_file(self.path(&call));
@@ -304,6 +329,16 @@ mod tests {
         }
     }
 
+    /// A journal on what a former process left behind, which is read.
+    async fn open(directory: &Directory) -> (Journal, Vec<Leftover>) {
+        let (journal, names) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let mut leftovers = Vec::new();
+        for name in names {
+            leftovers.push(journal.read(&name).await.unwrap());
+        }
+        (journal, leftovers)
+    }
+
     fn answered(at_ms: i64) -> Entry {
         Entry::Answered { at_ms }
     }
@@ -311,13 +346,13 @@ mod tests {
     #[tokio::test]
     async fn entries_are_on_disk_when_append_returns_and_found_at_the_next_start() {
         let directory = Directory::new("found");
-        let (journal, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, leftovers) = open(&directory).await;
         assert!(leftovers.is_empty());
         assert_eq!(journal.append("a", answered(1)).await.unwrap(), 1);
         assert_eq!(journal.append("a", answered(2)).await.unwrap(), 2);
         let ended = Entry::Ended { cause: EndCause::CallerHungUp, media: serde_json::Value::Null, at_ms: 3 };
         assert_eq!(journal.append("b", ended).await.unwrap(), 1);
-        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (_, leftovers) = open(&directory).await;
         let found: Vec<_> =
             leftovers.iter().map(|left| (&left.call[..], left.entries.len(), left.owed.open_since)).collect();
         assert_eq!(found, [("a", 2, Some(2)), ("b", 1, None)]);
@@ -326,17 +361,17 @@ mod tests {
     #[tokio::test]
     async fn a_torn_end_is_cut_off_and_written_over() {
         let directory = Directory::new("torn");
-        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, _) = open(&directory).await;
         for at in 1..=3 {
             journal.append("a", answered(at)).await.unwrap();
         }
         let path = directory.0.join("a.journal");
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
-        let (journal, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, leftovers) = open(&directory).await;
         assert_eq!(leftovers[0].entries.len(), 2);
         assert_eq!(journal.append("a", answered(9)).await.unwrap(), 3);
-        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (_, leftovers) = open(&directory).await;
         assert_eq!(leftovers[0].entries.last(), Some(&answered(9)));
     }
 
@@ -344,7 +379,7 @@ mod tests {
     async fn many_calls_share_their_waiting_for_the_disk() {
         let directory = Directory::new("many");
         let clock = Clock::start();
-        let (journal, _) = Journal::open(&directory.0, clock).unwrap();
+        let (journal, _) = open(&directory).await;
         let begun = clock.now();
         let appends: Vec<_> = (0..200)
             .map(|n| {
@@ -362,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_refuses_is_told_and_harms_no_other_call() {
         let directory = Directory::new("refuses");
-        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, _) = open(&directory).await;
         std::fs::create_dir(directory.0.join("a.journal")).unwrap();
         assert!(matches!(journal.append("a", answered(1)).await, Err(JournalError::Disk(_))));
         assert_eq!(journal.append("b", answered(1)).await.unwrap(), 1);
@@ -371,7 +406,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_shown_until_something_is_taken_again() {
         let directory = Directory::new("condition");
-        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, _) = open(&directory).await;
         std::fs::create_dir(directory.0.join("a.journal")).unwrap();
         assert!(!journal.is_failing());
         let _ = journal.append("a", answered(1)).await;
@@ -384,7 +419,7 @@ mod tests {
     #[tokio::test]
     async fn a_disk_that_takes_something_again_is_noticed_without_a_call() {
         let directory = Directory::new("probe");
-        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, _) = open(&directory).await;
         std::fs::create_dir(directory.0.join("a.journal")).unwrap();
         let _ = journal.append("a", answered(1)).await;
         assert!(journal.is_failing());
@@ -400,11 +435,11 @@ mod tests {
     #[tokio::test]
     async fn what_is_removed_is_gone() {
         let directory = Directory::new("removed");
-        let (journal, _) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (journal, _) = open(&directory).await;
         journal.append("a", answered(1)).await.unwrap();
         journal.remove("a");
         journal.append("b", answered(1)).await.unwrap();
-        let (_, leftovers) = Journal::open(&directory.0, Clock::start()).unwrap();
+        let (_, leftovers) = open(&directory).await;
         assert_eq!(leftovers.iter().map(|left| &left.call[..]).collect::<Vec<_>>(), ["b"]);
     }
 }

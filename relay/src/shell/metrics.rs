@@ -33,6 +33,7 @@ pub struct Metrics {
     trunk_reports: Labelled,
     journal_failures: Counter,
     journal_failing: Gauge,
+    untold: Gauge,
     placed: Counter,
     not_placed: Labelled,
 }
@@ -55,6 +56,7 @@ impl Default for Metrics {
             trunk_reports: Labelled::default(),
             journal_failures: Counter::default(),
             journal_failing: Gauge::default(),
+            untold: Gauge::default(),
             placed: Counter::default(),
             not_placed: Labelled::default(),
         };
@@ -83,6 +85,11 @@ impl Default for Metrics {
         registry.register("interruptions", "Times that a caller interrupted the agent", metrics.interruptions.clone());
         registry.register("journal_failures", "Entries that the disk refused", metrics.journal_failures.clone());
         registry.register("journal_failing", "1 while the disk refuses the journal", metrics.journal_failing.clone());
+        registry.register(
+            "calls_untold",
+            "Calls that are over and of which the session function could not be told yet",
+            metrics.untold.clone(),
+        );
         registry.register("calls_placed", "Calls that were placed", metrics.placed.clone());
         registry.register(
             "calls_not_placed",
@@ -132,6 +139,11 @@ impl Metrics {
     pub fn journal(&self, failures: u64, failing: bool) {
         self.journal_failures.inc_by(failures.saturating_sub(self.journal_failures.get()));
         self.journal_failing.set(failing.into());
+    }
+
+    /// Calls that are over and of which the function could not be told yet.
+    pub fn untold(&self, calls: usize) {
+        self.untold.set(i64::try_from(calls).unwrap_or(i64::MAX));
     }
 
     /// A call is placed.

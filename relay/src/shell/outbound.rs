@@ -17,7 +17,7 @@ use super::log::Level;
 use super::relay::Shared;
 use super::session_function::Opening;
 use super::signalling::{Outgoing, Signalling};
-use crate::config::{Amount, Language};
+use crate::config::Amount;
 use crate::journal::entry::{Direction, Origin};
 use crate::journal::told;
 use crate::moment::Moment;
@@ -326,11 +326,10 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
     let address = settings.advertised.or(shared.config.sip.advertised).unwrap_or(settings.bind);
     let mut local = Local::new(SocketAddr::new(address, pair.port), u64::from(dice()) << 32 | u64::from(dice()));
     let (codecs, allowed) = policy_of(trunk);
-    // Only one law, so that the model can be spoken to before the answer is known.
-    let description = local.offer(Policy { codecs: codecs.get(..1).unwrap_or(codecs), allowed: &allowed });
+    let description = local.offer(Policy { codecs, allowed: &allowed });
     let mut did = did.clone();
     did.agent = wish.agent.clone().unwrap_or(did.agent);
-    did.locale = wish.locale.map_or(did.locale, Language);
+    let locale = wish.locale.unwrap_or(did.locale.0);
     let call_sid = Uuid::new_v4().to_string();
     let opening = Opening {
         correlation_id: id.to_owned(),
@@ -340,7 +339,7 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
         from: Some(did.number.0.as_str().to_owned()),
         to: wish.to.as_str().to_owned(),
         agent: did.agent.clone(),
-        locale: did.locale.0,
+        locale,
         direction: Direction::Outbound,
         reference: wish.reference.clone(),
     };
@@ -379,7 +378,7 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
         placed.from = Some(did.number.0.clone());
         placed.trunk.clone_from(&trunk.name);
         placed.agent.clone_from(&did.agent);
-        placed.locale = Some(did.locale.0);
+        placed.locale = Some(locale);
         placed.reference.clone_from(&wish.reference);
         placed.status = "calling";
         placed.hang_up = Some(sender);
@@ -391,6 +390,7 @@ async fn begin(shared: &Arc<Shared>, wish: &Wish, id: &str, key: &str, request: 
         origin: Origin::MtnSip,
         trunk: trunk.clone(),
         did,
+        locale,
         caller: Some(wish.to.clone()),
         pair: Some(pair),
         line: None,

@@ -1,7 +1,7 @@
 //! Ports for media: an even one for RTP and its neighbour for RTCP, drawn at random, and left alone for a minute after
 //! use, so that what is late for one call does not arrive in another.
 
-use std::collections::HashMap;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -37,8 +37,23 @@ pub struct Pair {
 pub struct Ports {
     bind: IpAddr,
     range: RangeInclusive<u16>,
-    /// Free again at that moment; in use if there is none.
-    taken: Mutex<HashMap<u16, Option<Moment>>>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// In use, or resting.
+    ports: HashSet<u16>,
+    /// Free again at that moment, the first one first.
+    resting: VecDeque<(Moment, u16)>,
+}
+
+impl Taken {
+    fn free_the_rested(&mut self, now: Moment) {
+        while let Some((_, port)) = self.resting.pop_front_if(|(until, _)| *until <= now) {
+            self.ports.remove(&port);
+        }
+    }
 }
 
 impl Ports {
@@ -68,20 +83,32 @@ impl Ports {
     /// The call is over.
     pub fn give_back(&self, now: Moment, port: u16) {
         if let Ok(mut taken) = self.taken.lock() {
-            taken.insert(port, Some(now + REST));
+            taken.resting.push_back((now + REST, port));
         }
+    }
+
+    /// Gives back the room that ports took which may be used again; to be called now and then, also while nobody calls.
+    pub fn forget(&self, now: Moment) {
+        let Ok(mut taken) = self.taken.lock() else { return };
+        taken.free_the_rested(now);
+        if taken.ports.len() < taken.ports.capacity() / 8 {
+            taken.ports.shrink_to_fit();
+        }
+        if taken.resting.len() < taken.resting.capacity() / 8 {
+            taken.resting.shrink_to_fit();
+        }
+    }
+
+    /// Pairs that calls have.
+    #[cfg(test)]
+    pub fn in_use(&self) -> usize {
+        self.taken.lock().map_or(0, |taken| taken.ports.len() - taken.resting.len())
     }
 
     fn take(&self, now: Moment, port: u16) -> bool {
         let Ok(mut taken) = self.taken.lock() else { return false };
-        let free = match taken.get(&port) {
-            None => true,
-            Some(until) => until.is_some_and(|until| until <= now),
-        };
-        if free {
-            taken.insert(port, None);
-        }
-        free
+        taken.free_the_rested(now);
+        taken.ports.insert(port)
     }
 
     fn socket(&self, port: u16) -> io::Result<UdpSocket> {
@@ -123,5 +150,24 @@ mod tests {
         ports.give_back(Moment::from_millis(0), port);
         assert!(open(59_999).is_err());
         assert_eq!(open(60_000).unwrap().port, port);
+    }
+    #[tokio::test]
+    async fn ports_that_have_rested_take_no_room() {
+        let ports = Ports::new("127.0.0.1".parse().unwrap(), 43_000..=45_000);
+        let taken = || {
+            let taken = ports.taken.lock().unwrap();
+            (taken.ports.len(), taken.ports.capacity() + taken.resting.capacity())
+        };
+        for port in (43_002..=45_000).step_by(2) {
+            assert!(ports.take(Moment::from_millis(0), port));
+            if port > 43_002 {
+                ports.give_back(Moment::from_millis(0), port);
+            }
+        }
+        ports.forget(Moment::from_millis(59_999));
+        assert_eq!(taken().0, 1000);
+        ports.forget(Moment::from_millis(60_000));
+        assert_eq!(taken().0, 1, "the one that is in use");
+        assert!(taken().1 < 16, "{}", taken().1);
     }
 }

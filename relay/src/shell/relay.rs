@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ihuza_core::phone::E164;
@@ -21,7 +21,7 @@ use super::metrics::Metrics;
 use super::outbound::Calls;
 use super::ports::Ports;
 use super::recorder::Recorder;
-use super::scribe::{self, Desk};
+use super::scribe::Desk;
 use super::session_function::{Function, FunctionError};
 use super::signalling::{Incoming, Invite, Reception, Refused};
 use super::trunks::{self, Trunks};
@@ -36,6 +36,9 @@ use crate::sip::session_timer::Interval;
 
 /// Gateways that have not named their call; each has five seconds for it.
 const MOST_GATEWAYS_WAITING: usize = 64;
+
+/// What is not needed any more is forgotten this often.
+const FORGET_EVERY: Duration = Duration::from_secs(2);
 
 /// What all calls share.
 pub struct Shared {
@@ -135,7 +138,7 @@ impl Relay {
             .map_err(|error| StartError::Journal(directory.display().to_string(), error))?;
         let recorder = recorder(&config, log)?;
         let function = Function::new(&config.session, secret(&config.session.key_env).unwrap_or_default())?;
-        let desk = Desk { journal, function, log };
+        let desk = Desk::new(journal, function, log, clock);
         let (calls_key, calls_passwords) = calls_secrets(&config, &secret)?;
         let now_ms = clock.unix_ms(clock.now());
         let (ledger, lines) = Ledger::open(directory, now_ms)
@@ -168,12 +171,13 @@ impl Relay {
             log.event("RELAY_RECOVERING", Level::Warn, message, json!({ "calls": leftovers.len() }));
         }
         for leftover in leftovers {
-            scribe::finish(desk.clone(), leftover, now_ms);
+            desk.leave_to_journal(leftover);
         }
         let stop = CancellationToken::new();
         let signalling = sip_stack::serve(&shared.config.sip, Arc::new(Door(shared.clone())), stop.clone()).await?;
         shared.calls.connect(signalling.clone());
         trunks::watch(shared.clone(), signalling);
+        tokio::spawn(forget(Arc::downgrade(&shared)));
         // Last: whoever hears that the relay is well may call.
         let listen = shared.config.http.listen;
         let served = http::serve(listen, shared.clone()).await.map_err(|error| StartError::Http(listen, error));
@@ -263,6 +267,17 @@ impl Shared {
             "status": status, "calls": calls, "most_calls": most_calls, "journal": journal, "trunks": trunks,
         });
         (status == "ok", told)
+    }
+}
+
+/// Gives back, also while nobody calls, the room of what former calls left in the tables.
+async fn forget(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let now = shared.clock.now();
+        shared.admission().forget(now, &shared.config);
+        shared.ports.forget(now);
     }
 }
 
@@ -368,14 +383,13 @@ impl Door {
         let (codecs, allowed) = policy_of(trunk);
         let policy = Policy { codecs, allowed: &allowed };
         let (description, agreed) = if invite.offer.is_empty() {
-            // Only one law, so that the model can be spoken to before the answer is known.
-            (local.offer(Policy { codecs: codecs.get(..1)?, ..policy }), None)
+            (local.offer(policy), None)
         } else {
             let (description, agreed) = local.answer(&invite.offer, policy).ok()?;
             (description, Some(agreed))
         };
         let (call_sid, caller, interval) = (invite.call_id.clone(), request.caller, interval(invite).ok()?);
-        let (trunk, did) = (trunk.clone(), did.clone());
+        let (trunk, did, locale) = (trunk.clone(), did.clone(), did.locale.0);
         Some(move |incoming| Start {
             incoming,
             call_sid,
@@ -384,6 +398,7 @@ impl Door {
             origin: Origin::MtnSip,
             trunk,
             did,
+            locale,
             pair: Some(pair),
             line: None,
             local,
@@ -511,5 +526,141 @@ impl Reception for Door {
     fn unavailable(&self, source: Option<IpAddr>) -> Option<Refused> {
         self.heard(source);
         self.0.admission().is_open(&self.0.config).err().map(refused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::journal::entry::Entry;
+    use crate::shell::signalling::{Accepted, Dialog, Later};
+    use crate::sip::call::EndCause;
+
+    /// A dialog in which something of ours breaks: when it rings, or when the call is answered.
+    struct Broken {
+        breaks_when_ringing: bool,
+        done: mpsc::UnboundedSender<&'static str>,
+    }
+
+    impl Dialog for Broken {
+        fn ring(&self) {
+            assert!(!self.breaks_when_ringing, "a fault while it rings");
+        }
+
+        fn accept(&self, _: &Accepted) {
+            panic!("a fault when it is answered");
+        }
+
+        fn reject(&self, _: u16) {
+            self.done.send("reject").unwrap();
+        }
+
+        fn cancel(&self) -> Later<'_, ()> {
+            Box::pin(async {})
+        }
+
+        fn hang_up(&self, _: u8) -> Later<'_, ()> {
+            Box::pin(async { self.done.send("hang up").unwrap() })
+        }
+
+        fn refer(&self, _: String) -> Later<'_, Option<u16>> {
+            Box::pin(async { None })
+        }
+
+        fn refresh(&self, _: String) -> Later<'_, bool> {
+            Box::pin(async { true })
+        }
+    }
+
+    /// A relay whose session function cannot be reached.
+    async fn relay(directory: &std::path::Path) -> Relay {
+        let text = format!(
+            r#"
+            sip = {{ udp = "127.0.0.1:0" }}
+            media = {{ bind = "127.0.0.1", ports = "44000-44998" }}
+            limits = {{ calls = 1 }}
+            model = {{ url = "ws://127.0.0.1:1/", api_key_env = "KEY" }}
+            session = {{ url = "http://127.0.0.1:1", key_env = "KEY" }}
+            journal = {{ directory = "{}" }}
+            http = {{ listen = "127.0.0.1:0" }}
+            [[trunk]]
+            name = "mtn"
+            sources = ["127.0.0.1"]
+            did = [{{ number = "+250788000100", agent = "concierge", locale = "en" }}]
+            "#,
+            directory.display()
+        );
+        Relay::start(Config::parse(&text).unwrap(), |_| None).await.unwrap()
+    }
+
+    fn invite() -> Invite {
+        let offer =
+            "v=0\r\no=t 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 8\r\n";
+        Invite {
+            source: Some(IpAddr::from([127, 0, 0, 1])),
+            scheme: "sip".into(),
+            called: "+250788000100".into(),
+            caller: "+250788123456".into(),
+            call_id: "call".into(),
+            from_tag: "tag".into(),
+            cseq: "1 INVITE".into(),
+            branch: "z9hG4bK1".into(),
+            max_forwards: Some(70),
+            required: Vec::new(),
+            supported: Vec::new(),
+            content_type: Some("application/sdp".into()),
+            user_agent: None,
+            authorization: None,
+            session_expires: None,
+            offer: offer.into(),
+        }
+    }
+
+    async fn breaks(breaks_when_ringing: bool, answered_with: &str) {
+        let name = format!("ihuza-relay-fault-{}-{breaks_when_ringing}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        let _ = std::fs::remove_dir_all(&directory);
+        let relay = relay(&directory).await;
+        let shared = relay.shared.clone();
+        let (done, mut seen) = mpsc::unbounded_channel();
+        let (_signals, signals) = mpsc::channel(1);
+        let dialog = Arc::new(Broken { breaks_when_ringing, done });
+        Door(shared.clone()).begin(invite(), Incoming { dialog, signals });
+        assert_eq!(shared.running(), 1, "the only line is taken");
+        let seen = tokio::time::timeout(Duration::from_secs(60), seen.recv()).await.unwrap();
+        assert_eq!(seen, Some(answered_with));
+        assert_eq!((shared.running(), shared.ports.in_use()), (0, 0));
+        let metrics = shared.metrics.render();
+        assert!(metrics.contains("cause=\"relay_fault\"} 1") && metrics.contains("calls_running 0"), "{metrics}");
+        let ends = tokio::time::timeout(Duration::from_secs(60), async {
+            loop {
+                for file in std::fs::read_dir(&directory).unwrap() {
+                    let bytes = std::fs::read(file.unwrap().path()).unwrap();
+                    let records = crate::journal::record::scan(&bytes).records;
+                    let entries =
+                        records.iter().filter_map(|(_, payload)| serde_json::from_slice::<Entry>(payload).ok());
+                    let ends: Vec<_> = entries.filter(|entry| matches!(entry, Entry::Ended { .. })).collect();
+                    if !ends.is_empty() {
+                        return ends;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        let ends = ends.await.expect("the end is on disk, to be told");
+        assert!(matches!(&ends[..], [Entry::Ended { cause: EndCause::RelayFault, .. }]), "{ends:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_fault_breaks_off_while_it_rings_is_refused_and_leaves_its_line_free() {
+        breaks(true, "reject").await;
+    }
+
+    #[tokio::test]
+    async fn a_call_that_a_fault_breaks_off_when_it_is_answered_is_hung_up_and_leaves_its_line_free() {
+        breaks(false, "hang up").await;
     }
 }

@@ -2,11 +2,14 @@
 //! rest before the function knows of the end.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::clock::Clock;
 use super::journal::{Journal, JournalError, Leftover};
 use super::log::{Level, Log};
 use super::session_function::{Function, FunctionError, Opening};
@@ -20,6 +23,9 @@ const POST_EVERY: Duration = Duration::from_secs(1);
 /// Waits between attempts grow from the first to the second.
 const RETRY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(60)];
 const MOST_WAITING: usize = 1024;
+/// Calls that are over and could not be told to the end: so many are kept in memory. Of more only the names are, and what
+/// is owed for them is in their journals.
+const MOST_UNTOLD: usize = 64;
 
 /// What a scribe works with.
 #[derive(Clone)]
@@ -30,6 +36,65 @@ pub struct Desk {
     pub function: Function,
     /// The log.
     pub log: Log,
+    untold: Untold,
+}
+
+/// Calls that are over and could not be told to the end.
+#[derive(Clone)]
+struct Untold {
+    /// For those that are kept in memory.
+    seats: Arc<Semaphore>,
+    most: usize,
+    /// Names of the others; each is read from its journal when there is a seat.
+    names: mpsc::UnboundedSender<String>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Desk {
+    /// Where scribes work from now on; what is left to the journals is taken up again from there.
+    pub fn new(journal: Journal, function: Function, log: Log, clock: Clock) -> Desk {
+        Desk::with(journal, function, log, clock, MOST_UNTOLD)
+    }
+
+    fn with(journal: Journal, function: Function, log: Log, clock: Clock, most: usize) -> Desk {
+        let (names, left) = mpsc::unbounded_channel();
+        let untold = Untold { seats: Arc::new(Semaphore::new(most)), most, names, waiting: Arc::default() };
+        let desk = Desk { journal, function, log, untold };
+        tokio::spawn(take_up(desk.clone(), clock, left));
+        desk
+    }
+
+    /// Tells of a call what is owed for it by its journal, as soon as it is its turn.
+    pub fn leave_to_journal(&self, call: String) {
+        self.untold.waiting.fetch_add(1, Ordering::Relaxed);
+        let _ = self.untold.names.send(call);
+    }
+
+    /// Calls that are over and could not be told to the end yet.
+    pub fn untold(&self) -> usize {
+        self.untold.most - self.untold.seats.available_permits() + self.untold.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// Takes up what was left to the journals, one call after another as there are seats.
+async fn take_up(desk: Desk, clock: Clock, mut left: mpsc::UnboundedReceiver<String>) {
+    while let Some(call) = left.recv().await {
+        let Ok(seat) = desk.untold.seats.clone().acquire_owned().await else { return };
+        match desk.journal.read(&call).await {
+            Ok(leftover) => {
+                desk.untold.waiting.fetch_sub(1, Ordering::Relaxed);
+                finish(desk.clone(), leftover, clock.unix_ms(clock.now()), seat);
+            }
+            Err(error) => {
+                let fields = json!({ "correlation_id": call });
+                desk.log.event("JOURNAL_UNREADABLE", Level::Error, &error.to_string(), fields);
+                drop(seat);
+                // Its turn comes again; meanwhile a disk that refuses everything is not asked without a pause.
+                let _ = desk.untold.names.send(call);
+                tokio::time::sleep(RETRY[0]).await;
+            }
+        }
+    }
 }
 
 /// An entry, and who waits for it to be on disk.
@@ -52,13 +117,8 @@ impl Line {
     }
 }
 
-/// Begins the record of a call.
-pub fn begin(desk: Desk, opening: Opening) -> mpsc::Sender<Line> {
-    begin_with(desk, opening, Vec::new())
-}
-
-/// Begins the record of a call whose first entries are in the journal already.
-pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Line> {
+/// Begins the record of a call, of which these entries are in the journal already.
+pub fn begin(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Sender<Line> {
     let (sender, lines) = mpsc::channel(MOST_WAITING);
     let last_at_ms = written.last().and_then(Entry::at_ms).unwrap_or_default();
     let owed: Vec<(u64, Entry)> = (1..).zip(written).collect();
@@ -78,8 +138,8 @@ pub fn begin_with(desk: Desk, opening: Opening, written: Vec<Entry>) -> mpsc::Se
     sender
 }
 
-/// Finishes the record of a call that a former process left behind.
-pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
+/// Finishes the record of a call that is over, by its journal.
+fn finish(desk: Desk, leftover: Leftover, now_ms: i64, seat: OwnedSemaphorePermit) {
     let Leftover { call, entries, owed } = leftover;
     let opening = entries.iter().find_map(opening_of);
     let Some(opening) = opening.filter(|_| !owed.closed) else {
@@ -110,7 +170,7 @@ pub fn finish(desk: Desk, leftover: Leftover, now_ms: i64) {
             let at_ms = owed.open_since.unwrap_or(now_ms);
             scribe.write(Entry::Ended { cause: EndCause::RelayRestart, media: Value::Null, at_ms }).await;
         }
-        scribe.close().await;
+        scribe.close(Some(seat)).await;
     });
 }
 
@@ -188,7 +248,7 @@ impl Scribe {
             self.write(Entry::Ended { cause: EndCause::RelayRestart, media: Value::Null, at_ms: self.last_at_ms })
                 .await;
         }
-        self.close().await;
+        self.close(None).await;
     }
 
     /// Whether it is on disk.
@@ -242,12 +302,20 @@ impl Scribe {
         true
     }
 
-    /// Posts what is left and the end, however long it takes.
-    async fn close(&mut self) {
+    /// Posts what is left and the end, however long it takes: from memory if there is a seat for it, else from the journal.
+    async fn close(mut self, mut seat: Option<OwnedSemaphorePermit>) {
         let [mut wait, longest] = RETRY;
-        loop {
-            if self.post().await && self.end().await {
-                break;
+        while !(self.post().await && self.end().await) {
+            let untold = &self.desk.untold;
+            seat = seat.or_else(|| untold.seats.clone().try_acquire_owned().ok());
+            // Whoever was tried for so long lets others have their turn.
+            let makes_room = wait == longest && untold.waiting.load(Ordering::Relaxed) > 0;
+            // What the disk did not take is nowhere else but here.
+            let is_kept = self.write_down().await.is_ok();
+            if is_kept && (seat.is_none() || makes_room) {
+                self.desk.journal.close(&self.opening.correlation_id);
+                drop(seat);
+                return self.desk.leave_to_journal(self.opening.correlation_id);
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(longest);
@@ -276,5 +344,107 @@ impl Scribe {
     fn note(&self, event: &str, level: Level, message: &str) {
         let fields = json!({ "correlation_id": self.opening.correlation_id, "trunk": self.opening.trunk });
         self.desk.log.event(event, level, message, fields);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use hyper::server::conn::http1;
+    use hyper::service::service_fn;
+    use hyper::{Request, Response};
+    use hyper_util::rt::TokioIo;
+    use ihuza_core::locale::Locale;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::SessionFunction;
+    use crate::journal::entry::{Direction, Origin};
+
+    /// Posts that were taken, by the call and the end of the path.
+    #[derive(Default)]
+    struct Fake {
+        is_up: AtomicBool,
+        taken: Mutex<HashMap<(String, String), usize>>,
+    }
+
+    /// A function that refuses everything until it is up.
+    async fn function(fake: Arc<Fake>) -> Function {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let fake = fake.clone();
+                let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let up = fake.is_up.load(Ordering::Relaxed);
+                    if up {
+                        let call = request.headers()["x-correlation-id"].to_str().unwrap().to_owned();
+                        let key = (call, request.uri().path().to_owned());
+                        *fake.taken.lock().unwrap().entry(key).or_default() += 1;
+                    }
+                    let mut response = Response::new(Full::new(Bytes::from_static(b"{}")));
+                    *response.status_mut() = if up { hyper::StatusCode::OK } else { hyper::StatusCode::BAD_GATEWAY };
+                    async move { Ok::<_, hyper::Error>(response) }
+                });
+                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            }
+        });
+        let settings = SessionFunction { url, key_env: "KEY".into(), timeout_ms: 1000, relay_name: "relay".into() };
+        Function::new(&settings, "key".into()).unwrap()
+    }
+
+    async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+        let waited = tokio::time::timeout(Duration::from_secs(60), async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        });
+        waited.await.unwrap_or_else(|_| panic!("{what}"));
+    }
+
+    #[tokio::test]
+    async fn calls_that_cannot_be_told_are_kept_in_memory_by_few_and_told_once_each() {
+        const CALLS: usize = 7;
+        let directory = std::env::temp_dir().join(format!("ihuza-relay-untold-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&directory);
+        let clock = Clock::start();
+        let (journal, _) = Journal::open(&directory, clock).unwrap();
+        let fake = Arc::new(Fake::default());
+        let desk = Desk::with(journal, function(fake.clone()).await, Log::new(clock), clock, 2);
+        for n in 0..CALLS {
+            let opening = Opening {
+                correlation_id: format!("call-{n}"),
+                call_sid: format!("sid-{n}"),
+                origin: Origin::MtnSip,
+                trunk: "mtn".into(),
+                from: None,
+                to: "+250788000100".into(),
+                agent: "concierge".into(),
+                locale: Locale::En,
+                direction: Direction::Inbound,
+                reference: None,
+            };
+            let opened = opening.entry(1);
+            let record = begin(desk.clone(), opening, Vec::new());
+            let ended = Entry::Ended { cause: EndCause::CallerHungUp, media: Value::Null, at_ms: 3 };
+            for entry in [opened, Entry::Answered { at_ms: 2 }, ended] {
+                record.send(entry.into()).await.unwrap();
+            }
+        }
+        let waiting = || desk.untold.waiting.load(Ordering::Relaxed);
+        until("all calls but two are left to the journal", || waiting() == CALLS - 2 && desk.untold() == CALLS).await;
+        let journals = || std::fs::read_dir(&directory).unwrap().count();
+        assert_eq!(journals(), CALLS);
+        fake.is_up.store(true, Ordering::Relaxed);
+        until("every call is told", || desk.untold() == 0 && journals() == 0).await;
+        let taken = fake.taken.lock().unwrap().clone();
+        assert_eq!(taken.len(), CALLS * 2, "{taken:?}");
+        assert!(taken.values().all(|times| *times == 1), "{taken:?}");
+        std::fs::remove_dir_all(&directory).unwrap();
     }
 }

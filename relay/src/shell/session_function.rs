@@ -16,6 +16,9 @@ use crate::sip::call::EndCause;
 const TOOL_WITHIN: Duration = Duration::from_secs(8);
 /// So may the records of a whole call.
 const RECORDS_WITHIN: Duration = Duration::from_secs(15);
+/// Connections that wait for the next request, and for how long: after a rush they, and what they read into, are given up.
+const MOST_IDLE: usize = 64;
+const IDLE_FOR: Duration = Duration::from_secs(30);
 const MOST_ANSWER_BYTES: usize = 256 * 1024;
 
 /// Who calls whom.
@@ -108,7 +111,11 @@ pub struct Function {
 impl Function {
     /// As the settings say; `key` from the environment.
     pub fn new(settings: &SessionFunction, key: String) -> Result<Function, FunctionError> {
-        let client = reqwest::Client::builder().build().map_err(FunctionError::Unreached)?;
+        let client = reqwest::Client::builder()
+            .pool_max_idle_per_host(MOST_IDLE)
+            .pool_idle_timeout(IDLE_FOR)
+            .build()
+            .map_err(FunctionError::Unreached)?;
         let url = settings.url.trim_end_matches('/').to_owned();
         let timeout = Duration::from_millis(settings.timeout_ms);
         Ok(Function { client, url, key, timeout, relay_name: settings.relay_name.clone() })

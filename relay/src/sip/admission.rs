@@ -132,6 +132,8 @@ const SCANNERS: [&str; 9] = [
 const SUPPORTED: [&str; 1] = ["timer"];
 /// Callers that are remembered; the eldest is forgotten first.
 const MOST_CALLERS: usize = 10_000;
+/// So many callers are looked at by one `forget`: the calls that run wait meanwhile.
+const LOOKED_AT: usize = 1000;
 /// A copy of a request comes within the life of its transaction (64*T1).
 const COPIES_WITHIN: Duration = Duration::from_secs(32);
 const MOST_IDENTITIES: usize = 4096;
@@ -284,8 +286,34 @@ impl Admission {
         self.callers.entry(caller.as_str().to_owned()).or_default().take(now, per_minute / 60.0, per_minute)
     }
 
-    fn is_merged(&mut self, now: Moment, request: &Request) -> bool {
+    /// Forgets what changes no judgement any more, and gives its room back; to be called now and then, also while nobody calls.
+    pub fn forget(&mut self, now: Moment, config: &Config) {
+        self.forget_copies(now);
+        let per_second = f64::from(config.limits.calls_per_minute_and_caller) / 60.0;
+        for _ in 0..self.caller_order.len().min(LOOKED_AT) {
+            let Some(caller) = self.caller_order.pop_front() else { break };
+            // A caller who may call as often as a new one is remembered for nothing.
+            if self.callers.get(&caller).is_some_and(|bucket| bucket.is_in_use(now, per_second)) {
+                self.caller_order.push_back(caller);
+            } else {
+                self.callers.remove(&caller);
+            }
+        }
+        if self.callers.len() < self.callers.capacity() / 8 {
+            self.callers.shrink_to_fit();
+            self.caller_order.shrink_to_fit();
+        }
+        if self.seen.len() < self.seen.capacity() / 8 {
+            self.seen.shrink_to_fit();
+        }
+    }
+
+    fn forget_copies(&mut self, now: Moment) {
         while self.seen.pop_front_if(|(at, ..)| now.since(*at) > COPIES_WITHIN).is_some() {}
+    }
+
+    fn is_merged(&mut self, now: Moment, request: &Request) -> bool {
+        self.forget_copies(now);
         let identity = request.identity.join("\n");
         let copy = self.seen.iter().any(|(_, known, branch)| *known == identity && branch != request.branch);
         if !copy {
@@ -319,6 +347,11 @@ impl Bucket {
             self.used += 1.0;
         }
         may
+    }
+
+    /// Whether it differs from a new one.
+    fn is_in_use(&self, now: Moment, per_second: f64) -> bool {
+        self.used > now.since(self.at).as_secs_f64() * per_second
     }
 }
 
@@ -454,6 +487,35 @@ mod tests {
         }
         assert!(admission.seen.len() <= MOST_IDENTITIES && admission.callers.len() <= MOST_CALLERS);
         assert_eq!(admission.callers.len(), admission.caller_order.len());
+    }
+
+    #[test]
+    fn who_has_not_called_for_a_while_is_forgotten_and_who_has_is_not() {
+        let (config, mut admission) = (config(), Admission::default());
+        let limit = config.limits.calls_per_minute_and_caller;
+        let judge = |admission: &mut Admission, ms: u64, caller: u64| {
+            let (identity, caller) = (format!("{ms}-{caller}"), E164::parse(&format!("+25078812{caller:04}")).ok());
+            let request = Request { caller, identity: [&identity, &identity, "1"], ..request() };
+            admission.judge(Moment::from_millis(ms), &config, source(), &request).map(|_| ())
+        };
+        for n in 0..3000 {
+            assert_eq!(judge(&mut admission, n * 100, n), Ok(()));
+        }
+        for n in 0..u64::from(limit) {
+            assert_eq!(judge(&mut admission, 300_000 + n, 0), Ok(()));
+        }
+        assert_eq!((admission.callers.len(), admission.seen.len() > 300), (3000, true));
+        for _ in 0..4 {
+            admission.forget(Moment::from_millis(300_100), &config);
+        }
+        assert!(admission.callers.len() < 3000 / 4, "{} callers", admission.callers.len());
+        assert_eq!(judge(&mut admission, 300_200, 0), Err(Refusal::CallerRate), "that one is remembered");
+        for _ in 0..2 {
+            admission.forget(Moment::from_millis(400_000), &config);
+        }
+        assert_eq!((admission.callers.len(), admission.caller_order.len(), admission.seen.len()), (0, 0, 0));
+        assert!(admission.callers.capacity() + admission.caller_order.capacity() + admission.seen.capacity() < 64);
+        assert_eq!(judge(&mut admission, 400_000, 0), Ok(()));
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub enum EndCause {
     Shutdown,
     /// The relay died; its next start closed the call.
     RelayRestart,
+    /// A fault of the relay broke the call off.
+    RelayFault,
     /// Nobody answered the call that we placed.
     NoAnswer,
     /// Whom we called is busy.
@@ -54,7 +56,7 @@ pub enum EndCause {
 }
 
 /// Every cause, for metrics that are there from the start.
-pub const END_CAUSES: [EndCause; 18] = [
+pub const END_CAUSES: [EndCause; 19] = [
     EndCause::CallerHungUp,
     EndCause::CallerCancelled,
     EndCause::AgentHungUp,
@@ -67,6 +69,7 @@ pub const END_CAUSES: [EndCause; 18] = [
     EndCause::SessionExpired,
     EndCause::Shutdown,
     EndCause::RelayRestart,
+    EndCause::RelayFault,
     EndCause::NoAnswer,
     EndCause::Busy,
     EndCause::Rejected,
@@ -102,6 +105,7 @@ impl EndCause {
             EndCause::SessionExpired => "session_expired",
             EndCause::Shutdown => "shutdown",
             EndCause::RelayRestart => "relay_restart",
+            EndCause::RelayFault => "relay_fault",
             EndCause::NoAnswer => "no_answer",
             EndCause::Busy => "busy",
             EndCause::Rejected => "rejected",
@@ -399,7 +403,7 @@ impl Call {
 }
 
 /// The cause that a carrier's switch shows (ITU-T Q.850).
-fn q850(cause: EndCause) -> u8 {
+pub fn q850(cause: EndCause) -> u8 {
     match cause {
         EndCause::CallerHungUp
         | EndCause::CallerCancelled
@@ -415,7 +419,7 @@ fn q850(cause: EndCause) -> u8 {
         EndCause::NoAck | EndCause::SessionExpired => 102,
         EndCause::MediaLost => 27,
         EndCause::MediaRefused => 88,
-        EndCause::ModelFailed | EndCause::Shutdown | EndCause::RelayRestart => 41,
+        EndCause::ModelFailed | EndCause::Shutdown | EndCause::RelayRestart | EndCause::RelayFault => 41,
     }
 }
 

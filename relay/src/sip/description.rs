@@ -95,6 +95,13 @@ pub struct Policy<'a> {
     pub allowed: &'a [Network],
 }
 
+/// Whose order of codecs counts: of an offer ours, of an answer that of whoever answers (RFC 3264 §6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Chosen {
+    ByUs,
+    ByPeer,
+}
+
 /// Our end of a session; it keeps what must stay the same from one description to the next.
 #[derive(Debug, Clone)]
 pub struct Local {
@@ -115,7 +122,7 @@ impl Local {
     /// Answers an offer.
     pub fn answer(&mut self, offer: &[u8], policy: Policy) -> Result<(String, Agreed), DescriptionError> {
         let session = parse(offer)?;
-        let (at, agreed) = agree(&session, policy)?;
+        let (at, agreed) = agree(&session, policy, Chosen::ByUs)?;
         let mut media = String::new();
         for (n, line) in session.medias.iter().enumerate() {
             if n == at {
@@ -142,7 +149,7 @@ impl Local {
 
     /// Takes the answer to an offer of our own.
     pub fn accept(&mut self, answer: &[u8], policy: Policy) -> Result<Agreed, DescriptionError> {
-        agree(&parse(answer)?, policy).map(|(_, agreed)| agreed)
+        agree(&parse(answer)?, policy, Chosen::ByPeer).map(|(_, agreed)| agreed)
     }
 
     fn audio(&self, codecs: &[(Codec, u8)], event: Option<u8>, direction: Direction, ptime_ms: u32) -> String {
@@ -190,13 +197,13 @@ fn parse(text: &[u8]) -> Result<sdp_types::Session, DescriptionError> {
 }
 
 /// The first media that can be used, and what is agreed on for it.
-fn agree(session: &sdp_types::Session, policy: Policy) -> Result<(usize, Agreed), DescriptionError> {
+fn agree(session: &sdp_types::Session, policy: Policy, chosen: Chosen) -> Result<(usize, Agreed), DescriptionError> {
     let mut problem = DescriptionError::NothingInCommon;
     for (at, media) in session.medias.iter().enumerate() {
         if media.media != "audio" || media.port == 0 || !media.proto.eq_ignore_ascii_case("RTP/AVP") {
             continue;
         }
-        match agree_on(session, media, policy) {
+        match agree_on(session, media, policy, chosen) {
             Ok(agreed) => return Ok((at, agreed)),
             Err(error) => problem = error,
         }
@@ -208,6 +215,7 @@ fn agree_on(
     session: &sdp_types::Session,
     media: &sdp_types::Media,
     policy: Policy,
+    chosen: Chosen,
 ) -> Result<Agreed, DescriptionError> {
     let types: Vec<u8> = media.fmt.split_ascii_whitespace().filter_map(|kind| kind.parse().ok()).collect();
     let named = |wanted: &str| {
@@ -217,11 +225,12 @@ fn agree_on(
         Codec::Pcma => named("PCMA/8000"),
         Codec::Pcmu => named("PCMU/8000"),
     };
-    let (codec, payload_type) = policy
-        .codecs
-        .iter()
-        .find_map(|codec| of_codec(codec).map(|payload_type| (*codec, payload_type)))
-        .ok_or(DescriptionError::NothingInCommon)?;
+    let mut common = policy.codecs.iter().filter_map(|codec| Some((*codec, of_codec(codec)?)));
+    let choice = match chosen {
+        Chosen::ByUs => common.next(),
+        Chosen::ByPeer => common.min_by_key(|(_, payload_type)| types.iter().position(|kind| kind == payload_type)),
+    };
+    let (codec, payload_type) = choice.ok_or(DescriptionError::NothingInCommon)?;
     let connection = media.connections.first().or(session.connection.as_ref());
     let address = connection
         .and_then(|connection| connection.connection_address.split('/').next()?.parse::<IpAddr>().ok())
@@ -322,6 +331,24 @@ mod tests {
 
     fn answer(offer: &str) -> Result<(String, Agreed), DescriptionError> {
         local().answer(offer.as_bytes(), policy())
+    }
+
+    #[test]
+    fn we_offer_all_codecs_in_our_order_and_take_what_the_answer_chose() {
+        let mut local = local();
+        let offer = local.offer(policy());
+        assert!(
+            offer.contains("RTP/AVP 8 0 101\r\n") && offer.contains("a=rtpmap:101 telephone-event/8000"),
+            "{offer}"
+        );
+        let mut accept = |types: &str| {
+            let answer = OFFER.replace("18 0 8 97", types);
+            local.accept(answer.as_bytes(), policy()).map(|agreed| (agreed.codec, agreed.payload_type))
+        };
+        assert_eq!(accept("0 97"), Ok((Codec::Pcmu, 0)));
+        assert_eq!(accept("8 97"), Ok((Codec::Pcma, 8)));
+        assert_eq!(accept("0 8 97"), Ok((Codec::Pcmu, 0)), "the answer's order counts");
+        assert_eq!(accept("18 97"), Err(DescriptionError::NothingInCommon));
     }
 
     #[test]

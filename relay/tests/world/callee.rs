@@ -19,6 +19,8 @@ pub struct Callee {
     relay: SocketAddr,
     /// Where the relay takes its media.
     media: Option<SocketAddr>,
+    /// Of the codec that it speaks.
+    pub payload_type: u8,
     sent: u16,
 }
 
@@ -42,7 +44,7 @@ impl World {
         .unwrap();
         trunk.outbound = Some(rules);
         world.config.outbound = Some(toml::from_str("key_env = \"CALLS_KEY\"\ncalls_per_minute = 1000").unwrap());
-        let callee = Callee { sip, rtp, relay: world.sip, media: None, sent: 0 };
+        let callee = Callee { sip, rtp, relay: world.sip, media: None, payload_type: 8, sent: 0 };
         (world, callee)
     }
 
@@ -186,7 +188,7 @@ impl Callee {
             let timestamp = u32::from(self.sent) * 160;
             let packet = Packet {
                 marker: false,
-                payload_type: 8,
+                payload_type: self.payload_type,
                 sequence_number: self.sent,
                 timestamp,
                 ssrc: 78,

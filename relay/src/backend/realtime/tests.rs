@@ -341,8 +341,30 @@ fn keys_that_are_pressed_without_a_connection_wait_for_the_next_one() {
     assert_eq!(talk.after(0), ["connect 2"]);
     assert!(talk.after(3000).is_empty());
     assert!(talk.realtime.next_timeout().is_some_and(|at| at > talk.now), "nothing is due");
-    assert_eq!(made_again(&mut talk), ["Ready"]);
-    assert_eq!(talk.after(0), ["2> conversation.item.create", "2> response.create"]);
+    assert_eq!(made_again(&mut talk), ["Ready", "2> conversation.item.create", "2> response.create"]);
+}
+
+#[test]
+fn numbers_that_are_typed_without_a_connection_stay_apart() {
+    let mut talk = Talk::ready();
+    talk.give(Input::Disconnected(Link(1)));
+    for key in "12#34#5".chars() {
+        talk.give(Input::Digit(Digit::from_char(key).unwrap()));
+    }
+    assert_eq!(talk.after(0), ["connect 2"]);
+    talk.give(Input::Connected(Link(2)));
+    talk.says(2, json!({ "type": "session.created" }));
+    talk.realtime.handle_input(talk.now, Input::Message(Link(2), r#"{"type":"session.updated"}"#.into()));
+    let told: Vec<String> = talk
+        .outputs()
+        .into_iter()
+        .filter_map(|output| match output {
+            Output::Send(Link(2), item) => Some(item.split_once("pressed ")?.1.split_once(" on the")?.0.to_owned()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told, ["1 2", "3 4"], "what was ended is told at once, and what may go on is not");
+    assert_eq!(talk.after(2000), ["2> conversation.item.create"], "the first answer was asked for and has not begun");
 }
 
 #[test]
