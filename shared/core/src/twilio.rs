@@ -10,7 +10,7 @@ use crate::error_class::{ErrorClass, Evidence};
 use crate::ids::is_uuid;
 use crate::problem::Problem;
 use crate::status::{self, DeliveryEvent, DeliveryStatus, Report};
-use crate::{callback, form, json, price, timestamp};
+use crate::{callback, cost, form, json, timestamp};
 
 /// Reads the parameters of a status callback. `query` is that of the address it came to, in which `ref` may be our delivery id.
 ///
@@ -126,7 +126,7 @@ pub fn parse_message(message: &Value, now: DateTime<Utc>) -> Option<DeliveryEven
         (event.occurred_at, event.reported_at) = timestamp::believable(at, now);
         event.by_arrival = false;
     }
-    event.pricing = short("price").and_then(|amount| price::read(&amount, &short("price_unit")?));
+    event.pricing = short("price").and_then(|amount| cost::read(&amount, &short("price_unit")?));
     Some(event)
 }
 

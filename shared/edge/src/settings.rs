@@ -49,7 +49,6 @@ const VOICE: &[&str] = &["openai-realtime-sip"];
 const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
 const SESSIONS: &[&str] =
     &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook", "openai-realtime-sip"];
-const RETRY: &[&str] = &["delivery-retry"];
 const META: &[&str] = &["whatsapp-webhook"];
 const KEYED: &[&str] = &["post-call-notify", "delivery-retry", "openai-realtime-sip"];
 const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
