@@ -66,7 +66,7 @@ comment on column public.voice_notes.attempts is 'How often somebody began to li
 comment on column public.voice_notes.lease_token is 'Of the consumer that listens now.';
 comment on column public.voice_notes.lease_until is 'When that consumer counts as gone.';
 comment on column public.voice_notes.mime_type is 'As Meta named it.';
-comment on column public.voice_notes.seconds is 'Length that the model charged for, all attempts together.';
+comment on column public.voice_notes.seconds is 'Length that the model charged for in whole seconds, all attempts together.';
 comment on column public.voice_notes.model is 'That listened last.';
 comment on column public.voice_notes.cost is 'Of the model, by transcription_prices; null: nothing was charged, or the model has no price.';
 comment on column public.voice_notes.cost_currency is 'ISO 4217.';
@@ -130,7 +130,7 @@ language plpgsql set search_path = '' as $$
 declare
   v_now timestamptz := private.now_of(p);
   v_token uuid := private.required(p, 'lease_token')::uuid;
-  v_seconds integer := (p ->> 'seconds')::integer;
+  v_seconds integer := case when p #>> '{usage,seconds}' ~ '^[0-9]{1,6}([.][0-9]{1,20})?$' then ceil((p #>> '{usage,seconds}')::numeric) end;
   v_price public.transcription_prices;
 begin
   if private.required(p, 'outcome') not in ('transcribed', 'failed', 'again') then
@@ -152,7 +152,7 @@ begin
 end
 $$;
 comment on function public.finish_voice_note is
-  'RPC {provider, provider_message_id, lease_token, outcome, model?, seconds?, error_class?, error_reason?, providers?}: what came of listening. again: it failed for now.';
+  'RPC {provider, provider_message_id, lease_token, outcome, model?, usage?, error_class?, error_reason?, providers?}: what came of listening. again: it failed for now.';
 
 alter table public.transcription_prices enable row level security;
 alter table public.voice_notes enable row level security;

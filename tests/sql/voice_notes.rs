@@ -31,8 +31,7 @@ async fn one_listens_and_the_others_wait_until_its_lease_is_over() {
     assert_eq!((text(&waits, "/decision"), &waits["retry_after_s"]), ("busy".into(), &json!(120)));
     // The holder is gone.
     assert_eq!(decision(&db, &wamid, 2, 121_000).await, "go");
-    let told =
-        json!({"model": "gpt-transcribe", "seconds": 40, "providers": [{"provider": "openai", "outcome": "accepted"}]});
+    let told = json!({"model": "gpt-transcribe", "usage": {"type": "duration", "seconds": 39.2}, "providers": [{"provider": "openai", "outcome": "accepted"}]});
     // Whose lease is over says nothing any more.
     db.rpc("finish_voice_note", with(finish(&wamid, 1, 122_000, "failed"), told.clone())).await;
     assert_eq!(note(&db).await.get(0), Some(&json!("pending")));
@@ -55,7 +54,7 @@ async fn it_is_tried_three_times_and_each_charged_attempt_is_counted() {
     let wamid = format!("wamid.{}", unique());
     for n in 1..=3 {
         assert_eq!(decision(&db, &wamid, n, i64::from(n) * 1_000).await, "go");
-        let told = json!({"model": "gpt-transcribe", "seconds": 10, "error_class": "retryable", "error_reason": "rate_limited"});
+        let told = json!({"model": "gpt-transcribe", "usage": {"type": "duration", "seconds": 10}, "error_class": "retryable", "error_reason": "rate_limited"});
         db.rpc("finish_voice_note", with(finish(&wamid, n, i64::from(n) * 1_000 + 500, "again"), told)).await;
     }
     assert_eq!(decision(&db, &wamid, 4, 5_000).await, "given_up");
@@ -63,8 +62,14 @@ async fn it_is_tried_three_times_and_each_charged_attempt_is_counted() {
     // A model without a price costs nothing that we know of.
     let other = format!("wamid.{}", unique());
     assert_eq!(decision(&db, &other, 5, 6_000).await, "go");
-    db.rpc("finish_voice_note", with(finish(&other, 5, 7_000, "transcribed"), json!({"model": "new", "seconds": 4})))
-        .await;
+    db.rpc(
+        "finish_voice_note",
+        with(
+            finish(&other, 5, 7_000, "transcribed"),
+            json!({"model": "new", "usage": {"type": "duration", "seconds": 4}}),
+        ),
+    )
+    .await;
     assert_eq!(
         db.value("select jsonb_build_array(seconds, cost, cost_currency) from public.voice_notes where status = 'transcribed'").await,
         json!([4, null, null])
@@ -85,8 +90,7 @@ async fn during_a_pause_of_the_model_nobody_listens() {
     // The pause is over, and this is the one that tries.
     assert_eq!(decision(&db, &wamid, 1, 31_000).await, "go");
     assert_eq!(decision(&db, &format!("{wamid}2"), 2, 31_000).await, "busy");
-    let told =
-        json!({"model": "gpt-transcribe", "seconds": 1, "providers": [{"provider": "openai", "outcome": "accepted"}]});
+    let told = json!({"model": "gpt-transcribe", "usage": {"type": "duration", "seconds": 1}, "providers": [{"provider": "openai", "outcome": "accepted"}]});
     db.rpc("finish_voice_note", with(finish(&wamid, 1, 32_000, "transcribed"), told)).await;
     assert_eq!(
         db.value("select to_jsonb(state) from public.provider_health where provider = 'openai'").await,

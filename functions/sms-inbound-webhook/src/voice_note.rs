@@ -80,7 +80,9 @@ pub async fn heard(cx: &Cx, envelope: Envelope) -> Result<Envelope, Verdict> {
         ("model", cx.config.text("OPENAI_TRANSCRIPTION_MODEL").into()),
     ]);
     let more = match &result {
-        Ok(said) => obj(&mut [("seconds", said.seconds.into()), ("providers", vec![model::outcome(Ok(()))].into())]),
+        Ok(said) => {
+            obj(&mut [("usage", said.usage.clone().into()), ("providers", vec![model::outcome(Ok(()))].into())])
+        }
         Err(down) => obj(&mut [
             ("error_class", down.classified.class.as_str().into()),
             ("error_reason", down.classified.reason.into()),
@@ -101,7 +103,7 @@ pub async fn heard(cx: &Cx, envelope: Envelope) -> Result<Envelope, Verdict> {
                 Level::Info,
                 Event::VoiceNoteHeard,
                 "a voice note was transcribed",
-                &[("characters", characters.into()), ("seconds", said.seconds.into())],
+                &[("characters", characters.into())],
             );
             Ok(Envelope { body: turn::listened(&envelope.body, &said.text), ..envelope })
         }
