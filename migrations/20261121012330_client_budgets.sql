@@ -271,7 +271,7 @@ begin
     v_answer -> 'profile', 'call_summary', false, p_now));
 end
 $$;
-comment on function private.guarded_notification is 'The answer to a claim of a notification, with what stands against sending it.';
+comment on function private.guarded_notification(uuid, timestamptz) is 'The answer to a claim of a notification, with what stands against sending it.';
 
 create or replace function private.guard_due(p_ids uuid[], p_now timestamptz) returns uuid[]
 language plpgsql set search_path = '' as $$

@@ -221,7 +221,7 @@ async fn due_deliveries_are_each_leased_to_one() {
     let db = Db::new().await;
     let insert = format!(
         "insert into public.message_delivery_log (channel, provider, recipient, next_attempt_at, last_outcome, attempts, deadline_at)
-         select 'sms', 'mtn', '+250788123456', '{}', 'retryable', 1, '{}' from generate_series(1, 400)",
+         select 'sms', 'mtn', '+25078' || 8000000 + n, '{}', 'retryable', 1, '{}' from generate_series(1, 400) n",
         at_text(0),
         at_text(3_600_000)
     );
