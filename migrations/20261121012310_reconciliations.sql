@@ -26,8 +26,9 @@ end
 $$;
 comment on column public.message_delivery_log.closed_at is
   'When it was closed by age: nobody had told what became of it. The status stays what is known; a late report counts all the same.';
-create index if not exists idx_message_delivery_log_untold on public.message_delivery_log (status_at)
-  where closed_at is null and direction = 'outbound' and status in ('sent', 'unknown');
+-- Of columns that never change, so that a status is still written without touching any index.
+create index if not exists idx_message_delivery_log_provider_created on public.message_delivery_log (provider, created_at)
+  where direction = 'outbound';
 
 create table if not exists public.reconciliations (
   id uuid constraint reconciliations_pkey primary key default gen_random_uuid(),
@@ -67,14 +68,14 @@ end
 $$;
 comment on table public.reconciliations is 'One row a provider and day: what was compared with the provider, and what came of it.';
 comment on column public.reconciliations.kind is 'list: the provider was asked for the messages of that day; age: messages of whom nobody told were closed.';
-comment on column public.reconciliations.period_start is 'list: the day in UTC, as the provider counts days; age: the day on which messages were closed.';
+comment on column public.reconciliations.period_start is 'The day of the messages, in UTC, as the provider counts days.';
 comment on column public.reconciliations.period_end is 'The first moment after it.';
 comment on column public.reconciliations.status is 'open until all of it is compared; then done.';
 comment on column public.reconciliations.lease_token is 'Who is at it.';
 comment on column public.reconciliations.lease_until is 'Until then nobody else takes it up.';
 comment on column public.reconciliations.failures is 'How often it was broken off; it is taken up again an hour later.';
 comment on column public.reconciliations.error is 'Why it was broken off last, as code.';
-comment on column public.reconciliations.compared is 'Messages that both know; for age those of the day that was looked at.';
+comment on column public.reconciliations.compared is 'list: messages that both know; age: all that went out on that day.';
 comment on column public.reconciliations.repaired is 'Messages whose status the provider knew better.';
 comment on column public.reconciliations.priced is 'Messages whose cost was new, their status as we had it.';
 comment on column public.reconciliations.unknown_here is 'Messages of the provider''s that we do not know.';
@@ -221,52 +222,66 @@ begin
 end
 $$;
 
-create or replace function private.close_untold(p_after interval, p_now timestamptz, p_limit integer) returns integer
+create or replace function private.close_untold(p_after interval, p_now timestamptz) returns integer
 language plpgsql set search_path = '' as $$
 declare
-  v_day timestamptz := date_trunc('day', p_now at time zone 'UTC') at time zone 'UTC';
-  v_ids uuid[];
+  v_today timestamptz := date_trunc('day', p_now at time zone 'UTC') at time zone 'UTC';
+  v_day timestamptz;
   v_provider record;
-  v_compared integer;
-  v_row public.reconciliations;
+  v_id uuid;
+  v_closed integer;
+  v_all integer := 0;
 begin
-  -- The fold is what is known; `expired` would say that the message did not arrive, and nobody knows that.
-  select array_agg(d.id) into v_ids from (
-    select l.id from public.message_delivery_log l
-     where l.closed_at is null and l.direction = 'outbound' and l.status in ('sent', 'unknown') and l.status_at < p_now - p_after
-       and l.next_attempt_at is null and l.lease_token is null
-     order by l.status_at limit p_limit
-       for no key update skip locked) d;
-  if v_ids is null then
+  if not pg_try_advisory_xact_lock(hashtextextended('ihuza:close_untold', 20261121)) then
     return 0;
   end if;
-  insert into public.message_status_events (delivery_id, delivery_ref, source, provider, status, raw_status, occurred_at, correlation_id, dedupe_key)
-  select l.id, l.id::text, 'reconciliation', l.provider, l.status, 'closed_without_report', p_now, l.correlation_id, 'closed:' || l.id
-    from public.message_delivery_log l where l.id = any (v_ids)
-  on conflict (dedupe_key) do nothing;
+  -- The oldest day of the last fortnight that is old enough and was not looked at.
+  select d into v_day
+    from generate_series(v_today - p_after - interval '14 days', v_today - p_after, interval '1 day') g, lateral (select date_trunc('day', g at time zone 'UTC') at time zone 'UTC' as d) x
+   where d + interval '1 day' + p_after <= p_now
+     and exists (select from public.message_delivery_log l where l.created_at >= d and l.created_at < d + interval '1 day' and l.direction = 'outbound')
+     and not exists (select from public.reconciliations r where r.kind = 'age' and r.period_start = d)
+   order by d limit 1;
+  if v_day is null then
+    return 0;
+  end if;
+  -- One pass over the day. Only then are rows locked, in one order, and looked at again.
   for v_provider in
-    select coalesce(l.provider, 'none') as name, count(*)::integer as closed from public.message_delivery_log l where l.id = any (v_ids) group by 1 order by 1
+    select coalesce(l.provider, 'none') as name, count(*)::integer as compared,
+           coalesce(array_agg(l.id) filter (where l.status in ('sent', 'unknown') and l.closed_at is null and l.next_attempt_at is null), '{}') as ids
+      from public.message_delivery_log l
+     where l.created_at >= v_day and l.created_at < v_day + interval '1 day' and l.direction = 'outbound' group by 1 order by 1
   loop
-    select count(*) into v_compared from public.message_delivery_log l
-     where l.created_at >= p_now - p_after - interval '1 day' and l.created_at < p_now - p_after and l.direction = 'outbound' and l.provider = v_provider.name;
-    insert into public.reconciliations as r (provider, kind, period_start, period_end, status, compared, closed, finished_at)
-    values (v_provider.name, 'age', v_day, v_day + interval '1 day', 'done', v_compared, v_provider.closed, p_now)
-    on conflict (provider, kind, period_start) do update
-      set closed = r.closed + excluded.closed, compared = greatest(r.compared, excluded.compared), finished_at = excluded.finished_at
-    returning * into v_row;
+    perform 1 from (select l.id from public.message_delivery_log l where l.id = any (v_provider.ids) order by l.id for no key update) locked;
+    -- The fold is what is known; `expired` would say that the message did not arrive, and nobody knows that.
+    with closed as (
+      update public.message_delivery_log l set closed_at = p_now
+       where l.id = any (v_provider.ids) and l.status in ('sent', 'unknown') and l.next_attempt_at is null and l.lease_token is null
+      returning l.id, l.provider, l.status, l.correlation_id
+    ), told as (
+      insert into public.message_status_events
+        (delivery_id, delivery_ref, source, provider, status, raw_status, occurred_at, correlation_id, dedupe_key)
+      select c.id, c.id::text, 'reconciliation', c.provider, c.status, 'closed_without_report', p_now, c.correlation_id, 'closed:' || c.id from closed c
+      on conflict (dedupe_key) do nothing
+    )
+    select count(*)::integer into v_closed from closed;
+    v_all := v_all + v_closed;
+    insert into public.reconciliations (provider, kind, period_start, period_end, status, compared, closed, finished_at)
+    values (v_provider.name, 'age', v_day, v_day + interval '1 day', 'done', v_provider.compared, v_closed, p_now)
+    returning id into v_id;
     -- A telephone that stays off is nothing new; that a fifth of all reports do not come is.
-    if v_row.closed > 2 and v_row.closed * 5 > v_row.compared then
+    if v_closed > 2 and v_closed * 5 > v_provider.compared then
       perform private.raise_alert('reports_missing', 'warning', 'reports_missing:' || v_provider.name,
         format('%s does not tell what becomes of our messages: do its delivery reports reach delivery-status-webhook?', v_provider.name),
-        jsonb_build_object('provider', v_provider.name, 'closed', v_row.closed, 'of', v_row.compared, 'reconciliation_id', v_row.id));
+        jsonb_build_object('provider', v_provider.name, 'day', to_char(v_day at time zone 'UTC', 'YYYY-MM-DD'), 'closed', v_closed,
+          'of', v_provider.compared, 'reconciliation_id', v_id));
     end if;
   end loop;
-  update public.message_delivery_log set closed_at = p_now where id = any (v_ids);
-  return cardinality(v_ids);
+  return v_all;
 end
 $$;
 comment on function private.close_untold is
-  'Closes messages of whom nobody has told for so long: an event, closed_at, a row of the day, an alert where many are missing. How many; at most p_limit.';
+  'Takes the oldest day that is over for so long and closes its messages of whom nobody has told: an event, closed_at, a row a provider, an alert where many are missing. How many.';
 
 create or replace function public.claim_reconciliation(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -282,7 +297,7 @@ declare
   v_day timestamptz;
   v_row public.reconciliations;
 begin
-  v_closed := private.close_untold(v_after, v_now, least(coalesce((p ->> 'limit')::integer, 500), 5000));
+  v_closed := private.close_untold(v_after, v_now);
   delete from public.reconciliations where period_end < v_now - interval '400 days';
   for v_provider in select jsonb_array_elements_text(coalesce(nullif(p -> 'providers', 'null'), '[]')) loop
     -- The oldest day of the week that is not done: what an outage left is made up for.
@@ -329,16 +344,15 @@ begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object('id', d.id, 'provider_message_id', d.provider_message_id)), '[]') from (
       select l.id, l.provider_message_id from public.message_delivery_log l
-       -- A message may wait for a day before it is sent.
-       where l.created_at >= p_row.period_start - interval '2 days' and l.created_at < p_row.period_end
-         and l.sent_at >= p_row.period_start and l.sent_at < p_row.period_end
-         and l.direction = 'outbound' and l.provider = p_row.provider and l.provider_message_id is not null
+       where l.direction = 'outbound' and l.provider = p_row.provider and l.created_at >= p_row.period_start and l.created_at < p_row.period_end
+         and l.provider_message_id is not null
          and not exists (select from public.reconciled_messages m
                           where m.reconciliation_id = p_row.id and m.provider_message_key = l.provider_message_key)
        order by l.created_at, l.id limit p_limit) d);
 end
 $$;
-comment on function private.unseen_deliveries is 'Our messages of the period that the provider has not told of: {id, provider_message_id}.';
+comment on function private.unseen_deliveries is
+  'Our messages of the period that the provider has an id for and has not told of: {id, provider_message_id}. One made before midnight may be in the next day''s list.';
 
 create or replace function public.record_reconciliation(p jsonb) returns jsonb
 language plpgsql set search_path = '' as $$
@@ -434,10 +448,10 @@ $$;
 comment on function public.finish_reconciliation is
   'RPC: the day is compared, or (error) was broken off and waits for an hour; its counts, with an alert where one side knows messages that the other does not.';
 
-revoke execute on function private.forget_reconciled(), private.close_untold(interval, timestamptz, integer), private.held_reconciliation(jsonb, timestamptz),
+revoke execute on function private.forget_reconciled(), private.close_untold(interval, timestamptz), private.held_reconciliation(jsonb, timestamptz),
   private.unseen_deliveries(public.reconciliations, integer), public.claim_reconciliation(jsonb), public.record_reconciliation(jsonb),
   public.finish_reconciliation(jsonb) from public, anon, authenticated;
-grant execute on function private.forget_reconciled(), private.close_untold(interval, timestamptz, integer), private.held_reconciliation(jsonb, timestamptz),
+grant execute on function private.forget_reconciled(), private.close_untold(interval, timestamptz), private.held_reconciliation(jsonb, timestamptz),
   private.unseen_deliveries(public.reconciliations, integer), public.claim_reconciliation(jsonb), public.record_reconciliation(jsonb),
   public.finish_reconciliation(jsonb) to service_role;
 

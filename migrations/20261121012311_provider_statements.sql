@@ -58,12 +58,9 @@ create or replace view public.v_statement_differences with (security_invoker = t
             count(*) filter (where l.cost is null) as unpriced, count(*) filter (where l.closed_at is not null) as closed,
             count(*) filter (where l.possible_duplicate) as possible_duplicates
        from public.message_delivery_log l
-      -- A message may wait for a day before it is sent.
-      where l.created_at >= (s.month::timestamp at time zone 'Africa/Kigali') - interval '2 days'
-        and l.created_at < (s.month + interval '1 month')::timestamp at time zone 'Africa/Kigali'
-        and l.sent_at >= s.month::timestamp at time zone 'Africa/Kigali'
-        and l.sent_at < (s.month + interval '1 month')::timestamp at time zone 'Africa/Kigali'
-        and l.direction = 'outbound' and l.provider = s.provider) o;
+      where l.direction = 'outbound' and l.provider = s.provider and l.sent_at is not null
+        and l.created_at >= s.month::timestamp at time zone 'Africa/Kigali'
+        and l.created_at < (s.month + interval '1 month')::timestamp at time zone 'Africa/Kigali') o;
 comment on view public.v_statement_differences is
   'Each bill beside what we sent in that month: a positive difference is on the bill and not in our log.';
 comment on column public.v_statement_differences.month is 'First day of the month that the bill is for.';
@@ -75,7 +72,7 @@ comment on column public.v_statement_differences.segments_counted is 'Segments o
 comment on column public.v_statement_differences.segments_difference is 'Billed less counted.';
 comment on column public.v_statement_differences.cost_billed is 'Cost on the bill.';
 comment on column public.v_statement_differences.cost_difference is 'Billed less counted.';
-comment on column public.v_statement_differences.messages_counted is 'Messages that the provider accepted in that month.';
+comment on column public.v_statement_differences.messages_counted is 'Messages of that month that the provider accepted.';
 comment on column public.v_statement_differences.cost_counted is 'Sum of the costs that the provider reported in this currency; null where it reports none.';
 comment on column public.v_statement_differences.unpriced is 'Of these messages, how many have no cost.';
 comment on column public.v_statement_differences.closed is 'Of these messages, how many were closed without a report.';

@@ -172,10 +172,10 @@ async fn a_day_that_breaks_off_is_taken_up_again_an_hour_later() {
 async fn a_message_of_whom_nobody_tells_is_closed_by_age() {
     let stage = stage().await;
     start_over(&stage).await;
-    let old = Utc::now() - TimeDelta::hours(73);
+    let old = noon(5);
     let mtn = sent(&stage, "mtn", "nobody-tells-of-it", old).await;
     let whatsapp = sent(&stage, "whatsapp", "wamid.nobody-tells-of-it", old).await;
-    let young = sent(&stage, "mtn", "somebody-may-tell-of-it", Utc::now() - TimeDelta::hours(71)).await;
+    let young = sent(&stage, "mtn", "somebody-may-tell-of-it", noon(2)).await;
     stage.cron().await.unwrap();
     for (id, closed) in [(mtn, true), (whatsapp, true), (young, false)] {
         let row = row(&stage, id).await;

@@ -26,8 +26,8 @@ const LEASE_SECONDS: u32 = 900;
 const PAGES: u32 = 300;
 /// Messages that one call of the database takes, so that its transaction stays short.
 const SLICE: usize = 100;
-/// It may repair every one of them, which takes longer than other calls.
-const RECORD_TIMEOUT_FACTOR: u32 = 3;
+/// It may repair every one of them, or look at all messages of a day, which takes longer than other calls.
+const LONG_TIMEOUT_FACTOR: u32 = 3;
 /// Rounds of asking for messages one by one, fifty at a time.
 const ROUNDS: u32 = 4;
 
@@ -44,7 +44,8 @@ pub async fn reconcile(cx: &Cx) -> Result<u32, DatabaseError> {
         ("close_after_hours", config.number("RECONCILE_CLOSE_HOURS").into()),
         ("providers", providers.into()),
     ]);
-    let claimed = database::rpc(cx, "claim_reconciliation", &p).await?;
+    let timeout_ms = config.number("DATABASE_TIMEOUT_MS").saturating_mul(LONG_TIMEOUT_FACTOR);
+    let claimed = database::rpc_within(cx, "claim_reconciliation", &p, timeout_ms).await?;
     if let (Some(id), Some(day)) = (string_at(&claimed, "id"), str_at(&claimed, "day")) {
         let job = Job { cx, id, lease_token };
         job.end(day, job.compare(day).await).await;
@@ -131,7 +132,7 @@ impl Job<'_> {
             ("messages", messages.into()),
             ("unseen", unseen.into()),
         ]);
-        let timeout_ms = self.cx.config.number("DATABASE_TIMEOUT_MS").saturating_mul(RECORD_TIMEOUT_FACTOR);
+        let timeout_ms = self.cx.config.number("DATABASE_TIMEOUT_MS").saturating_mul(LONG_TIMEOUT_FACTOR);
         let recorded =
             database::rpc_within(self.cx, "record_reconciliation", &p, timeout_ms).await.map_err(|_| DATABASE)?;
         // A failure of which nobody had told: the other channel carries the message, if it may still.

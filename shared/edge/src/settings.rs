@@ -326,7 +326,7 @@ pub const SETTINGS: &[Setting] = &[
         "RECONCILE_CLOSE_HOURS",
         Some("72"),
         RETRY,
-        "After how long a message is closed of whom no carrier told what became of it. Its status stays; a late report counts.",
+        "How long after the end of a day (UTC) its messages are closed of whom no carrier told what became of them. Their status stays; a late report counts.",
     ),
     plain("SESSION_IDLE_HOURS", Some("72"), SESSIONS, "A session idle for longer expires."),
     plain(
