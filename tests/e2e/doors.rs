@@ -184,6 +184,72 @@ async fn a_forged_or_stale_signature_is_turned_away_even_beside_the_right_token(
     }
 }
 
+/// Whoever overhears a webhook can send it again while its time is fresh: the very same bytes find the same work.
+#[tokio::test]
+async fn a_signed_webhook_played_again_has_one_effect_and_opens_no_other_door() {
+    let stage = stage().await;
+    let (by_sms, on_whatsapp) = (stage.stranger(), stage.stranger());
+    let secret = stage.secret("MTN_WEBHOOK_SECRET").unwrap();
+    let text = sms(&by_sms, "played-again");
+    let (timestamp, signature) = signed(secret, &text, 0);
+    let of_carrier = [("x-timestamp", timestamp.as_str()), ("x-signature", signature.as_str())];
+    let number = stage.secret("WHATSAPP_PHONE_NUMBER_ID").unwrap();
+    let message = |words: &str, id: &str| {
+        let from = on_whatsapp.trim_start_matches('+');
+        let value = json!({"messaging_product": "whatsapp", "metadata": {"display_phone_number": "250788000000", "phone_number_id": number},
+                           "contacts": [{"profile": {"name": "Aline"}, "wa_id": from}],
+                           "messages": [{"from": from, "id": id, "timestamp": Utc::now().timestamp().to_string(), "type": "text", "text": {"body": words}}]});
+        json!({"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [{"field": "messages", "value": value}]}]}).to_string()
+    };
+    let of_meta = |body: &str| {
+        let secret = stage.secret("WHATSAPP_APP_SECRET").unwrap();
+        format!("sha256={}", hmac_hex(secret, &[body.as_bytes()]))
+    };
+    let written = message("Is the house still free?", "wamid.played-again");
+    let hub = of_meta(&written);
+    for _ in 0..5 {
+        let answer = stage.post("sms-inbound-webhook", "", &of_carrier, text.clone()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        let answer =
+            stage.post("whatsapp-webhook", "", &[("x-hub-signature-256", &hub)], written.clone()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    // What was overheard at one door says nothing at another.
+    turned_away(&stage.post("whatsapp-webhook", "", &of_carrier, text.clone()).await.unwrap());
+    turned_away(
+        &stage.post("sms-inbound-webhook", "", &[("x-hub-signature-256", &hub)], written.clone()).await.unwrap(),
+    );
+    turned_away(
+        &stage.post("delivery-status-webhook", "", &[("x-hub-signature-256", &hub)], written.clone()).await.unwrap(),
+    );
+    let (later, _) = signed(secret, &text, -200);
+    let another_time = [("x-timestamp", later.as_str()), ("x-signature", signature.as_str())];
+    turned_away(&stage.post("sms-inbound-webhook", "", &another_time, text.clone()).await.unwrap());
+
+    // Something else behind them: when that is answered, all copies were looked at. (Meta knows nothing of what was posted past
+    // it and refuses the answers, so SMS carries them.)
+    stage.sms_to(&by_sms, 1).await;
+    stage.sms_to(&on_whatsapp, 1).await;
+    let another = sms(&by_sms, "another");
+    let (timestamp, signature) = signed(secret, &another, 0);
+    let of_carrier = [("x-timestamp", timestamp.as_str()), ("x-signature", signature.as_str())];
+    let answer = stage.post("sms-inbound-webhook", "", &of_carrier, another).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    stage.sms_to(&by_sms, 2).await;
+    let last = message("And how much is it?", "wamid.another");
+    let answer =
+        stage.post("whatsapp-webhook", "", &[("x-hub-signature-256", &of_meta(&last))], last.clone()).await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    stage.sms_to(&on_whatsapp, 2).await;
+    for phone in [&by_sms, &on_whatsapp] {
+        let heard = format!(
+            "conversation_messages m join profiles p on p.id = m.profile_id where p.phone_number = '{phone}' and m.direction = 'inbound'"
+        );
+        assert_eq!(stage.count(&heard).await, 2, "{phone}");
+        assert_eq!(stage.mtn().messages_to(phone).len(), 2, "{phone}");
+    }
+}
+
 #[tokio::test]
 async fn the_published_vectors_hold_over_http() {
     let stage = stage().await;

@@ -5,6 +5,7 @@
 //!
 //! - `IHUZA_UPDATE=1` rewrites the stored snapshots (`*.snap`) from what is found; look at the difference before you commit.
 //! - `PROPTEST_CASES=n` and `IHUZA_SEED=n` set how many cases the model tests try, and which.
+//! - `IHUZA_IN_FULL=1` runs whole what else is a sample: orders of reports, people, repeated webhooks. It takes an hour.
 //! - `IHUZA_SQL_MUTANT=file.sql` runs a file in each fresh database first: break a rule and see which test notices.
 
 #![allow(

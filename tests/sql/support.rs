@@ -259,9 +259,9 @@ pub fn seed() -> u64 {
     number("IHUZA_SEED").unwrap_or(1)
 }
 
-/// Whether this is `cargo xtask soak`, where large counts run whole.
+/// Whether large counts run whole: in the first round of `cargo xtask soak`.
 pub fn in_full() -> bool {
-    std::env::var_os("IHUZA_SOAK_MINUTES").is_some()
+    std::env::var_os("IHUZA_IN_FULL").is_some()
 }
 
 /// Numbers that are the same for the same seed (SplitMix64).

@@ -6,10 +6,13 @@ mod accept;
 mod http;
 mod profile;
 mod relay;
+mod segments;
 mod sizes;
+mod sql;
 mod stats;
 mod traffic;
 mod wasm;
+mod webhooks;
 mod workerd;
 mod world;
 
@@ -37,6 +40,8 @@ enum What {
     /// The relay: processor time of a call beside a plain forwarder, delays, jitter, set-ups, memory; each beside what it
     /// must be and what we aim at.
     Relay(relay::Relay),
+    /// The database: one status update and the fold's throughput among many sent messages.
+    Sql(sql::Sql),
 }
 
 #[derive(clap::Args)]
@@ -76,6 +81,10 @@ enum Part {
     Accept,
     /// Database calls of one piece of work, and the time from a call's end to the providers.
     World,
+    /// How long carriers wait until their webhooks are accepted, signature checked.
+    Webhooks,
+    /// How fast segments of an SMS are counted.
+    Segments,
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -196,6 +205,13 @@ pub fn run(options: &Options) -> Result<()> {
             (measure(edge, &tools)?, &edge.json)
         }
         What::Relay(relay) => (relay::measure(relay)?, &relay.json),
+        What::Sql(options) => {
+            setup::ensure_for_tests()?.tell_the_world()?;
+            let before = load();
+            let mut figures = sql::measure(options)?;
+            figures.extend(machine("sql", before));
+            (figures, &options.json)
+        }
     };
     print(&figures);
     let text = serde_json::to_string_pretty(&figures).context("could not write the figures as JSON")?;
@@ -216,7 +232,7 @@ fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
     }
     if wanted(Part::Accept) || edge.profile {
         let measured = traffic::MEASURED.map(traffic::Accept::function);
-        let stage = |readable| workerd::Stage::set(&tools.npm.esbuild, &measured, vars(), readable);
+        let stage = |readable| workerd::Stage::set(&tools.npm.esbuild, &measured, &[], vars(), readable);
         if wanted(Part::Accept) {
             let effort = if edge.quick { accept::Effort::QUICK } else { accept::Effort::FULL };
             figures.extend(accept::measure(&stage(false)?, effort)?);
@@ -224,6 +240,13 @@ fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
         if edge.profile {
             profile::print(&stage(true)?, &tools.npm.node)?;
         }
+    }
+    if wanted(Part::Webhooks) {
+        let stage = workerd::Stage::set(&tools.npm.esbuild, &[], &webhooks::FUNCTIONS, vars(), false)?;
+        figures.extend(webhooks::measure(&stage, if edge.quick { 1_000 } else { 6_000 })?);
+    }
+    if wanted(Part::Segments) {
+        figures.push(segments::measure());
     }
     figures.extend(machine("edge", before));
     Ok(figures)
@@ -242,6 +265,8 @@ fn vars() -> BTreeMap<String, String> {
         ("MTN_WEBHOOK_SECRET", traffic::WEBHOOK_SECRET),
         ("WHATSAPP_ACCESS_TOKEN", "for-measuring-only"),
         ("WHATSAPP_PHONE_NUMBER_ID", "118204633907751"),
+        ("WHATSAPP_APP_SECRET", traffic::WEBHOOK_SECRET),
+        ("WHATSAPP_VERIFY_TOKEN", "for-measuring-only"),
         ("OPENAI_API_KEY", "for-measuring-only"),
     ];
     told.map(|(name, value)| (name.to_owned(), value.to_owned())).into()

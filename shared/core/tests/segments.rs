@@ -199,7 +199,7 @@ impl Texts {
 }
 
 fn texts() -> u32 {
-    if std::env::var_os("IHUZA_SOAK_MINUTES").is_some() { TEXTS } else { SAMPLE }
+    if std::env::var_os("IHUZA_IN_FULL").is_some() { TEXTS } else { SAMPLE }
 }
 
 fn seed() -> u64 {

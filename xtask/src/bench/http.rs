@@ -27,6 +27,14 @@ impl Request {
         text.push_str(body);
         Self(text.into_bytes())
     }
+
+    /// The same request with another byte at the end of its body.
+    pub fn with_last_byte(mut self, byte: u8) -> Self {
+        if let Some(last) = self.0.last_mut() {
+            *last = byte;
+        }
+        self
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

@@ -59,9 +59,10 @@ impl Accept {
                     number % 100_000
                 ),
             ),
-            Accept::SmsInbound => {
-                signed(&sms(number, "Hello, is the house in Kimironko still available? My budget is 250k."))
-            }
+            Accept::SmsInbound => signed(
+                "/sms-inbound-webhook",
+                &sms(number, "Hello, is the house in Kimironko still available? My budget is 250k."),
+            ),
         }
     }
 
@@ -89,7 +90,7 @@ impl Accept {
             }
             Accept::SmsInbound => {
                 let mut requests: Vec<Request> =
-                    TEXTS.iter().enumerate().map(|(at, text)| signed(&sms(at, text))).collect();
+                    TEXTS.iter().enumerate().map(|(at, text)| signed("/sms-inbound-webhook", &sms(at, text))).collect();
                 let bodies = [
                     r#"{"senderAddress":"250788123456","receiverAddress":"8080","message":"Yego","dateTime":"2026-11-21T06:05:00","id":77}"#,
                     r#"{"inboundSMSMessageNotification":{"inboundSMSMessage":{"senderAddress":"tel:+250788123456","destinationAddress":"8080","message":"x","messageId":"m"}}}"#,
@@ -100,7 +101,7 @@ impl Accept {
                     r#"{"message":"x"}"#,
                     "{",
                 ];
-                requests.extend(bodies.iter().map(|body| signed(body)));
+                requests.extend(bodies.iter().map(|body| signed("/sms-inbound-webhook", body)));
                 let bearer = format!("Bearer {WEBHOOK_SECRET}");
                 let form = "from=%2B250788123456&to=8080&text=Yego+rwose&id=m-77&date=2026-11-21+06%3A05%3A00";
                 let headers =
@@ -140,7 +141,8 @@ fn sms(number: usize, text: &str) -> String {
     )
 }
 
-fn signed(body: &str) -> Request {
+/// Signed as our own scheme has it: HMAC-SHA256 of timestamp, point and body.
+pub fn signed(path: &str, body: &str) -> Request {
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string();
     // HMAC takes keys of every length.
     let mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).map(|mac| {
@@ -153,7 +155,7 @@ fn signed(body: &str) -> Request {
         ("x-timestamp", timestamp.as_str()),
         ("content-type", "application/json"),
     ];
-    Request::new("POST", "/sms-inbound-webhook", &headers, body)
+    Request::new("POST", path, &headers, body)
 }
 
 fn uuid(number: usize) -> String {

@@ -72,13 +72,19 @@ pub struct Stage {
 }
 
 /// Bindings of the queues that the accept paths send to.
-const QUEUES: [&str; 2] = ["POST_CALL_NOTIFY", "SMS_INBOUND"];
+const QUEUES: [&str; 4] = ["POST_CALL_NOTIFY", "SMS_INBOUND", "DELIVERY_STATUS", "WHATSAPP_UPDATES"];
 const QUEUE: &str = "queue";
 
 impl Stage {
     /// Puts the functions as they are built into a new folder, and the peers' scripts beside them.
-    /// `readable`: the peers' functions keep their names, for a profile.
-    pub fn set(esbuild: &Path, measured: &[&str], vars: BTreeMap<String, String>, readable: bool) -> Result<Self> {
+    /// `measured` have a peer, those `alone` have none. `readable`: the peers' functions keep their names, for a profile.
+    pub fn set(
+        esbuild: &Path,
+        measured: &[&str],
+        alone: &[&str],
+        vars: BTreeMap<String, String>,
+        readable: bool,
+    ) -> Result<Self> {
         let dir = std::env::temp_dir().join(format!("ihuza-bench-{}", std::process::id()));
         let stage = Self { dir, binary: binary()?, vars };
         let sources = places::project().join("tests/bench/peer");
@@ -90,7 +96,9 @@ impl Stage {
             call = call.arg(sources.join(format!("{name}.ts")));
         }
         call.run()?;
-        for function in functions::chosen(&measured.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())? {
+        for function in
+            functions::chosen(&measured.iter().chain(alone).map(|name| (*name).to_owned()).collect::<Vec<_>>())?
+        {
             let folder = stage.dir.join(&function.name);
             std::fs::create_dir_all(&folder).with_context(|| format!("could not make {}", folder.display()))?;
             let scripts = ["crossings.js", "count.js"].map(|file| sources.join(file));
