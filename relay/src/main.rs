@@ -12,7 +12,7 @@ use ihuza_relay::sip::admission::{Admission, Request};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Phone calls over a SIP trunk, answered by a speaking model.
 #[derive(Parser)]

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// How the relay is deployed; it is measured with the same settings of its allocator.
+const UNIT: &str = include_str!("../../../../deploy/relay/ihuza-relay.service");
+const ALLOCATOR: &str = "_RJEM_MALLOC_CONF";
 
 /// A process that does not outlive the measurement.
 pub struct Process {
@@ -92,6 +95,7 @@ locale = "en"
     let log = std::fs::File::create(directory.join("relay.log"))?;
     let mut command = pinned(*core, program);
     command.args(["run", "--config"]).arg(&file).env("MODEL_KEY", "for-measuring").env("FUNCTION_KEY", "for-measuring");
+    command.env(ALLOCATOR, allocator().context("the unit has no settings of the allocator")?);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     let child = command.spawn().with_context(|| format!("cannot start {}", program.display()))?;
     let process = Process { child, _stdin: None };
@@ -104,6 +108,13 @@ locale = "en"
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(process)
+}
+
+fn allocator() -> Option<&'static str> {
+    let settings = UNIT.lines().filter_map(|line| line.strip_prefix("Environment="));
+    settings
+        .filter_map(|setting| setting.split_once('='))
+        .find_map(|(name, value)| (name == ALLOCATOR).then_some(value))
 }
 
 fn healthy(http: SocketAddr) -> bool {
@@ -207,5 +218,15 @@ fn ask(ng: &UdpSocket, to: SocketAddr, fields: &[(&str, &str)]) -> Result<String
         if let Some(answer) = answer.strip_prefix(&cookie) {
             return Ok(answer.to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_units_settings_of_the_allocator_are_found() {
+        assert!(allocator().is_some_and(|settings| settings.contains("tcache_max:")), "{UNIT}");
     }
 }

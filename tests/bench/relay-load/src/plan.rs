@@ -20,8 +20,9 @@ const SETTLE: Nanos = 7 * SECOND;
 const WARM_UP: usize = 20;
 /// How long a call of a rate test lasts.
 const SHORT_CALL: Nanos = 300 * MS;
-/// Transactions of SIP over UDP are remembered for 32 s (RFC 3261 §17.2.2), and longer by nobody.
-const FORGOTTEN_AFTER: Nanos = 40 * SECOND;
+/// What a relay needs of a call that is over: transactions of SIP over UDP for 32 s (RFC 3261 §17.2.2), its ports for a
+/// minute, in which they are used by nobody else. Some seconds more, for an allocator that gives pages back slowly.
+const FORGOTTEN_AFTER: Nanos = 75 * SECOND;
 /// A relay that takes so much of its core has no room for another step.
 const FULL: f64 = 0.93;
 const PATIENCE: Nanos = 60 * SECOND;
@@ -51,6 +52,8 @@ struct Told {
     idle_kib: f64,
     /// After all calls, when the relay may have forgotten them.
     after_kib: f64,
+    /// So long nobody had called.
+    rest_seconds: f64,
     calls: u64,
     /// Whatever went wrong with a peer.
     notes: Vec<String>,
@@ -143,6 +146,7 @@ impl Plan {
             setups: Vec::new(),
             idle_kib: process::resident_kib(relay.id())?,
             after_kib: 0.0,
+            rest_seconds: 0.0,
             calls: WARM_UP as u64,
             notes: Vec::new(),
         };
@@ -164,6 +168,7 @@ impl Plan {
             eprintln!("    idle again");
             generator.clear();
             generator.run(clock::now() + FORGOTTEN_AFTER, |_| false)?;
+            told.rest_seconds = FORGOTTEN_AFTER as f64 / SECOND as f64;
         }
         told.after_kib = process::resident_kib(relay.id())?;
         Ok(told)
