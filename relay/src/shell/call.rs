@@ -554,10 +554,10 @@ impl Running {
 /// not lost.
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.given_back {
+        // A call that is dropped because the whole relay ends is ended by the next start.
+        if self.given_back || !std::thread::panicking() {
             return;
         }
-        // When the whole relay ends, the next start does what is left.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         self.log("CALL_TORN_DOWN", Level::Error, "a fault of the relay ended a call", json!({}));
         let (dialog, answered, ours) = (self.start.incoming.dialog.clone(), self.answered, self.is_ours());
