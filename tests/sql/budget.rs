@@ -46,6 +46,24 @@ async fn a_client_without_a_budget_has_no_limit_and_no_rows() {
 }
 
 #[tokio::test]
+async fn what_an_sms_may_cost_follows_the_clients_own_most_segments() {
+    let db = Db::new().await;
+    budget(&db, "null", "1000").await;
+    for (n, (settings, committed_then)) in [
+        (r#"{"sms_max_segments": 5}"#, 75.0),
+        (r#"{"sms_max_segments": 99}"#, 200.0),
+        (r#"{"sms_max_segments": "many"}"#, 245.0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        db.run(&format!("update public.clients set settings = '{settings}'")).await;
+        begin(&db, u32::try_from(n).unwrap() + 1).await;
+        assert_eq!(committed(&db).await, committed_then, "{settings}");
+    }
+}
+
+#[tokio::test]
 async fn the_most_is_reserved_and_what_it_really_cost_is_kept() {
     let db = Db::new().await;
     budget(&db, "null", "1000").await;
