@@ -227,7 +227,7 @@ async fn a_template_that_is_not_approved_costs_nobody_else_their_whatsapp() {
 #[tokio::test]
 async fn slow_carriers_are_asked_five_things_at_a_time_by_one_batch() {
     const SLOW: Duration = Duration::from_millis(1500);
-    let stage = Stage::alone("slow", || WorldConfig::default().var("PROVIDER_TIMEOUT_MS", 2000)).await;
+    let stage = Stage::alone("slow", || WorldConfig::default().var("PROVIDER_TIMEOUT_MS", 6000)).await;
     stage.mtn().fail_with(Fault::Slow).on("outbound").delay(SLOW).always();
     stage.whatsapp().fail_with(Fault::Slow).on("messages").delay(SLOW).always();
     // The first takes the queue; the others pile up behind it and are one batch.
