@@ -18,6 +18,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The real model and the real carriers take longer.
 const PATIENCE_WITH_REAL_ONES: Duration = Duration::from_secs(90);
 
+/// What an operator enters before the first message: prices of the story, nobody's real ones.
+const BUDGET: &str = "insert into public.client_budgets (client_id, currency, soft_limit, hard_limit, sms_segment_price, whatsapp_template_price)
+                      select id, 'RWF', 400000, 500000, 12, 9 from public.clients where is_default
+                      on conflict (client_id) do nothing";
+
 /// How long a person takes to look at a message.
 const READ_AFTER: Duration = Duration::from_millis(400);
 
@@ -65,6 +70,7 @@ impl<'a> Story<'a> {
 
     pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
         let started = Instant::now();
+        self.world.execute(BUDGET, &[]).await.context("the budget was not written")?;
         // The people of the story look at what arrives.
         self.world.whatsapp().set_statuses(Statuses { read_after: Some(READ_AFTER), ..Statuses::default() });
         if let Some(number) = only_to {
@@ -301,8 +307,12 @@ impl<'a> Story<'a> {
             .await
             .context(step("The carriers", "not every message is reported as delivered"))?;
         self.happened("all", "delivered", since, "every message is reported as delivered");
-        let sql = "select p.phone_number, d.channel, d.purpose, d.status, d.segments from public.message_delivery_log d
-                     join public.profiles p on p.id = d.profile_id where d.direction = 'outbound' order by d.created_at";
+        // What a carrier has not billed yet counts with its price.
+        let sql = "select p.phone_number, d.channel, d.purpose, d.status, d.segments,
+                          trim_scale(s.amount)::text as cost, s.currency::text from public.message_delivery_log d
+                     join public.profiles p on p.id = d.profile_id
+                     left join public.send_permits s on s.delivery_id = d.id
+                    where d.direction = 'outbound' order by d.created_at";
         for row in self.world.rows(sql).await? {
             let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default().to_owned();
             let segments = match row.get("segments").and_then(Value::as_i64) {
@@ -311,11 +321,24 @@ impl<'a> Story<'a> {
                 None => String::new(),
             };
             progress::note(&format!(
-                "{:<15} {:<9} {:<13} {:<10} {segments}",
+                "{:<15} {:<9} {:<13} {:<10} {segments:<10} {:>4} {}",
                 text("phone_number"),
                 text("channel"),
                 text("purpose"),
-                text("status")
+                text("status"),
+                text("cost"),
+                text("currency")
+            ));
+            ensure!(!text("cost").is_empty(), step("The operator", "a message has no cost"));
+        }
+        let sql = "select trim_scale(committed)::text as committed, currency::text, trim_scale(hard_limit)::text as hard_limit from public.v_budget_months";
+        for row in self.world.rows(sql).await? {
+            let text = |column: &str| row.get(column).and_then(Value::as_str).unwrap_or_default().to_owned();
+            progress::note(&format!(
+                "this month so far {} {} of {}",
+                text("committed"),
+                text("currency"),
+                text("hard_limit")
             ));
         }
         Ok(())
