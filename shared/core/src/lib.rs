@@ -10,7 +10,6 @@
 pub mod africas_talking;
 pub mod agent;
 pub mod alert;
-pub mod base64;
 pub mod call_facts;
 pub mod callback;
 pub mod channel;

@@ -3,13 +3,14 @@
 //! Every check takes a list of secrets (current and previous) so that they can be changed without an outage, compares in
 //! constant time, and answers yes or no without a reason. Verify the bytes as they came, before they are parsed.
 
+use base64ct::{Base64, Encoding};
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, Mac};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::{base64, form};
+use crate::form;
 
 /// How far a signed time may lie from ours, both ways.
 pub const TOLERANCE_S: i64 = 300;
@@ -94,7 +95,7 @@ pub fn twilio<S: AsRef<str>>(header: Option<&str>, url: &str, parameters: &[(Str
                 mac.update(name.as_bytes());
                 mac.update(value.as_bytes());
             }
-            found |= equal(given, &base64::encode(&mac.finalize().into_bytes()));
+            found |= equal(given, &Base64::encode_string(&mac.finalize().into_bytes()));
         }
     }
     found
