@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Db, all, at_text, attempt, phone, rpc, text, token, unique, with};
+use crate::support::{Db, all, at_text, attempt, ended_call, phone, rpc, text, token, unique, with};
 
 const USER_ID: &str = "RW.70415296338120457711";
 
@@ -15,6 +15,39 @@ fn wrote(phone: Option<&str>, words: &str, n: u32, ms: i64) -> Value {
 fn texted(phone: &str, words: &str, n: u32, ms: i64) -> Value {
     json!({"provider": "mtn", "provider_message_id": format!("sms-{}", unique()), "from": phone, "to": "8080", "text": words,
            "correlation_id": format!("corr-{n}"), "lease_token": token(n), "now": at_text(ms)})
+}
+
+#[tokio::test]
+async fn who_writes_after_a_conversation_has_expired_is_known_with_their_last_call() {
+    const DAY_MS: i64 = 86_400_000;
+    let db = Db::new().await;
+    let phone = phone();
+    let call = ended_call(&db, &phone, -1_000).await;
+    db.run(&format!(
+        "insert into public.call_summaries (client_id, call_id, language, headline)
+         select client_id, id, 'en', 'House in Kimironko' from public.voice_calls where id = '{call}'"
+    ))
+    .await;
+    let asked = json!({"correlation_id": "corr", "call_ref": call, "lease_token": token(1), "now": at_text(0)});
+    let claim = db.rpc("begin_call_notification", asked).await;
+    let done = json!({"notification_id": claim["notification_id"], "lease_token": token(1), "outcome": "done", "now": at_text(1_000),
+                      "deliveries": []});
+    db.rpc("finish_call_notification", done).await;
+    // A week later, and two weeks after that: two conversations, none of which began with a call.
+    let mut sessions = vec![text(&claim, "/session/id")];
+    for (n, day) in [(2, 7), (3, 21)] {
+        let later = db.rpc("begin_sms_turn", texted(&phone, "Is it still free?", n, day * DAY_MS)).await;
+        assert_eq!(text(&later, "/call_summary/headline"), "House in Kimironko", "{later}");
+        assert_eq!((&later["session"]["created"], &later["history"]), (&json!(true), &json!([])));
+        answer(&db, &later, n, day * DAY_MS + 1_000).await;
+        sessions.push(text(&later, "/session/id"));
+    }
+    sessions.sort();
+    sessions.dedup();
+    assert_eq!(sessions.len(), 3);
+    // Nobody else knows of it.
+    let other = db.rpc("begin_sms_turn", texted(&super::support::phone(), "Muraho", 4, 21 * DAY_MS)).await;
+    assert_eq!(other["call_summary"], Value::Null);
 }
 
 /// Answers a claimed turn on the channel it names.
