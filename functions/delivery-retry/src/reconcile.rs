@@ -4,7 +4,6 @@
 //! Each sweep asks whether there is a day to compare; the database gives each day to one of them.
 
 use ihuza_core::{
-    base64,
     channel::Provider,
     json::{items_at, obj, str_at, string_at, u32_at},
     log::{Event, Level},
@@ -115,8 +114,7 @@ impl Job<'_> {
 
     async fn get(&self, path: &str) -> Result<Answer, &'static str> {
         let config = &self.cx.config;
-        let user = [config.text("TWILIO_ACCOUNT_SID"), ":", config.text("TWILIO_AUTH_TOKEN")].concat();
-        let authorization = ["Basic ", &base64::encode(user.as_bytes())].concat();
+        let authorization = twilio::authorization(config.text("TWILIO_ACCOUNT_SID"), config.text("TWILIO_AUTH_TOKEN"));
         let url = [config.text("TWILIO_BASE_URL").trim_end_matches('/'), path].concat();
         let headers = outgoing::headers(&[("authorization", &authorization), ("accept", "application/json")]);
         outgoing::get(Some(self.cx.slots()), &url, &headers, config.number("PROVIDER_TIMEOUT_MS"))

@@ -2,6 +2,7 @@
 //!
 //! Source: Twilio docs, messaging/guides/track-outbound-message-status and messaging/api/message-resource.
 
+use base64ct::{Base64, Encoding};
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
@@ -114,6 +115,16 @@ pub fn parse_page(account_sid: &str, body: &[u8], now: DateTime<Utc>) -> Result<
         page.next = Some(next);
     }
     Ok(page)
+}
+
+/// `Authorization` of a request to Twilio's API (RFC 7617).
+///
+/// ```
+/// assert_eq!(ihuza_core::twilio::authorization("Aladdin", "open sesame"), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+/// ```
+pub fn authorization(account_sid: &str, auth_token: &str) -> String {
+    let user = [account_sid, ":", auth_token].concat();
+    ["Basic ", &Base64::encode_string(user.as_bytes())].concat()
 }
 
 /// Reads one message of the API (Twilio docs, messaging/api/message-resource): status, code, price, and when that changed last.
