@@ -43,6 +43,7 @@ pub async fn heard(cx: &Cx, envelope: Envelope) -> Result<Envelope, Verdict> {
         ("provider_message_id", field("provider_message_id")),
         ("to", field("to")),
         ("mime_type", (&note.mime_type).into()),
+        ("most_attempts", MOST_ATTEMPTS.into()),
         ("lease_token", (&lease_token).into()),
         ("correlation_id", (&cx.correlation_id).into()),
     ]);
@@ -123,7 +124,7 @@ pub async fn heard(cx: &Cx, envelope: Envelope) -> Result<Envelope, Verdict> {
     }
 }
 
-/// Times that a voice note is tried before the conversation goes on without the words; `begin_voice_note` knows the same.
+/// Times that a voice note is tried before the conversation goes on without the words.
 const MOST_ATTEMPTS: u32 = 3;
 const AGAIN_IN_S: u32 = 5;
 
