@@ -18,6 +18,11 @@ begin
   insert into public.send_limits (prefix) values ('+1' || p_n);
   insert into public.message_templates (client_id, name, language) values (v_client, 'call_summary_v1', 'en');
   insert into public.channel_prices (client_id, provider, kind, price, currency) values (v_client, 'mtn', 'segment', 12, 'RWF');
+  insert into public.number_ranges (prefix, country) values ('+1' || p_n, 'US');
+  insert into public.fx_rates (base, quote, valid_from, rate) values ('USD', 'RWF', date '2030-01-01' + p_n, 1400);
+  insert into public.agent_types (name) values ('type-' || p_n);
+  update public.agent_deployments set agent_type_id = (select id from public.agent_types where name = 'type-' || p_n) where client_id = v_client;
+  insert into public.sequences (client_id, name) values (v_client, 'Sequence ' || p_n);
   return v_client;
 end
 $$;
@@ -59,6 +64,10 @@ begin
   values (p_client, v_call, v_profile, 'recording', 'given', 'dtmf', now());
   insert into public.wa_threads (client_id, profile_id, call_id) values (p_client, v_profile, v_call);
   insert into public.voice_memories (client_id, profile_id, call_id, key, value) values (p_client, v_profile, v_call, 'area', 'Kicukiro');
+  insert into public.prospects (client_id, profile_id, phone_number) values (p_client, v_profile, '+25078811111' || p_n);
+  insert into public.agent_calls (client_id, deployment_id, phone_number)
+  select p_client, d.id, '+25078811111' || p_n from public.agent_deployments d where d.client_id = p_client and d.is_default;
+  insert into public.agent_sms (client_id, phone_number, message_content, provider_message_sid) values (p_client, '+25078811111' || p_n, 'Hello', 'SM' || p_n);
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
   insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);
