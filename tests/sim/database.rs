@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
+use crate::agents;
 use crate::error::{Context, Result, Trouble};
 use crate::migrate;
 use crate::postgres::{Binaries, Data, SUPERUSER, Server, ServerAddress, TEMPLATE};
@@ -77,11 +78,16 @@ impl Database {
 struct Sources {
     bootstrap: PathBuf,
     migrations: PathBuf,
+    agents: PathBuf,
 }
 
 impl Sources {
     fn of(root: &Path) -> Self {
-        Self { bootstrap: root.join("tests/sql/bootstrap.sql"), migrations: root.join("migrations") }
+        Self {
+            bootstrap: root.join("tests/sql/bootstrap.sql"),
+            migrations: root.join("migrations"),
+            agents: root.join("agents"),
+        }
     }
 
     async fn apply(&self, address: &ServerAddress, database: &str, bootstrap: bool) -> Result<migrate::Report> {
@@ -89,7 +95,9 @@ impl Sources {
         if bootstrap {
             migrate::run_file(&mut client, &self.bootstrap).await?;
         }
-        migrate::apply(&mut client, &migrate::read(&self.migrations)?, false).await
+        let report = migrate::apply(&mut client, &migrate::read(&self.migrations)?, false).await?;
+        agents::load(&mut client, &agents::read(&self.agents)?, false).await?;
+        Ok(report)
     }
 
     async fn prepare(&self, address: &ServerAddress) -> Result<()> {
@@ -104,6 +112,9 @@ impl Sources {
             all.extend_from_slice(migration.version.as_bytes());
             all.extend_from_slice(migration.name.as_bytes());
             all.extend_from_slice(migration.sql.as_bytes());
+        }
+        for agent in agents::read(&self.agents)? {
+            all.extend_from_slice(agent.row.to_string().as_bytes());
         }
         Ok(all)
     }

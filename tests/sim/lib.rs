@@ -13,6 +13,7 @@
     )
 )]
 
+pub mod agents;
 pub mod callback;
 pub mod control;
 pub mod database;

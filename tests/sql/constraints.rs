@@ -25,6 +25,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "number_ranges_country_is_iso_3166",
             "number_ranges_operator_is_a_word",
             "number_ranges_prefix_is_of_numbers",
+            "ai_agents_hand_over_is_object",
             "ai_agents_instructions_is_object",
             "ai_agents_slug_is_lower_case",
             "ai_agents_slug_per_client",

@@ -18,6 +18,7 @@
 
 mod support;
 
+mod agents;
 mod alerts;
 mod budget;
 mod channel_policy;

@@ -3,6 +3,7 @@
 //! Each subcommand is a module of its own; what they share (running programs, showing progress, knowing where things
 //! are) is in `call`, `progress` and `places`.
 
+mod agents;
 mod bench;
 mod build;
 mod call;
@@ -48,6 +49,8 @@ enum Chore {
     Bench(bench::Options),
     /// Apply the migrations to a database.
     Migrate(migrate::Options),
+    /// Take the agents of `agents/` into a database: what each is told, and what it may do.
+    Agents(agents::Options),
     /// Work that was given up: list it, put it back, drop it.
     DeadLetters(dead_letters::Options),
     /// Deploy the functions to Cloudflare, or check a deployment.
@@ -65,6 +68,7 @@ fn main() -> std::process::ExitCode {
         Chore::Soak(options) => soak::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Migrate(options) => migrate::run(&options),
+        Chore::Agents(options) => agents::run(&options),
         Chore::DeadLetters(options) => dead_letters::run(&options),
         Chore::Deploy(options) => deploy::run(&options),
     };

@@ -70,7 +70,11 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
                 Level::Info,
                 Event::AgentReply,
                 "the agent answered",
-                &[("agent", (&turn.claim.agent_slug).into()), ("characters", reply.text.chars().count().into())],
+                &[
+                    ("agent", (&turn.claim.agent_slug).into()),
+                    ("agent_reason", str_at(&turn.agent, "reason").into()),
+                    ("characters", reply.text.chars().count().into()),
+                ],
             );
             reply
         }

@@ -3,6 +3,7 @@
 use ihuza_core::{
     agent::{HistoryTurn, Pending, Role},
     channel::Channel,
+    intent::{self, Intent},
     json::{flag_at, items_at, obj, str_at, string_at, u32_at},
     keyword::Keyword,
     log::{Event, Level},
@@ -108,6 +109,9 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
     let mut p = claim::request(cx, body, &lease_token);
     if let Some(p) = p.as_object_mut() {
         p.insert("history_limit".to_owned(), HISTORY_LIMIT.into());
+        // Here and not at the door: a voice note has its words only by now.
+        let intent = str_at(body, "text").and_then(intent::detect).map(Intent::as_str);
+        p.insert("intent_hint".to_owned(), intent.into());
     }
     let mut claimed = match database::rpc(cx, "begin_sms_turn", &p).await {
         Ok(claimed) => claimed,

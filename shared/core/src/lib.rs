@@ -19,6 +19,7 @@ pub mod error_class;
 pub mod form;
 pub mod guards;
 pub mod ids;
+pub mod intent;
 pub mod json;
 pub mod keyword;
 pub mod locale;
