@@ -98,6 +98,16 @@ end
 $$;
 comment on function private.lock_sms is 'Whoever writes a message and whoever reports of it go one after the other, so that no report is missed between them.';
 
+create or replace function private.word_of_report(p_status text, p_raw_status text) returns text
+language plpgsql immutable parallel safe set search_path = '' as $$
+begin
+  -- Words that nobody knows come to pending. Where our own word knows more, it is taken.
+  return case when private.simple_sms_status(p_raw_status) <> 'pending' or private.simple_sms_status(p_status) = 'pending'
+    then coalesce(p_raw_status, p_status) else p_status end;
+end
+$$;
+comment on function private.word_of_report is 'How a report of message_status_events is told in agent_sms: in the provider''s word where that is understood, else in ours.';
+
 -- One report, applied to one row. The order in which reports come does not matter.
 create or replace function private.apply_sms_report(
   p_id uuid, p_status text, p_at timestamptz, p_reason text, p_cost numeric, p_currency text
@@ -239,7 +249,7 @@ begin
         from public.agent_sms_reports r
        where r.provider = p_provider and r.provider_message_sid = p_provider_message_sid and (r.client_id is null or r.client_id = v_client_id)
       union all
-      select case when private.simple_sms_status(e.raw_status) = private.simple_sms_status(e.status) then e.raw_status else e.status end,
+      select private.word_of_report(e.status, e.raw_status),
              e.occurred_at, e.error_code, null, null
         from public.message_status_events e
        where e.provider = p_provider and e.provider_message_key = private.provider_message_key(p_provider_message_sid)
@@ -438,8 +448,7 @@ declare
 begin
   if v_id is not null then
     perform private.apply_sms_report(v_id,
-      -- The provider's word, where it says no other thing than ours.
-      case when private.simple_sms_status(new.raw_status) = private.simple_sms_status(new.status) then new.raw_status else new.status end,
+      private.word_of_report(new.status, new.raw_status),
       new.occurred_at, new.error_code,
       case when new.pricing ->> 'amount' ~ '^[0-9]{1,6}([.][0-9]{1,12})?$' and new.pricing ->> 'currency' ~ '^[A-Z]{3}$'
         then trunc((new.pricing ->> 'amount')::numeric, 6) end,
@@ -455,7 +464,7 @@ create trigger message_status_events_tell_agent_sms after insert on public.messa
   for each row when (new.delivery_id is null and new.provider_message_id is not null) execute function private.report_to_agent_sms();
 
 revoke execute on function
-  private.writer_client(), private.refuse_empty(text, text), private.lock_sms(text, text),
+  private.writer_client(), private.refuse_empty(text, text), private.lock_sms(text, text), private.word_of_report(text, text),
   private.apply_sms_report(uuid, text, timestamptz, text, numeric, text),
   private.write_agent_sms(uuid, text, text, text, text, uuid, uuid, uuid, uuid, uuid, uuid, text, integer, timestamptz, text, numeric, text, numeric, text, jsonb),
   public.log_agent_sms(text, text, text, text, uuid, uuid, text, uuid, uuid, uuid, uuid, integer, timestamptz, text, numeric, text, numeric, text, jsonb, uuid),
@@ -465,7 +474,7 @@ revoke execute on function
   public.record_agent_sms_reply(text, uuid, timestamptz), private.answer_sms(), private.report_to_agent_sms()
   from public, anon, authenticated;
 grant execute on function
-  private.writer_client(), private.refuse_empty(text, text), private.lock_sms(text, text),
+  private.writer_client(), private.refuse_empty(text, text), private.lock_sms(text, text), private.word_of_report(text, text),
   private.apply_sms_report(uuid, text, timestamptz, text, numeric, text),
   private.write_agent_sms(uuid, text, text, text, text, uuid, uuid, uuid, uuid, uuid, uuid, text, integer, timestamptz, text, numeric, text, numeric, text, jsonb),
   public.log_agent_sms(text, text, text, text, uuid, uuid, text, uuid, uuid, uuid, uuid, integer, timestamptz, text, numeric, text, numeric, text, jsonb, uuid),
