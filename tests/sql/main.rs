@@ -47,6 +47,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod sms_prices;
 mod templates;
 mod voice;
 mod voice_notes;
