@@ -103,6 +103,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
     (
         "our own SQL chooses the value, or takes what is there by `on conflict`",
         &[
+            "agent_sms_rollups_grain_is_known",
             "alerts_one_open",
             "alerts_severity_is_known",
             "budget_months_month_is_first_day",

@@ -46,6 +46,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod sms_rollups;
 mod templates;
 mod voice;
 mod voice_notes;
