@@ -48,6 +48,7 @@ mod schema;
 mod seeds;
 mod smoke;
 mod sms_prices;
+mod sms_rollups;
 mod templates;
 mod voice;
 mod voice_notes;
