@@ -10,6 +10,7 @@
 //   EDGE_VARS          JSON object: variables of every function, over those of the file
 //   EDGE_DEV_VARS      "ignore": leave .dev.vars aside, so that tests mean the same on every machine
 //   EDGE_WITHHOLD      comma list of queues for which no function gets a producer: sending to them fails
+//   EDGE_LIMITS        JSON object: name of a rate limiter -> its limit, over that of the file; null: no function has it
 //   EDGE_PORTS         JSON object: function name -> port (default 0: any free one)
 //   EDGE_LOG           file for every line that the functions and the runtime log, as JSON {at, level, text}
 //
@@ -33,6 +34,7 @@ const started = performance.now();
 const configPath = path.resolve(env.EDGE_CONFIG ?? "wrangler.toml");
 const overrides = JSON.parse(env.EDGE_VARS || "{}");
 const ports = JSON.parse(env.EDGE_PORTS || "{}");
+const limits = JSON.parse(env.EDGE_LIMITS || "{}");
 let withheld = (env.EDGE_WITHHOLD ?? "").split(",").filter(Boolean);
 
 // Wrangler prints to standard output as it likes; only our one line may go there.
@@ -159,9 +161,15 @@ function worker(name) {
   for (const queue of config.queues?.consumers?.map((consumer) => consumer.queue) ?? []) {
     if (queue.endsWith("-dlq")) queueProducers[queue.replaceAll("-", "_").toUpperCase()] = { queueName: queue };
   }
+  const ratelimits = Object.fromEntries(
+    Object.entries(workerOptions.ratelimits ?? {})
+      .filter(([limiter]) => limits[limiter] !== null)
+      .map(([limiter, { simple, ...rest }]) => [limiter, { ...rest, simple: { ...simple, limit: limits[limiter] ?? simple.limit } }]),
+  );
   return {
     ...workerOptions,
     name,
+    ratelimits,
     compatibilityDate: config.compatibility_date,
     bindings: { ...fromFile, ...overrides },
     queueProducers,

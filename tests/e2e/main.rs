@@ -18,6 +18,7 @@ mod doors;
 mod faults;
 mod faults_of_the_database;
 mod faults_of_the_model;
+mod floods;
 mod guards;
 mod hostile;
 mod journeys;

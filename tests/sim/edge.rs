@@ -43,6 +43,8 @@ pub struct EdgeConfig {
     pub dev_vars: bool,
     /// Queues that take no message: no function gets a producer for them.
     pub withhold: Vec<String>,
+    /// Limits of the edge's own counters, over those of the file; none: no function has that counter.
+    pub limits: BTreeMap<String, Option<u32>>,
     /// Fixed ports; any other function gets a free one.
     pub ports: BTreeMap<String, u16>,
     /// Folder for the logs of functions and runner.
@@ -92,6 +94,7 @@ impl Edge {
             .env("EDGE_NODE_MODULES", &config.root)
             .env("EDGE_VARS", json!(config.vars).to_string())
             .env("EDGE_WITHHOLD", config.withhold.join(","))
+            .env("EDGE_LIMITS", json!(config.limits).to_string())
             .env("EDGE_PORTS", json!(config.ports).to_string())
             .env("EDGE_LOG", &log);
         for (name, value) in QUIET {

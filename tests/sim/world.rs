@@ -122,6 +122,7 @@ impl World {
                 vars: secrets.clone(),
                 dev_vars: config.dev_vars,
                 withhold: config.withhold_queues.clone(),
+                limits: config.edge_limits.clone(),
                 ports: config.ports.clone(),
                 logs: logs.dir.clone(),
             };

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{Db, all, at, at_text, check_cases, phone, rpc, text, token};
+use crate::support::{Db, all, at, at_text, check_cases, phone, rpc, text, token, with};
 
 /// Per hour and day for a number, per hour and day for a group.
 type Limits = [Option<i64>; 4];
@@ -199,4 +199,86 @@ async fn many_at_once_send_no_more_than_a_group_may_and_nobody_waits_in_a_circle
     assert_eq!(left, 0, "all that was due was claimed or kept back");
     assert!(sent.values().all(|count| *count <= 70), "{sent:?}");
     assert_eq!(sent.values().copied().max(), Some(70), "the limit is used: {sent:?}");
+}
+
+/// What comes from the queue: an SMS of `from`, with what the edge said of it.
+async fn written(db: &Db, n: u32, id: &str, from: &str, more: Value) -> Value {
+    let p = json!({"correlation_id": "c", "provider": "mtn", "provider_message_id": id, "from": from, "to": "8080", "text": "hello",
+                   "lease_token": token(n), "now": at_text(i64::from(n))});
+    db.rpc("begin_sms_turn", with(p, more)).await
+}
+
+fn over(what: &str) -> Value {
+    json!({ "over_limit": what })
+}
+
+#[tokio::test]
+async fn what_the_edge_found_too_much_is_kept_without_an_answer_and_told_once_an_hour() {
+    let db = Db::new().await;
+    let limited = json!({"decision": "rate_limited"});
+    for n in 0..3 {
+        let from = format!("+44770090000{n}");
+        assert_eq!(written(&db, n, &format!("m-{n}"), &from, over("prefix")).await, limited);
+    }
+    assert_eq!(written(&db, 3, "m-3", "+250788123456", over("sender")).await, limited);
+    let kept = db
+        .value(
+            "select jsonb_agg(distinct jsonb_build_array(content, handled_as, routing)) from public.conversation_messages where direction = 'inbound'",
+        )
+        .await;
+    let said = |reason: &str| json!({"channels": [], "reasons": [reason], "suppressed": [{"channel": "sms", "reason": "rate_limited"}]});
+    let row = |reason: &str| json!(["hello", "rate_limited", said(reason)]);
+    assert_eq!(kept, json!([row("edge_prefix_limit"), row("edge_sender_limit")]));
+    assert_eq!(db.count("select count(*) from public.message_delivery_log where direction = 'inbound'").await, 4);
+    assert_eq!(db.count("select count(*) from public.conversation_turns").await, 0, "nobody is asked");
+    let alerts =
+        "select jsonb_agg(jsonb_build_array(kind, dedupe_key, occurrences) order by occurrences) from public.alerts";
+    assert_eq!(
+        db.value(alerts).await,
+        json!([
+            ["inbound_flood", "inbound_flood:sms:sender:2030-01-01T08", 1],
+            ["inbound_flood", "inbound_flood:sms:+447700:2030-01-01T08", 3],
+        ])
+    );
+    // Beside the flood, and behind it, people are answered; they are shown what they wrote before.
+    assert_eq!(written(&db, 4, "m-4", "+447700900009", json!({})).await["decision"], "go");
+    let next = written(&db, 5, "m-5", "+250788123456", json!({})).await;
+    assert_eq!((&next["messages"].as_array().unwrap().len(), &next["history"][0]["text"]), (&1, &json!("hello")));
+}
+
+#[tokio::test]
+async fn a_stop_is_obeyed_in_any_flood_and_confirmed_where_nobody_is_paid_for_it() {
+    let db = Db::new().await;
+    let (alone, many, chat) = ("+250788123456", "+447700900001", "+447700900002");
+    for (n, from) in [(1, alone), (2, many), (3, chat)] {
+        written(&db, n, &format!("before-{n}"), from, json!({})).await;
+    }
+    let stop = |over: &str| json!({"text": "STOP", "keyword": "stop", "over_limit": over});
+    let confirmed = written(&db, 4, "m-4", alone, stop("sender")).await;
+    assert_eq!((&confirmed["decision"], &confirmed["keyword"]), (&json!("go"), &json!("stop")));
+    assert_eq!(written(&db, 5, "m-5", many, stop("prefix")).await, json!({"decision": "rate_limited"}));
+    let on_whatsapp = with(stop("prefix"), json!({"channel": "whatsapp", "provider": "whatsapp", "to": "1022"}));
+    assert_eq!(written(&db, 6, "m-6", chat, on_whatsapp).await["keyword"], "stop", "an answer there costs nothing");
+    let silent = "select jsonb_agg(not allows_sms or notification_preferences ->> 'allows_whatsapp' = 'false') from public.profiles";
+    assert_eq!(db.value(silent).await, json!([true, true, true]));
+}
+
+#[tokio::test]
+async fn of_copies_the_one_within_the_limit_is_answered_whichever_comes_first() {
+    let db = Db::new().await;
+    let from = "+250788123456";
+    let decision = async |n, id: &str, more| text(&written(&db, n, id, from, more).await, "/decision");
+    assert_eq!(decision(1, "m", over("sender")).await, "rate_limited");
+    assert_eq!(decision(2, "m", over("sender")).await, "duplicate");
+    assert_eq!(decision(3, "m", json!({})).await, "go");
+    assert_eq!(decision(4, "m", json!({})).await, "duplicate", "it is being answered");
+    assert_eq!(decision(5, "m", over("sender")).await, "duplicate");
+    assert_eq!(db.count("select count(*) from public.conversation_turns").await, 1);
+    // A copy that comes long after is a repetition, and nothing to answer any more.
+    assert_eq!(decision(6, "late", over("sender")).await, "rate_limited");
+    assert_eq!(decision(600_007, "late", json!({})).await, "duplicate");
+    // What the database itself refused stays refused.
+    let own = json!({"rate_limit_per_hour": 0});
+    assert_eq!(decision(7, "own", own).await, "rate_limited");
+    assert_eq!(decision(8, "own", json!({})).await, "duplicate");
 }

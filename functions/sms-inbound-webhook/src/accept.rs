@@ -3,6 +3,7 @@
 use ihuza_core::json::obj;
 use ihuza_core::{
     channel::Channel,
+    flood::Keys,
     log::{Event, Level},
     mtn::{self, InboundSms},
     problem::Problem,
@@ -13,7 +14,7 @@ use ihuza_edge::{
     context::Cx,
     decision::Line,
     endpoint::{Call, Outcome},
-    host,
+    flood, host,
     queue::Envelope,
     reply::Reply,
 };
@@ -36,10 +37,14 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
         ));
     }
     let mut work = Vec::with_capacity(inbound.messages.len());
+    let mut senders = Vec::with_capacity(inbound.messages.len());
     for message in &inbound.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if inbound.messages.len() == 1 { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
         lines.push(accepted(&cx, message));
+        let (home, unsigned) = (call.cx.config.text("HOME_PREFIXES"), proof == Proof::Nothing);
+        let keys = Keys::of(Channel::Sms, Some(&message.from), None, home, unsigned);
+        senders.extend(keys.map(|keys| (work.len(), keys)));
         work.push((ENDPOINT.queue, Envelope::new(&cx.correlation_id, work_of(message, proof))));
     }
     // What is sound in a body is kept; only a body with nothing sound in it is refused.
@@ -63,7 +68,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
             ("correlation_ids", ids.into()),
         ]),
     );
-    Ok(Outcome::accepted(call.cx, work, reply, lines))
+    Ok(flood::accepted(call.cx, work, senders, reply, lines))
 }
 
 fn accepted(cx: &Cx, message: &InboundSms) -> Line {

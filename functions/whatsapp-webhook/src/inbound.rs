@@ -2,11 +2,17 @@
 
 use ihuza_core::{
     channel::{Channel, Provider},
+    flood::Keys,
     phone::E164,
     turn::Inbound,
     whatsapp_message::InboundWhatsapp,
 };
 use serde_json::Value;
+
+/// What the edge counts the sender by.
+pub fn keys(message: &InboundWhatsapp, home: &str) -> Option<Keys> {
+    Keys::of(Channel::Whatsapp, message.from.number.as_ref(), message.from.user_id.as_deref(), home, false)
+}
 
 pub fn work_of(message: &InboundWhatsapp) -> Value {
     Inbound {

@@ -24,7 +24,7 @@ use ihuza_edge::{
     consume::{self, Verdict},
     context::Cx,
     endpoint::{self, Call, Endpoint, Outcome},
-    host,
+    flood, host,
     queue::Envelope,
     reply::Reply,
     status,
@@ -107,6 +107,7 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
     let mut work = status::work(&call.cx, ENDPOINT.queue, &updates.statuses);
     let alone =
         updates.messages.len() == 1 && work.is_empty() && updates.calls.is_empty() && updates.templates.is_empty();
+    let mut senders = Vec::new();
     for message in &updates.messages {
         // Several messages in one body are several pieces of work, each with its own thread through the logs.
         let cx = if alone { call.cx.clone() } else { call.cx.for_work(&host::new_uuid()) };
@@ -120,6 +121,7 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
                 ("characters", message.text.chars().count().into()),
             ],
         ));
+        senders.extend(inbound::keys(message, call.cx.config.text("HOME_PREFIXES")).map(|keys| (work.len(), keys)));
         work.push((TURNS, Envelope::new(&cx.correlation_id, inbound::work_of(message))));
     }
     work.extend(calls::work(&call.cx, ENDPOINT.queue, &updates.calls));
@@ -131,5 +133,5 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
         ("calls", updates.calls.len().into()),
         ("templates", updates.templates.len().into()),
     ]);
-    Ok(Outcome::accepted(call.cx, work, Reply::json(200, &answer), lines))
+    Ok(flood::accepted(call.cx, work, senders, Reply::json(200, &answer), lines))
 }

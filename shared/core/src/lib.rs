@@ -16,6 +16,7 @@ pub mod channel;
 pub mod constraint;
 pub mod cost;
 pub mod error_class;
+pub mod flood;
 pub mod form;
 pub mod guards;
 pub mod ids;

@@ -76,6 +76,8 @@ events! {
     SmsInboundReceived = "SMS_INBOUND_RECEIVED",
     /// An inbound SMS cannot be answered: bad sender, short code, no text.
     SmsInboundRefused = "SMS_INBOUND_REFUSED",
+    /// The edge's counter of who writes does not answer: messages are let in uncounted.
+    SenderNotCounted = "SENDER_NOT_COUNTED",
     /// An inbound SMS was seen before, or is only stored.
     SmsInboundSkipped = "SMS_INBOUND_SKIPPED",
     /// A turn was answered and recorded.

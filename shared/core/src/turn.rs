@@ -68,6 +68,10 @@ impl Inbound<'_> {
 
 const VOICE_NOTE: &str = "voice_note";
 
+/// Set where the edge counted too many messages of who wrote: a word of [`crate::flood::Over`]. Nobody listens to such work,
+/// and `begin_sms_turn` stores it without an answer.
+pub const OVER_LIMIT: &str = "over_limit";
+
 fn note(note: &VoiceNote) -> Value {
     obj(&mut [("media_id", (&note.media_id).into()), ("mime_type", (&note.mime_type).into())])
 }
@@ -85,6 +89,9 @@ fn words(text: &str) -> [(&'static str, Part<'static>); 3] {
 
 /// The voice note of work that is still to be listened to.
 pub fn voice_note(work: &Value) -> Option<VoiceNote> {
+    if text(work, OVER_LIMIT).is_some() {
+        return None;
+    }
     let note = field(work, VOICE_NOTE)?;
     let media_id = text(note, "media_id").filter(|id| is_media_id(id))?;
     Some(VoiceNote { media_id, mime_type: text(note, "mime_type").unwrap_or_default() })
@@ -154,5 +161,8 @@ mod tests {
         assert_eq!(listened(&work, " ")["text"], "[voice message in which nothing is said]");
         assert_eq!(listened(&work, &"é".repeat(9_000))["text"].as_str().unwrap().chars().count(), 16 + 8_000);
         assert_eq!(voice_note(&json!({"voice_note": {"media_id": "../me"}})), None);
+        let mut flood = work.clone();
+        flood[OVER_LIMIT] = "sender".into();
+        assert_eq!(voice_note(&flood), None, "listening costs money");
     }
 }

@@ -76,6 +76,14 @@ impl Outcome {
         Outcome::Later(Box::pin(async { reply.await.map(Decision::from) }))
     }
 
+    /// The decision, waited for where it has to be.
+    pub async fn decided(self) -> Result<Decision, Problem> {
+        match self {
+            Outcome::Now(result) => result,
+            Outcome::Later(result) => result.await,
+        }
+    }
+
     /// The answer to accepted work: given, and the lines written, once all of `work` is durable on the queue named with it.
     pub fn accepted(cx: Cx, work: Vec<(&'static str, Envelope)>, reply: Reply, lines: Vec<Line>) -> Outcome {
         let text = |(queue, envelope): &(&str, Envelope)| (queue::binding(queue), envelope.to_value().to_string());

@@ -15,6 +15,7 @@ pub mod database;
 pub mod decision;
 pub mod delivery;
 pub mod endpoint;
+pub mod flood;
 pub mod host;
 pub mod incoming;
 pub mod model;

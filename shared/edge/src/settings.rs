@@ -40,6 +40,7 @@ const ALL: &[&str] = &[
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
 const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
 const CALL: &[&str] = &["post-call-notify"];
+const INBOUND: &[&str] = &["sms-inbound-webhook", "whatsapp-webhook"];
 const SMS: &[&str] = &["sms-inbound-webhook"];
 const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
 const REPORTS: &[&str] = &["delivery-status-webhook"];
@@ -263,6 +264,12 @@ pub const SETTINGS: &[Setting] = &[
         Some("false"),
         SMS,
         "`true`: accept inbound SMS that prove nothing about their sender, unsigned or with the public anon key. Only for a trial.",
+    ),
+    plain(
+        "HOME_PREFIXES",
+        Some("+250"),
+        INBOUND,
+        "How numbers begin, with commas, whose neighbours are simply our other customers: what they write is limited a sender, not with all numbers that begin alike (`PREFIX_LIMIT` of `wrangler.toml`). `none`: every prefix is.",
     ),
     plain(
         "LEASE_SECONDS",

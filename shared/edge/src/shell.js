@@ -236,6 +236,20 @@ export async function forward(slots, url, headers, fileName, fileLimit, to, toHe
   }
 }
 
+/**
+ * Counts each key at a rate limiter. Gives a character for each: `0` within the limit, `1` over it, `?` where nobody counted.
+ */
+export async function counted(env, limiter, keys) {
+  const one = async (key) => {
+    try {
+      return (await env[limiter].limit({ key })).success ? "0" : "1";
+    } catch {
+      return "?";
+    }
+  };
+  return (await Promise.all(keys.split(PART).map(one))).join("");
+}
+
 /** Puts a text on a queue; gives an empty text, or why it did not go. */
 export async function enqueue(env, queue, text, delaySeconds) {
   try {

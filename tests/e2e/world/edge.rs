@@ -74,6 +74,7 @@ impl Small {
             vars: vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             dev_vars: false,
             withhold: Vec::new(),
+            limits: BTreeMap::new(),
             ports: BTreeMap::new(),
             logs: folder.clone(),
         })

@@ -55,6 +55,8 @@ pub struct WorldConfig {
     /// Whether there is a relay to be called; it needs the functions, and its binary to be built.
     pub relay: bool,
     pub withhold_queues: Vec<String>,
+    /// Limits of the edge's counters by name (`SENDER_LIMIT`), over those of `wrangler.toml`; none: nobody counts.
+    pub edge_limits: BTreeMap<String, Option<u32>>,
     /// Name of a part (`postgres`, `gateway`, `mtn`, `whatsapp`, `openai`, `relay` (SIP), or a function) -> port; the rest are free ones.
     pub ports: BTreeMap<String, u16>,
     /// Added to every call through the gateway.
@@ -81,6 +83,7 @@ impl Default for WorldConfig {
             functions: true,
             relay: false,
             withhold_queues: Vec::new(),
+            edge_limits: BTreeMap::new(),
             ports: BTreeMap::new(),
             gateway_latency: Duration::ZERO,
             provider_latency: Duration::ZERO,

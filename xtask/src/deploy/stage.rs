@@ -157,6 +157,11 @@ fn rename(config: &mut Table, suffix: &str, vars: &Vars) -> Result<()> {
                 }
             }
         }
+        for limit in section.get_mut("ratelimits").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(Value::String(id)) = limit.get_mut("namespace_id") {
+                *id = namespace_id(id, suffix);
+            }
+        }
         if !vars.is_empty() {
             let all = section.entry("vars").or_insert_with(|| Value::Table(Table::new()));
             let all = all.as_table_mut().with_context(|| format!("[env.{function}] vars is not a table"))?;
@@ -174,14 +179,22 @@ fn queue_name(name: &str, suffix: &str) -> String {
     }
 }
 
+/// A counter is its number, in the whole account: a trial on staging must not use up what people may write to production.
+fn namespace_id(id: &str, suffix: &str) -> String {
+    if suffix.is_empty() { id.to_owned() } else { format!("9{id}") }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn derived(suffix: &str, vars: &[(&str, &str)]) -> Table {
         let text = "[env.a]\nname = \"a\"\nmain = \"functions/a/build/index.js\"\nvars = { X = \"1\", Y = \"2\" }\n\
                     [[env.a.queues.consumers]]\nqueue = \"q\"\ndead_letter_queue = \"q-dlq\"\n\
-                    [[env.a.queues.producers]]\nqueue = \"q\"\nbinding = \"Q\"\n";
+                    [[env.a.queues.producers]]\nqueue = \"q\"\nbinding = \"Q\"\n\
+                    [[env.a.ratelimits]]\nname = \"L\"\nnamespace_id = \"7\"\nsimple = { limit = 3, period = 60 }\n";
         let mut config = text.parse::<Table>().unwrap_or_default();
         let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         assert!(rename(&mut config, suffix, &vars).is_ok());
@@ -208,6 +221,35 @@ mod tests {
         assert_eq!(text(&staging, "queues.producers.0.queue").as_deref(), Some("q-staging"));
         assert_eq!(text(&staging, "queues.producers.0.binding").as_deref(), Some("Q"));
         assert_eq!(text(&derived("", &[]), "name").as_deref(), Some("a"));
+    }
+
+    /// `function binding limit period` of each counter, with its number.
+    fn counters(stage: Stage) -> BTreeMap<String, String> {
+        let config = StageConfig::of(stage, &Vars::new()).map(|derived| derived.config).unwrap_or_default();
+        let mut all = BTreeMap::new();
+        for (function, section) in config.get("env").and_then(Value::as_table).into_iter().flatten() {
+            for limit in section.get("ratelimits").and_then(Value::as_array).into_iter().flatten() {
+                let text =
+                    |key: &str| limit.get(key).map(|value| value.to_string().replace('"', "")).unwrap_or_default();
+                all.insert(format!("{function} {} {}", text("name"), text("simple")), text("namespace_id"));
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn each_stage_and_function_counts_senders_on_its_own() {
+        let (staging, production) = (counters(Stage::Staging), counters(Stage::Production));
+        assert_eq!(production.len(), 4, "{production:?}");
+        assert!(staging.keys().eq(production.keys()), "the same limits under the same names: {staging:?}");
+        let mut ids: Vec<&String> = staging.values().chain(production.values()).collect();
+        // Cloudflare takes whole numbers above zero.
+        assert!(ids.iter().all(|id| id.parse::<u32>().is_ok_and(|id| id > 0)), "{ids:?}");
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 8, "a number is one counter: {ids:?}");
+        assert_eq!(text(&derived("-staging", &[]), "ratelimits.0.namespace_id").as_deref(), Some("97"));
+        assert_eq!(text(&derived("", &[]), "ratelimits.0.namespace_id").as_deref(), Some("7"));
     }
 
     #[test]
