@@ -59,6 +59,10 @@ begin
   values (p_client, v_call, v_profile, 'recording', 'given', 'dtmf', now());
   insert into public.wa_threads (client_id, profile_id, call_id) values (p_client, v_profile, v_call);
   insert into public.voice_memories (client_id, profile_id, call_id, key, value) values (p_client, v_profile, v_call, 'area', 'Kicukiro');
+  insert into public.places (name, kind) values ('place-' || p_n, 'neighbourhood');
+  insert into public.service_requests (client_id, profile_id, session_id, kind) values (p_client, v_profile, v_session, 'housing');
+  insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination) values (p_client, v_profile, v_session, 'Remera', 'Gisozi');
+  insert into public.handoffs (client_id, profile_id, session_id, call_id, reason) values (p_client, v_profile, v_session, v_call, 'asked for');
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
   insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);

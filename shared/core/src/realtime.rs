@@ -605,7 +605,7 @@ mod tests {
         assert_eq!(names, ["session_update_status", "search_services"]);
         let text = found.to_string();
         for beta in [
-            "strict",
+            "\"strict\"",
             "modalities\":[\"text",
             "input_audio_format",
             "temperature",
