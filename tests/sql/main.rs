@@ -50,6 +50,7 @@ mod smoke;
 mod sms_prices;
 mod sms_rollups;
 mod templates;
+mod tools;
 mod voice;
 mod voice_notes;
 mod whatsapp_turns;

@@ -72,6 +72,10 @@ begin
   values (p_client, 'twilio', 'SMX' || p_n, 'sent', now());
   insert into public.agent_sms_rollups (deployment_id, grain, starts_at, client_id, cost_currency, revenue_currency, messages)
   select d.id, 'month', date '2020-01-01' + p_n, p_client, '', '', 1 from public.agent_deployments d where d.client_id = p_client and d.is_default;
+  insert into public.places (name, kind) values ('place-' || p_n, 'neighbourhood');
+  insert into public.service_requests (client_id, profile_id, session_id, kind) values (p_client, v_profile, v_session, 'housing');
+  insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination) values (p_client, v_profile, v_session, 'Remera', 'Gisozi');
+  insert into public.handoffs (client_id, profile_id, session_id, call_id, reason) values (p_client, v_profile, v_session, v_call, 'asked for');
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
   insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);

@@ -28,4 +28,5 @@ pub mod reply;
 pub mod settings;
 pub mod shell;
 pub mod status;
+pub mod tool;
 pub mod whatsapp;
