@@ -3,7 +3,7 @@
 -- What an agent is told comes from files (agents/) and is known by its hash, which stands with every call and turn.
 -- Safe to run again. Locks ai_agents, conversation_messages, conversation_turns and voice_calls for a moment (columns without a rewrite,
 -- but for the hash of ai_agents, a small table). Undo: drop the triggers, functions and columns, and apply private.agent_json of
--- 20261121010300, private.turn_answer of 20261121012530 and public.begin_sms_turn of 20261121012355.
+-- 20261121010300, private.turn_answer of 20261121012530 and public.begin_sms_turn of 20261121012600.
 alter table public.ai_agents add column if not exists purpose text;
 alter table public.ai_agents add column if not exists intents text[] not null default '{}';
 alter table public.ai_agents add column if not exists hand_over jsonb not null default '{}';
@@ -183,6 +183,13 @@ drop trigger if exists voice_calls_note_agent on public.voice_calls;
 create trigger voice_calls_note_agent before insert or update of agent_id on public.voice_calls
   for each row execute function private.note_agent_of_call();
 
+-- The agent that came with the migrations is as if it had been loaded, unless somebody edited it.
+update public.ai_agents a
+   set loaded_hash = case when md5(a.instructions::text || a.voice_instructions::text) = '1091c9dee337458fe3bcae9a9c4ffcfa'
+                           and a.tools = to_jsonb(array_remove(private.tool_names(), 'end_call')) and a.voice_tools = to_jsonb(private.tool_names())
+                       then a.content_hash else 'edited' end
+ where a.client_id is null and a.slug = 'call-center' and a.loaded_hash is null;
+
 create or replace function private.load_agent(p jsonb) returns text
 language plpgsql set search_path = '' as $$
 declare
@@ -296,6 +303,8 @@ declare
   v_keyword text := nullif(p ->> 'keyword', '');
   v_channel text := coalesce(p ->> 'channel', 'sms');
   v_from text := coalesce(p ->> 'from', p ->> 'user_id');
+  -- The edge counted too many: of this sender, or of all numbers that begin like this one.
+  v_over text := nullif(p ->> 'over_limit', '');
   v_message public.conversation_messages;
   v_client_id uuid;
   v_profile_id uuid;
@@ -364,6 +373,16 @@ begin
   end if;
 
   if v_known then
+    -- The edge counts copies as well, and the queue keeps no order: one that came within the limit is answered, whichever is first.
+    if v_over is null and private.is_over_limit(v_message) and v_message.kind = 'conversation' and v_message.handled_at > v_now - interval '10 minutes' then
+      perform private.lock_person(v_message.client_id, v_message.profile_id);
+      update public.conversation_messages m set handled_at = null, handled_as = null, routing = null
+       where m.id = v_message.id and private.is_over_limit(m)
+      returning * into v_message;
+      if not found then
+        select * into strict v_message from public.conversation_messages where id = v_message.id;
+      end if;
+    end if;
     if v_message.handled_at is not null
        or exists (select from public.conversation_turns t
                    where t.id = v_message.turn_id and t.status = 'open' and t.lease_token <> v_token and t.lease_until > v_now) then
@@ -393,6 +412,15 @@ begin
              || jsonb_build_object('allows_whatsapp', true, 'allows_whatsapp_source', 'inbound', 'allows_whatsapp_at', v_now)
      where id = v_profile_id and notification_preferences ->> 'allows_whatsapp_source' = 'provider'
        and notification_preferences ->> 'allows_whatsapp' = 'false';
+  end if;
+
+  if v_over is not null and (v_keyword is distinct from 'stop' or v_over = 'prefix' and v_channel = 'sms') then
+    -- A STOP is obeyed whoever floods, but where many numbers do, each confirmation would be an SMS that somebody is paid for.
+    if v_keyword = 'stop' then
+      update public.profiles set allows_sms = false, allows_sms_source = 'keyword', allows_sms_at = v_now where id = v_profile_id and allows_sms;
+    end if;
+    perform private.store_over_limit(v_message.id, v_over, v_from, v_now);
+    return jsonb_build_object('decision', 'rate_limited');
   end if;
 
   -- Whoever proves nothing chooses the sender as well: one bucket for all of them.

@@ -361,8 +361,6 @@ async fn a_key_of_writers_reads_and_writes_no_table() {
     assert!(open.is_empty(), "{}", open.join("\n"));
 }
 
-/// What policies call runs with the rights of whoever asks.
-const FOR_POLICIES: [&str; 2] = ["private.my_client_ids()", "private.my_profile_ids()"];
 /// What policies call, and what reads for somebody signed in, runs with the rights of whoever asks.
 const FOR_POLICIES: [&str; 3] = [
     "private.my_client_ids()",
