@@ -49,6 +49,11 @@ async fn the_database_and_the_core_know_the_same_tools_and_the_call_center_has_t
     ours.sort_unstable();
     let theirs = db.value("select array_agg(n order by n) from unnest(private.tool_names()) n").await;
     assert_eq!(theirs, json!(ours));
+    let docs = std::fs::read_to_string(root().join("docs/tools.md")).unwrap();
+    for tool in tool::all() {
+        let line = docs.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", tool.name)));
+        assert!(line.is_some_and(|line| line.contains(&format!("`{}`", tool.scope))), "docs/tools.md on {}", tool.name);
+    }
     let agent = "from public.ai_agents where client_id is null and slug = 'call-center'";
     for (column, surface) in [("tools", Surface::Text), ("voice_tools", Surface::Voice)] {
         let names = db.value(&format!("select {column} {agent}")).await;
