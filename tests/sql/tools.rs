@@ -317,6 +317,33 @@ async fn an_agent_uses_what_its_row_names_and_every_call_leaves_a_row() {
 }
 
 #[tokio::test]
+async fn in_a_turn_the_agent_that_answers_in_it_says_what_may_be_used() {
+    let db = Db::new().await;
+    let message = |from: &str, n: u64| {
+        json!({"correlation_id": format!("c-{n}"), "provider": "mtn", "provider_message_id": format!("m-{n}"), "from": from, "to": "8080", "text": "x",
+               "lease_token": token(1), "now": at_text(0)})
+    };
+    let turn = db.rpc("begin_sms_turn", message(&phone(), unique())).await;
+    let other = db.rpc("begin_sms_turn", message(&phone(), unique())).await;
+    let named = |turn_id: &Value, name: &str, arguments: Value| {
+        with(call(&text(&turn, "/session/id"), name, arguments), json!({"turn_id": turn_id}))
+    };
+    let memory = json!({"key": "a", "value": "b"});
+    done(&db.rpc("run_agent_tool", named(&turn["turn_id"], "remember", memory.clone())).await);
+    db.run(
+        "alter table public.conversation_turns add column if not exists agent_id uuid;
+         insert into public.ai_agents (slug, display_name, tools) values ('narrow', 'Narrow', '[\"forget\"]');
+         update public.conversation_turns set agent_id = (select id from public.ai_agents where slug = 'narrow')",
+    )
+    .await;
+    let answer = db.rpc("run_agent_tool", named(&turn["turn_id"], "remember", memory)).await;
+    assert_eq!(refused(&answer), "remember may not be used here");
+    done(&db.rpc("run_agent_tool", named(&turn["turn_id"], "forget", json!({}))).await);
+    let answer = db.rpc("run_agent_tool", named(&other["turn_id"], "forget", json!({}))).await;
+    assert_eq!(refused(&answer), "the turn is of another session");
+}
+
+#[tokio::test]
 async fn preferences_are_kept_with_source_and_date_and_open_nothing_that_stop_has_closed() {
     let db = Db::new().await;
     let number = phone();
