@@ -397,6 +397,8 @@ async fn hand_overs_wait_in_a_queue_from_which_each_operator_takes_another() {
         done(&run(&db, &session, "transfer_to_human", json!({"reason": format!("reason {n}")})).await);
     }
     assert_eq!(db.count("select count(*) from public.handoffs where state = 'waiting'").await, 6);
+    let told = "select coalesce(jsonb_agg(severity order by details -> 'number'), '[]') from public.alerts where kind = 'handoff_waiting' and resolved_at is null";
+    assert_eq!(db.value(told).await, json!(["warning", "warning", "warning", "warning", "critical", "warning"]));
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(db.connect().await);
@@ -420,16 +422,19 @@ async fn hand_overs_wait_in_a_queue_from_which_each_operator_takes_another() {
     let urgent = taken.iter().find(|found| found["handoff"]["urgent"] == true).unwrap();
     let by = text(urgent, "/handoff/taken_by");
 
+    assert_eq!(db.value(told).await, json!([]));
     // Given back it waits again in its old place; closed it is gone.
     let id = text(urgent, "/handoff/id");
     let not_mine = json!({"id": id, "operator": "somebody else"});
     assert_eq!(db.try_rpc("release_handoff", not_mine).await.unwrap_err().code, "PT404");
     db.rpc("release_handoff", json!({"id": id, "operator": by})).await;
+    assert_eq!(db.value(told).await, json!(["critical"]));
     let again = db.rpc("take_handoff", json!({"operator": "Aline", "client_id": client})).await;
     assert_eq!(text(&again, "/handoff/id"), id);
     db.rpc("close_handoff", json!({"id": id, "operator": "Aline", "outcome": "called back"})).await;
     assert_eq!(db.try_rpc("close_handoff", json!({"id": id, "operator": "Aline"})).await.unwrap_err().code, "PT404");
     assert_eq!(db.rpc("take_handoff", json!({"operator": "Aline", "client_id": client})).await["decision"], "none");
+    assert_eq!(db.value(told).await, json!([]));
     let other = db.rpc("take_handoff", json!({"operator": "Aline", "client_id": token(1)})).await;
     assert_eq!(other["decision"], "none", "of another client there is nothing to take");
 }
