@@ -49,6 +49,11 @@ async fn the_database_and_the_core_know_the_same_tools_and_the_call_center_has_t
     ours.sort_unstable();
     let theirs = db.value("select array_agg(n order by n) from unnest(private.tool_names()) n").await;
     assert_eq!(theirs, json!(ours));
+    let docs = std::fs::read_to_string(root().join("docs/tools.md")).unwrap();
+    for tool in tool::all() {
+        let line = docs.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", tool.name)));
+        assert!(line.is_some_and(|line| line.contains(&format!("`{}`", tool.scope))), "docs/tools.md on {}", tool.name);
+    }
     let agent = "from public.ai_agents where client_id is null and slug = 'call-center'";
     for (column, surface) in [("tools", Surface::Text), ("voice_tools", Surface::Voice)] {
         let names = db.value(&format!("select {column} {agent}")).await;
@@ -312,6 +317,33 @@ async fn an_agent_uses_what_its_row_names_and_every_call_leaves_a_row() {
 }
 
 #[tokio::test]
+async fn in_a_turn_the_agent_that_answers_in_it_says_what_may_be_used() {
+    let db = Db::new().await;
+    let message = |from: &str, n: u64| {
+        json!({"correlation_id": format!("c-{n}"), "provider": "mtn", "provider_message_id": format!("m-{n}"), "from": from, "to": "8080", "text": "x",
+               "lease_token": token(1), "now": at_text(0)})
+    };
+    let turn = db.rpc("begin_sms_turn", message(&phone(), unique())).await;
+    let other = db.rpc("begin_sms_turn", message(&phone(), unique())).await;
+    let named = |turn_id: &Value, name: &str, arguments: Value| {
+        with(call(&text(&turn, "/session/id"), name, arguments), json!({"turn_id": turn_id}))
+    };
+    let memory = json!({"key": "a", "value": "b"});
+    done(&db.rpc("run_agent_tool", named(&turn["turn_id"], "remember", memory.clone())).await);
+    db.run(
+        "alter table public.conversation_turns add column if not exists agent_id uuid;
+         insert into public.ai_agents (slug, display_name, tools) values ('narrow', 'Narrow', '[\"forget\"]');
+         update public.conversation_turns set agent_id = (select id from public.ai_agents where slug = 'narrow')",
+    )
+    .await;
+    let answer = db.rpc("run_agent_tool", named(&turn["turn_id"], "remember", memory)).await;
+    assert_eq!(refused(&answer), "remember may not be used here");
+    done(&db.rpc("run_agent_tool", named(&turn["turn_id"], "forget", json!({}))).await);
+    let answer = db.rpc("run_agent_tool", named(&other["turn_id"], "forget", json!({}))).await;
+    assert_eq!(refused(&answer), "the turn is of another session");
+}
+
+#[tokio::test]
 async fn preferences_are_kept_with_source_and_date_and_open_nothing_that_stop_has_closed() {
     let db = Db::new().await;
     let number = phone();
@@ -365,6 +397,8 @@ async fn hand_overs_wait_in_a_queue_from_which_each_operator_takes_another() {
         done(&run(&db, &session, "transfer_to_human", json!({"reason": format!("reason {n}")})).await);
     }
     assert_eq!(db.count("select count(*) from public.handoffs where state = 'waiting'").await, 6);
+    let told = "select coalesce(jsonb_agg(severity order by details -> 'number'), '[]') from public.alerts where kind = 'handoff_waiting' and resolved_at is null";
+    assert_eq!(db.value(told).await, json!(["warning", "warning", "warning", "warning", "critical", "warning"]));
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(db.connect().await);
@@ -388,16 +422,19 @@ async fn hand_overs_wait_in_a_queue_from_which_each_operator_takes_another() {
     let urgent = taken.iter().find(|found| found["handoff"]["urgent"] == true).unwrap();
     let by = text(urgent, "/handoff/taken_by");
 
+    assert_eq!(db.value(told).await, json!([]));
     // Given back it waits again in its old place; closed it is gone.
     let id = text(urgent, "/handoff/id");
     let not_mine = json!({"id": id, "operator": "somebody else"});
     assert_eq!(db.try_rpc("release_handoff", not_mine).await.unwrap_err().code, "PT404");
     db.rpc("release_handoff", json!({"id": id, "operator": by})).await;
+    assert_eq!(db.value(told).await, json!(["critical"]));
     let again = db.rpc("take_handoff", json!({"operator": "Aline", "client_id": client})).await;
     assert_eq!(text(&again, "/handoff/id"), id);
     db.rpc("close_handoff", json!({"id": id, "operator": "Aline", "outcome": "called back"})).await;
     assert_eq!(db.try_rpc("close_handoff", json!({"id": id, "operator": "Aline"})).await.unwrap_err().code, "PT404");
     assert_eq!(db.rpc("take_handoff", json!({"operator": "Aline", "client_id": client})).await["decision"], "none");
+    assert_eq!(db.value(told).await, json!([]));
     let other = db.rpc("take_handoff", json!({"operator": "Aline", "client_id": token(1)})).await;
     assert_eq!(other["decision"], "none", "of another client there is nothing to take");
 }
