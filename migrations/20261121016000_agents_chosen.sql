@@ -277,6 +277,8 @@ begin
     'client', private.client_json(v_turn.client_id),
     'agent', private.agent_of_turn(v_turn),
     'call_summary', v_summary,
+    'known', case v_turn.kind when 'conversation' then jsonb_build_object('requests', private.open_requests(v_turn.client_id, v_turn.profile_id),
+      'bookings', private.open_bookings(v_turn.client_id, v_turn.profile_id), 'memories', private.memories_of(v_turn.client_id, v_turn.profile_id, p_now)) end,
     'language_hint', (select m.language from public.conversation_messages m
                        where m.turn_id = p_turn_id and m.direction = 'inbound' and m.language is not null order by m.seq desc limit 1),
     'messages', v_messages,

@@ -31,6 +31,7 @@ mod outage;
 mod phone;
 mod reconciliation;
 mod reports;
+mod scenarios;
 mod shell;
 mod sms_alone;
 mod stage;

@@ -19,6 +19,7 @@ pub mod control;
 pub mod database;
 pub mod edge;
 pub mod error;
+pub mod evaluation;
 pub mod gateway;
 pub mod http;
 pub mod keys;

@@ -113,6 +113,11 @@ impl OpenAi {
         self.model.state().scripts.push_back(Queued { subject: None, script });
     }
 
+    /// Forgets what nobody has asked for yet; how many answers that were.
+    pub fn unused(&self) -> usize {
+        std::mem::take(&mut self.model.state().scripts).len()
+    }
+
     /// What the next request of this model, schema or (`text`) form is answered.
     pub fn next_for(&self, subject: &str, script: Script) {
         let subject = Some(subject.to_owned());

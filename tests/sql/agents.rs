@@ -174,3 +174,24 @@ async fn agents_are_loaded_from_their_files_and_an_edited_row_is_left_alone() {
         assert_eq!(db.count(&sql).await, 1, "{}", intent.as_str());
     }
 }
+
+#[tokio::test]
+async fn a_turn_knows_what_is_open_and_remembered() {
+    let db = Db::new().await;
+    let first = begin(&db, "1", "I need a house").await;
+    assert_eq!(first["known"], json!({"requests": [], "bookings": [], "memories": []}));
+    let tool = |name: &str, arguments: Value| {
+        json!({"session_id": first["session"]["id"], "turn_id": first["turn_id"], "name": name, "arguments": arguments,
+               "idempotency_key": name, "correlation_id": "c-1"})
+    };
+    let saved =
+        db.rpc("run_agent_tool", tool("service_request_save", json!({"kind": "housing", "budget": 300_000}))).await;
+    assert_eq!(saved["ok"], true, "{saved}");
+    let kept = db.rpc("run_agent_tool", tool("remember", json!({"key": "floor", "value": "ground"}))).await;
+    assert_eq!(kept["ok"], true, "{kept}");
+    db.run("update public.conversation_turns set status = 'released', lease_until = now(), next_attempt_at = now()")
+        .await;
+    let second = begin(&db, "2", "and a garden").await;
+    assert_eq!(second["known"]["requests"][0]["kind"], "housing", "{}", second["known"]);
+    assert_eq!(second["known"]["memories"][0]["value"], "ground");
+}

@@ -68,6 +68,18 @@ impl Keys {
         self.real.contains(&provider)
     }
 
+    /// Only the model is the real one: nobody gets a message.
+    pub fn model_alone(&mut self) {
+        self.real.retain(|provider| *provider == Provider::OpenAi);
+        self.vars.retain(|name, _| name.starts_with("OPENAI_"));
+    }
+
+    /// Nothing is real.
+    pub fn simulated(&mut self) {
+        self.real.clear();
+        self.vars.retain(|_, _| false);
+    }
+
     fn tell(&self) {
         for provider in &self.real {
             progress::warn(&format!("{}: the real one, with the keys of .dev.vars", name_of(*provider)));
@@ -97,11 +109,25 @@ pub fn run<L>(options: &WorldOptions, data: Data, life: L) -> Result<End>
 where
     L: AsyncFnOnce(&World, &Keys) -> Result<()>,
 {
+    run_with(options, data, |_| Ok(()), life)
+}
+
+/// As [`run`], with the keys that `choose` leaves.
+pub fn run_with<L>(
+    options: &WorldOptions,
+    data: Data,
+    choose: impl FnOnce(&mut Keys) -> Result<()>,
+    life: L,
+) -> Result<End>
+where
+    L: AsyncFnOnce(&World, &Keys) -> Result<()>,
+{
     let tools = setup::ensure()?;
     tools.tell_the_world()?;
     build::ensure(&tools)?;
     build::relay()?;
-    let keys = Keys::read(&data)?;
+    let mut keys = Keys::read(&data)?;
+    choose(&mut keys)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -11,6 +11,7 @@ mod dead_letters;
 mod demo;
 mod deploy;
 mod dev;
+mod eval;
 mod functions;
 mod local_world;
 mod migrate;
@@ -45,6 +46,8 @@ enum Chore {
     Test(test::Options),
     /// The same tests with large counts, for as long as you like.
     Soak(soak::Options),
+    /// Play the scenarios of `scenarios/` against the simulated model, or with --real against OpenAI's, and judge them.
+    Eval(eval::Options),
     /// Measure: sizes, cost a request, time to the providers.
     Bench(bench::Options),
     /// Apply the migrations to a database.
@@ -66,6 +69,7 @@ fn main() -> std::process::ExitCode {
         Chore::Demo(options) => demo::run(&options),
         Chore::Test(options) => test::run(&options),
         Chore::Soak(options) => soak::run(&options),
+        Chore::Eval(options) => eval::run(&options),
         Chore::Bench(options) => bench::run(&options),
         Chore::Migrate(options) => migrate::run(&options),
         Chore::Agents(options) => agents::run(&options),

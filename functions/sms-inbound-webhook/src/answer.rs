@@ -201,6 +201,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
         channel: turn.channel,
         call_summary: call_summary.as_ref(),
         call_ended_at: str_at(&turn.call_summary, "call_ended_at").and_then(timestamp::parse_rfc3339),
+        known: &turn.known,
         history: &turn.history,
         messages: &turn.messages,
         now: host::now(),

@@ -30,6 +30,8 @@ pub struct Turn {
     pub claims: u32,
     pub agent: Value,
     pub call_summary: Value,
+    /// Open requests and bookings, and memories.
+    pub known: Value,
     /// All unanswered messages, oldest first.
     pub messages: Vec<Pending>,
     /// Earlier turns on all channels, oldest first.
@@ -49,6 +51,7 @@ impl Turn {
             claims: u32_at(claimed, "claims").unwrap_or(1),
             agent: claimed.get("agent")?.clone(),
             call_summary: claimed.get("call_summary").cloned().unwrap_or_default(),
+            known: claimed.get("known").cloned().unwrap_or_default(),
             messages: items_at(claimed, "messages").iter().filter_map(pending).collect(),
             history: items_at(claimed, "history").iter().filter_map(earlier).collect(),
             language_hint: string_at(claimed, "language_hint"),

@@ -23,6 +23,7 @@ pub mod ids;
 pub mod intent;
 pub mod json;
 pub mod keyword;
+pub mod known;
 pub mod locale;
 pub mod log;
 pub mod mtn;

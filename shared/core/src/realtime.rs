@@ -10,7 +10,8 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::channel::Provider;
-use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, text};
+use crate::json::{as_text, clip, field, flag, integer, obj, optional_text, text};
+use crate::known;
 use crate::locale::{self, Locale};
 use crate::openai;
 use crate::problem::Problem;
@@ -204,23 +205,14 @@ pub fn instructions(own: &str, locale: Locale, memories: &[Value], context: &Val
     all.push_str(" at ");
     all.push_str(&timestamp::kigali_time(now));
     all.push_str(" in Kigali.");
-    let mut known = Vec::new();
-    for memory in memories {
-        if let (Some(key), Some(value)) = (text(memory, "key"), text(memory, "value")) {
-            known.push([&key, ": ", &value].concat());
-        }
-    }
+    let mut known: Vec<String> = known::memories(memories).collect();
     if let Some(summary) = field(context, "call_summary") {
         known.push(["earlier call: ", &summary.to_string()].concat());
     }
     if let Some(note) = field(context, "session").and_then(|session| text(session, "note")) {
         known.push(["note: ", &note].concat());
     }
-    for (list, what) in [("requests", "asked for: "), ("bookings", "booked: ")] {
-        for item in items_at(context, list) {
-            known.push([what, &item.to_string()].concat());
-        }
-    }
+    known.extend(known::open(context));
     for message in field(context, "messages").and_then(Value::as_array).map_or(&[][..], Vec::as_slice) {
         if let (Some(role), Some(said)) = (text(message, "role"), text(message, "text")) {
             known.push([if role == "assistant" { "we wrote: " } else { "they wrote: " }, &said].concat());
