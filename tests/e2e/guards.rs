@@ -63,6 +63,41 @@ async fn over_its_budget_a_client_sends_nothing_that_costs_but_confirms_a_stop()
 }
 
 #[tokio::test]
+async fn where_no_channel_would_carry_an_answer_the_model_is_not_asked() {
+    let stage = stage().await;
+    let writer = stage.stranger();
+    assert!(!stage.says(&writer, "I look for a house in Remera").await.is_empty());
+    let asked = stage.openai().questions().len();
+    stage
+        .execute(
+            "insert into client_budgets (client_id, currency, hard_limit, sms_segment_price, whatsapp_template_price)
+             select id, 'RWF', 0, 10, 20 from clients where is_default",
+            &[],
+        )
+        .await
+        .unwrap();
+    let posted = stage.sms_from(&writer, "for 400k").await.unwrap();
+    assert_eq!(posted.status, Some(200), "{}", posted.answer);
+    let of_writer = format!("profile_id = (select id from profiles where phone_number = '{writer}')");
+    stage
+        .until(&format!("select count(*) = 1 from conversation_messages where {of_writer} and handled_as = 'suppressed' and content = 'for 400k'"))
+        .await;
+    assert_eq!(stage.openai().questions().len(), asked);
+    let refused = format!(
+        "select jsonb_agg(jsonb_build_array(channel, suppress_reason)) from message_delivery_log where {of_writer} and status = 'suppressed'"
+    );
+    assert_eq!(stage.value(&refused).await, json!([["sms", "budget"]]));
+    assert_eq!(stage.mtn().messages_to(&writer).len(), 1);
+    // On WhatsApp an answer is free, and the model sees what was written before.
+    assert!(!stage.writes(&writer, "are you there?").await.is_empty());
+    let question = stage.openai().questions().last().map(|question| question.body.clone()).unwrap_or_default();
+    assert!(question.contains("for 400k"), "{question}");
+    assert!(stage.says(&writer, "STOP").await.contains("no more SMS"), "owed whatever it costs");
+    stage.execute("delete from client_budgets", &[]).await.unwrap();
+    stage.execute("delete from budget_months", &[]).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_flood_to_numbers_that_begin_alike_is_stopped_and_told_once() {
     let stage = stage().await;
     stage

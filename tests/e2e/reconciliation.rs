@@ -131,13 +131,20 @@ async fn a_price_that_comes_later_is_written_by_a_later_comparison() {
     compare_all(&stage).await;
     assert_eq!(row(&stage, id).await["cost"], Value::Null);
     stage.twilio().know(&Listed { price: Some("-0.05100"), ..message });
-    // An operator has the day compared once more.
-    stage.execute("delete from reconciliations", &[]).await.unwrap();
+    // Not at once, and the next day without anybody asking for it.
+    compare_all(&stage).await;
+    assert_eq!(row(&stage, id).await["cost"], Value::Null);
+    stage.execute("update reconciliations set finished_at = finished_at - interval '21 hours'", &[]).await.unwrap();
     compare_all(&stage).await;
     let row = row(&stage, id).await;
     assert_eq!((&row["status"], &row["cost"]), (&json!("delivered"), &json!("0.051000")));
     let priced = "select sum(priced)::int from reconciliations";
     assert_eq!(stage.value(priced).await, json!(1));
+    // With its price the day is done for good.
+    let before = stage.twilio().control().requests().len();
+    stage.execute("update reconciliations set finished_at = finished_at - interval '21 hours'", &[]).await.unwrap();
+    compare_all(&stage).await;
+    assert_eq!(stage.twilio().control().requests().len(), before);
 }
 
 #[tokio::test]

@@ -125,6 +125,29 @@ async fn a_report_that_is_there_before_the_messages_settles_the_sms_too() {
 }
 
 #[tokio::test]
+async fn an_sms_that_waits_is_a_channel_of_the_conversation_once_it_is_sent() {
+    let db = Db::new().await;
+    let channels = async |summary: &Summary<'_>| {
+        let sql = "select to_jsonb(array_remove(s.active_channels, 'voice')) from public.omnichannel_sessions s
+                     join public.message_delivery_log l on l.session_id = s.id where l.id = '{id}'";
+        db.value(&sql.replace("{id}", &summary.sms)).await
+    };
+    let sent = Summary::new(&db, "delivered", accepted(), &[]).await;
+    let reached = Summary::new(&db, "delivered", accepted(), &[]).await;
+    reached.report("delivered", 5_000).await;
+    assert_eq!((channels(&sent).await, channels(&reached).await), (json!(["whatsapp"]), json!(["whatsapp"])));
+    assert_eq!((sent.due(AFTER_MS).await, reached.due(AFTER_MS).await), (1, 0));
+    assert_eq!((channels(&sent).await, channels(&reached).await), (json!(["whatsapp", "sms"]), json!(["whatsapp"])));
+    // In the place of a WhatsApp message that failed, where nobody had planned an SMS.
+    let fallback =
+        Summary::new(&db, "delivered", with(attempt("permanent", 0), json!({"evidence": "not_on_whatsapp"})), &[])
+            .await;
+    assert_eq!(channels(&fallback).await, json!(["whatsapp"]));
+    fallback.due(10_000).await;
+    assert_eq!(channels(&fallback).await, json!(["whatsapp", "sms"]));
+}
+
+#[tokio::test]
 async fn sms_goes_at_once_and_once_when_whatsapp_fails() {
     let db = Db::new().await;
     let refused = with(attempt("permanent", 0), json!({"evidence": "not_on_whatsapp"}));

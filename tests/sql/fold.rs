@@ -341,3 +341,37 @@ async fn the_newest_price_that_is_one_becomes_the_cost() {
     db.rpc("record_delivery_events", json!({"correlation_id": "report", "events": [event]})).await;
     assert_eq!(text(&row(&db, &id).await, "/cost"), "999999.999999", "it fits, and the batch is not lost");
 }
+
+#[tokio::test]
+async fn a_report_that_comes_again_or_says_nothing_new_writes_no_row() {
+    let db = Db::new().await;
+    let id = accepted(&db, "mtn", "once").await;
+    let tell = async |status: &str, raw: &str, ms: i64| {
+        let event = json!({"provider": "mtn", "delivery_ref": id, "status": status, "raw_status": raw, "occurred_at": at_text(ms)});
+        let p = json!({"correlation_id": "r", "events": [event], "now": at_text(ms)});
+        db.rpc("record_delivery_events", p).await
+    };
+    // Its version, who locked it last, and when it was written.
+    let version = async || {
+        db.value(&format!(
+            "select jsonb_build_array(xmin, xmax, ctid, updated_at) from public.message_delivery_log where id = '{id}'"
+        ))
+        .await
+    };
+    let told = tell("delivered", "DELIVERED", 5_000).await;
+    assert_eq!((&told["applied"], &told["duplicate"]), (&json!(1), &json!(0)));
+    let before = version().await;
+    for _ in 0..3 {
+        let again = tell("delivered", "DELIVERED", 5_000).await;
+        assert_eq!(
+            (&again["applied"], &again["duplicate"], &again["deliveries"]),
+            (&json!(0), &json!(1), &told["deliveries"])
+        );
+    }
+    assert_eq!(version().await, before, "the same again");
+    // Kept, but what is known stays as it was.
+    assert_eq!(tell("delivered", "DeliveredToTerminal", 6_000).await["applied"], 1);
+    assert_eq!(version().await[3], before[3], "nothing new");
+    tell("read", "READ", 7_000).await;
+    assert_ne!(version().await[3], before[3]);
+}

@@ -145,7 +145,7 @@ async fn status_and_cost_are_repaired_and_what_one_side_lacks_is_told() {
                         "error_class": "permanent", "occurred_at": at_text(now)}, asked[1]]);
     assert_eq!(record(&db, &id, 1, asked, now).await["unseen"], json!([]));
     let counts = finish(&db, &id, 1, json!({}), now).await;
-    let expected = json!({"status": "done", "compared": 4, "repaired": 2, "priced": 1, "unknown_here": 1, "unknown_there": 1, "unchecked": 0});
+    let expected = json!({"status": "done", "compared": 4, "repaired": 2, "priced": 1, "unknown_here": 1, "unknown_there": 1, "unchecked": 0, "unpriced": 1});
     assert_eq!(counts, expected);
     assert_eq!(finish(&db, &id, 1, json!({}), now).await, expected, "a second time");
 
@@ -170,6 +170,48 @@ async fn status_and_cost_are_repaired_and_what_one_side_lacks_is_told() {
     // Of an erased message the id is not kept.
     db.run(&format!("update public.message_delivery_log set erased_at = now() where id = '{gone_id}'")).await;
     assert_eq!(db.value(kept).await, json!(["unknown_here"]));
+}
+
+#[tokio::test]
+async fn a_day_whose_messages_have_no_price_is_read_again_three_times_at_most() {
+    let db = Db::new().await;
+    let (yesterday, now) = (9 * DAY + NOON, 10 * DAY + NOON);
+    let (priced, free, stranger) = (sid(), sid(), sid());
+    let priced_id = sent(&db, "twilio", &priced, "sent", yesterday).await;
+    sent(&db, "twilio", &free, "sent", yesterday).await;
+    let failed = sent(&db, "twilio", &sid(), "failed", yesterday).await;
+    let wanted = day(&db, yesterday).await;
+    let alerts = "select count(*) from public.alerts where kind = 'reconciliation_difference' and resolved_at is null";
+    let mut counts = Vec::new();
+    for again in 0..5_i64 {
+        let (lease, at) = (1 + u32::try_from(again).unwrap(), now + again * DAY);
+        let price = (again >= 2).then_some("0.0475");
+        if again < 4 {
+            let id = claim_day(&db, lease, &wanted, at).await;
+            let page = json!([
+                said(&priced, "delivered", price, yesterday),
+                said(&free, "delivered", None, yesterday),
+                said(&stranger, "delivered", None, yesterday)
+            ]);
+            record(&db, &id, lease, page, at).await;
+            record(&db, &id, lease, json!([{"provider_message_id": text(&row(&db, &failed).await, "/provider_message_id"), "missing": true}]), at).await;
+            counts.push(finish(&db, &id, lease, json!({}), at).await);
+            // The same difference is not told again once somebody has seen to it.
+            assert_eq!(db.count(alerts).await, i64::from(again == 0), "{again}");
+            db.run("update public.alerts set resolved_at = now()").await;
+        }
+        // Neither at once nor by anybody else.
+        while let Some(id) = claim(&db, 90, at + HOUR).await["id"].as_str() {
+            let other = db.value(&format!("select to_char(period_start at time zone 'UTC', 'YYYY-MM-DD') from public.reconciliations where id = '{id}'")).await;
+            assert_ne!(other, wanted.as_str(), "{again}");
+            finish(&db, id, 90, json!({}), at + HOUR).await;
+        }
+    }
+    let counted = |name: &str| counts.iter().map(|counts| counts[name].as_i64().unwrap()).collect::<Vec<_>>();
+    assert_eq!((counted("unpriced"), counted("priced")), (vec![2, 2, 1, 1], vec![0, 0, 1, 1]));
+    assert_eq!((counted("repaired"), counted("unknown_here")), (vec![2, 2, 2, 2], vec![1, 1, 1, 1]));
+    let priced = row(&db, &priced_id).await;
+    assert_eq!((text(&priced, "/status"), text(&priced, "/cost")), ("delivered".into(), "0.047500".into()));
 }
 
 #[tokio::test]

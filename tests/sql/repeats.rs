@@ -45,12 +45,11 @@ begin
 end
 $$;";
 
-/// Everything that the tables hold, in one line a table. The fold writes a row again when a report comes again: that it was
-/// looked at is no effect.
+/// Everything that the tables hold, in one line a table, with when each row was written last.
 async fn everything(db: &Db) -> Vec<String> {
     let tables = lines(
         &db.admin,
-        "select format('select %L || '' '' || count(*) || '' '' || coalesce(md5(string_agg(md5(x.j), '''' order by md5(x.j))), '''') from (select (to_jsonb(r) - ''updated_at'')::text as j from %s r) x', c.relname, c.oid::regclass)
+        "select format('select %L || '' '' || count(*) || '' '' || coalesce(md5(string_agg(md5(x.j), '''' order by md5(x.j))), '''') from (select to_jsonb(r)::text as j from %s r) x', c.relname, c.oid::regclass)
            from pg_class c where c.relnamespace = 'public'::regnamespace and c.relkind = 'r' order by c.relname",
     )
     .await;

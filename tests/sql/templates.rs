@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::support::{Db, at_text, check_cases, unique, with};
+use crate::support::{Db, at_text, attempt, check_cases, ended_call, phone, text, token, unique, with};
 
 fn update(name: &str, ms: i64, more: Value) -> Value {
     with(json!({"account": "1022", "name": name, "language": "rw_RW", "occurred_at": at_text(ms)}), more)
@@ -115,4 +115,97 @@ fn any_order_and_any_repetition_come_to_the_same() {
         prop_assert_eq!(same(&first).await, same(&second).await);
         Ok(())
     });
+}
+
+/// A summary by template of which Meta said this when it was asked to send it, at `ms`.
+async fn refused(db: &Db, name: &str, ms: i64, result: Value) -> String {
+    let who = phone();
+    let call = ended_call(db, &who, ms - 1_000).await;
+    let lease = token(100_000 + u32::try_from(unique()).unwrap());
+    let claim =
+        json!({"correlation_id": "c", "call_ref": call, "phone_number": who, "lease_token": lease, "now": at_text(ms)});
+    let claimed = db.rpc("begin_call_notification", claim).await;
+    let id = text(&claimed, "/delivery_ids/whatsapp");
+    let delivery = json!({"id": id, "channel": "whatsapp", "provider": "whatsapp", "recipient": who, "sender": "1022", "purpose": "call_summary",
+                          "content": "summary", "payload": {"kind": "template", "name": name, "language": "rw_RW", "params": []},
+                          "deadline_at": at_text(ms + 86_400_000), "attempt": result});
+    let done = json!({"notification_id": claimed["notification_id"], "lease_token": lease, "correlation_id": "c", "outcome": "done",
+                      "message": {"content": "summary", "language": "rw", "renditions": {}}, "deliveries": [delivery], "now": at_text(ms)});
+    db.rpc("finish_call_notification", done).await;
+    id
+}
+
+fn code(code: &str, ms: i64) -> Value {
+    with(attempt("config", ms), json!({"error_code": code, "breaker": false}))
+}
+
+/// What the next claim says of the template.
+async fn of_claim(db: &Db, name: &str) -> Value {
+    let sql = "select jsonb_path_query_first(private.client_json(private.default_client_id()), '$.templates[*] ? (@.name == \"{name}\").status')";
+    db.value(&sql.replace("{name}", name)).await
+}
+
+#[tokio::test]
+async fn a_template_refused_while_sending_is_marked_as_if_meta_had_told() {
+    let db = Db::new().await;
+    told(&db, ["a", "b"].map(|name| update(name, 0, json!({"status": "approved", "category": "utility"}))).to_vec())
+        .await;
+    refused(&db, "a", 10_000, code("132015", 10_000)).await;
+    refused(&db, "a", 11_000, code("132015", 11_000)).await;
+    assert_eq!(state(&db, "a").await, json!(["paused", "utility", null, null]));
+    assert_eq!((alerts(&db, "template_status").await, state(&db, "b").await[0].clone()), (1, json!("approved")));
+    // Nobody knew it, and it was refused by a status that came later.
+    let id = refused(&db, "c", 12_000, attempt("accepted", 12_000)).await;
+    let event = json!({"provider": "whatsapp", "delivery_ref": id, "status": "failed", "raw_status": "failed", "error_code": "132016",
+                       "error_class": "config", "occurred_at": at_text(13_000)});
+    for _ in 0..2 {
+        db.rpc("record_delivery_events", json!({"correlation_id": "r", "events": [event], "now": at_text(14_000)}))
+            .await;
+    }
+    assert_eq!((state(&db, "c").await[0].clone(), alerts(&db, "template_status").await), (json!("disabled"), 2));
+    // Another refusal is about something else.
+    refused(&db, "b", 15_000, code("132001", 15_000)).await;
+    assert_eq!(state(&db, "b").await[0], "approved");
+    // What Meta says later counts over it, what it said before does not.
+    told(&db, vec![update("a", 5_000, json!({"status": "approved"}))]).await;
+    assert_eq!(state(&db, "a").await[0], "paused");
+    told(&db, vec![update("a", 20_000, json!({"status": "approved"}))]).await;
+    assert_eq!((state(&db, "a").await[0].clone(), alerts(&db, "template_status").await), (json!("approved"), 1));
+    refused(&db, "a", 19_000, code("132015", 19_000)).await;
+    assert_eq!(state(&db, "a").await[0], "approved", "an old refusal");
+}
+
+#[tokio::test]
+async fn a_pause_that_was_learnt_ends_by_itself_and_one_that_meta_told_does_not() {
+    let db = Db::new().await;
+    refused(&db, "learnt", 0, code("132015", 0)).await;
+    refused(&db, "gone", 0, code("132016", 0)).await;
+    told(&db, vec![update("told", 0, json!({"status": "paused"}))]).await;
+    refused(&db, "told", 1_000, code("132015", 1_000)).await;
+    for (hours, learnt) in [(5, json!("paused")), (7, Value::Null)] {
+        db.run(&format!("update public.message_templates set status_at = now() - interval '{hours} hours'")).await;
+        assert_eq!(of_claim(&db, "learnt").await, learnt, "after {hours} h");
+        assert_eq!((of_claim(&db, "told").await, of_claim(&db, "gone").await), (json!("paused"), json!("disabled")));
+    }
+}
+
+#[tokio::test]
+async fn a_clients_own_template_is_marked_as_its_own() {
+    let db = Db::new().await;
+    db.run(
+        "insert into public.clients (slug, brand) values ('other', 'Other');
+         insert into public.client_numbers (client_id, channel, address) select id, 'whatsapp', '2044' from public.clients where slug = 'other'",
+    )
+    .await;
+    told(
+        &db,
+        vec![
+            update("a", 0, json!({"account": "2044", "status": "approved"})),
+            update("a", 0, json!({"status": "approved"})),
+        ],
+    )
+    .await;
+    refused(&db, "a", 1_000, code("132015", 1_000)).await;
+    let all = "select jsonb_object_agg(c.slug = 'other', t.status) from public.message_templates t join public.clients c on c.id = t.client_id";
+    assert_eq!(db.value(all).await, json!({"false": "paused", "true": "approved"}), "the message was the account's");
 }

@@ -27,7 +27,7 @@ use crate::work::Turn;
 
 /// The parts of `finish_sms_turn` that come from answering.
 pub struct Answered {
-    /// `answered` or `released`.
+    /// `answered`, `released`, or `suppressed`.
     pub outcome: &'static str,
     pub again_in_s: u32,
     pub next_attempt_at: Option<String>,
@@ -63,6 +63,9 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
         let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
         let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
         return deliver(cx, turn, locale, reply, content, Vec::new()).await;
+    }
+    if let Some(answered) = unheard(cx, turn, locale).await {
+        return answered;
     }
     let mut providers = Vec::new();
     let reply = match ask(cx, turn, locale).await {
@@ -115,6 +118,25 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
         template: Vec::new(),
     };
     deliver(cx, turn, locale, reply, content, providers).await
+}
+
+/// Where no channel would carry an answer (the budget is spent, the limits are), nobody is asked for one: only that is recorded,
+/// with the reasons.
+async fn unheard(cx: &Cx, turn: &Turn, locale: Locale) -> Option<Answered> {
+    let outbox = Outbox { cx, claim: &turn.claim, purpose: Purpose::Reply, inbound: turn.channel, locale };
+    let nothing = Content { sms: agent::sms_reply("", 1), whatsapp: String::new(), template: Vec::new() };
+    if outbox.carries(&nothing, host::now()) {
+        return None;
+    }
+    let sent = outbox.send(&nothing, host::now()).await;
+    Some(Answered {
+        outcome: "suppressed",
+        again_in_s: 0,
+        next_attempt_at: None,
+        reply: Value::Null,
+        deliveries: sent.deliveries,
+        providers: Vec::new(),
+    })
 }
 
 async fn deliver(

@@ -164,6 +164,11 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
     }
     let answered = answer::answer(cx, &turn).await;
     let released = answered.outcome == "released";
+    let done = if answered.outcome == "suppressed" {
+        "no channel would carry an answer; nobody was asked for one"
+    } else {
+        "the answer is out and recorded"
+    };
     let p = obj(&mut [
         ("turn_id", (&turn.id).into()),
         ("lease_token", lease_token.into()),
@@ -184,7 +189,7 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
     cx.log(
         Level::Info,
         Event::SmsTurnDone,
-        "the answer is out and recorded",
+        done,
         &[
             ("session_id", (&session_id).into()),
             ("turn_id", (&turn.id).into()),

@@ -74,14 +74,28 @@ pub fn reply_path(client: &Client, config: &Config) -> ReplyPath {
 }
 
 impl Outbox<'_> {
-    /// Decides over which channels `content` goes, and sends it there.
-    pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
+    /// Whether any channel carries a message like this, now or later: else there is no need to write one.
+    pub fn carries(&self, content: &Content, now: DateTime<Utc>) -> bool {
+        let (routing, _, _) = self.decide(content, now);
+        let silent = routing.channels.is_empty() && routing.deferred.is_empty() && routing.waiting.is_none();
+        // What was sent already is to be recorded with its words.
+        !silent || !self.claim.already_sent.is_empty()
+    }
+
+    /// Over which channels, what holds it up, and for which moment that was decided.
+    fn decide(&self, content: &Content, now: DateTime<Utc>) -> (Routing, Hold, DateTime<Utc>) {
         let hold = self.claim.quiet.hold(self.purpose, now, self.purpose.deadline(now));
         // What waits goes out by what will be true then: the service window may have closed.
         let then = if let Hold::Until(then) = hold { then } else { now };
         let mut routing = self.route(content, then);
         self.claim.guards.apply(&mut routing);
         hold.apply(&mut routing);
+        (routing, hold, then)
+    }
+
+    /// Decides over which channels `content` goes, and sends it there.
+    pub async fn send(&self, content: &Content, now: DateTime<Utc>) -> Sent {
+        let (routing, hold, then) = self.decide(content, now);
         self.cx.log(
             Level::Info,
             Event::DualChannelRouting,
@@ -209,7 +223,8 @@ impl Outbox<'_> {
                 message,
                 content: content.sms.text.clone(),
                 encoding: Some(content.sms.encoding.as_str()),
-                segments: Some(content.sms.segments),
+                // No words, no segments.
+                segments: Some(content.sms.segments).filter(|segments| *segments > 0),
             }
         } else {
             Planned { message, content: content.whatsapp.clone(), encoding: None, segments: None }
