@@ -18,6 +18,7 @@
 
 mod support;
 
+mod agent_sms;
 mod alerts;
 mod budget;
 mod channel_policy;
@@ -47,6 +48,7 @@ mod schema;
 mod seeds;
 mod smoke;
 mod sms_prices;
+mod sms_writers;
 mod templates;
 mod voice;
 mod voice_notes;
