@@ -29,6 +29,7 @@ mod dead_letters;
 mod deliveries;
 mod erasure;
 mod evidence;
+mod first_pricing;
 mod fold;
 mod guards;
 mod limits;
