@@ -35,6 +35,7 @@ mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod n8n;
 mod opt_out;
 mod orders;
 mod parallel;
