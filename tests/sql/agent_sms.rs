@@ -185,6 +185,15 @@ async fn a_message_that_somebody_wrote_of_ours_before_us_is_counted_once() {
         1
     );
     assert_eq!(db.count("select count(*) from public.agent_sms").await, 1);
+    // Of somebody else's client: ours is counted, and the id stays where it is.
+    db.run(&format!(
+        "insert into public.clients (slug, brand) values ('other', 'Other');
+         select public.log_agent_sms('{PHONE}', 'Muraho', 'SM0', p_client_id => (select id from public.clients where slug = 'other'));
+         select public.log_message_delivery('sms', p_recipient => '{PHONE}', p_content => 'Muraho', p_provider => 'twilio', p_provider_message_id => 'SM0')"
+    ))
+    .await;
+    assert_eq!(db.count("select count(*) from public.agent_sms").await, 3);
+    assert_eq!(uncounted(&db).await, Vec::<String>::new());
     // The other way round, and with a client that has lost its default deployment.
     db.run("delete from public.agent_sms; delete from public.message_delivery_log; delete from public.agent_deployments where is_default").await;
     db.run(&format!("select public.log_message_delivery('sms', p_recipient => '{PHONE}', p_content => 'Muraho', p_provider => 'twilio', p_provider_message_id => 'SM2')")).await;
@@ -269,6 +278,17 @@ async fn every_ended_call_is_counted_whatever_carried_it() {
     db.run("update public.voice_calls set duration_seconds = 181 where provider_call_id = 'c-6'").await;
     assert_eq!(db.value(rows).await[5], json!(["6", PHONE, 181, "102.000000", "RWF", "400.000000", "298.000000"]));
     assert_eq!(db.count("select count(*) from public.agent_calls").await, 6);
+    // Nothing but that moves its amounts: not another list, nor that its conversation is gone.
+    let due = db.value(rows).await;
+    db.run(
+        "update public.channel_prices set price = price * 2; update public.fx_rates set rate = 1;
+         insert into public.profiles (phone_number) values ('+250788123456'); select public.get_or_create_session(id) from public.profiles;
+         update public.voice_calls set session_id = (select id from public.omnichannel_sessions); delete from public.omnichannel_sessions;
+         update public.voice_calls set from_number = '0788123456' where direction = 'inbound';
+         update public.channel_prices set price = price / 2",
+    )
+    .await;
+    assert_eq!(db.value(rows).await, due);
     // One that still runs is not counted; it is with its end, told by the relay.
     let named = json!({"call_sid": "runs", "from": PHONE, "to": "+250788000000", "correlation_id": "invite", "now": at_text(0)});
     db.rpc("open_voice_call", with(named.clone(), json!({"model": "gpt-realtime-2.1-mini"}))).await;

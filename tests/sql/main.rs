@@ -1,6 +1,7 @@
 //! The database by itself: migrations, schema, rights, rules under a lock, and the plans of its queries.
 //!
-//! Every test has a copy of the migrated database on one real server; nothing else of the local world runs. Time is the
+//! Every test has a copy of the migrated database on one real server; nothing else of the local world runs, but PostgREST
+//! where a key is tried. Time is the
 //! RPCs' argument `now`, so nobody sleeps. Environment:
 //!
 //! - `IHUZA_UPDATE=1` rewrites the stored snapshots (`*.snap`) from what is found; look at the difference before you commit.

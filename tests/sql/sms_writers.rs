@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ihuza_sim::postgres;
+use ihuza_sim::database::Database;
+use ihuza_sim::keys;
+use ihuza_sim::postgres::{self, Data};
+use ihuza_sim::postgrest::{self, Postgrest};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::support::{Db, Refusal, all, at, check_cases, refusal, unique, value};
+use crate::support::{Db, Refusal, all, at, check_cases, refusal, root, unique, value};
 
 const PHONE: &str = "+250788123456";
 
@@ -366,4 +369,59 @@ async fn twenty_writers_at_once_lose_nothing_double_nothing_and_never_wait_for_e
     let statuses: BTreeMap<String, String> = statuses.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!((statuses["SM4"].as_str(), statuses["SM5"].as_str()), ("delivered", "failed"));
     assert_eq!(db.count("select count(*) from public.agent_sms_reports").await, 0);
+}
+
+#[tokio::test]
+async fn over_postgrest_a_key_of_writers_does_what_it_is_for_and_no_more() {
+    let database = Database::start(&root(), &Data::Fresh, 0, &std::env::temp_dir()).await.unwrap();
+    let owner = postgres::connect(&database.superuser_url()).await.unwrap();
+    let client = value(&owner, "select private.default_client_id()").await;
+    let secret = keys::secret();
+    let binary = postgrest::find(&root()).unwrap();
+    let log = std::env::temp_dir().join(format!("postgrest-{}.log", unique()));
+    let server = Postgrest::start(&binary, &database.url("authenticator"), &secret, &log).await.unwrap();
+    let expires = chrono::Utc::now().timestamp() + 3600;
+    let key = |claims: Value| {
+        keys::jwt(&secret, &crate::support::with(json!({"role": "sms_writer", "exp": expires}), claims))
+    };
+    let (own, bare) = (key(json!({"client_id": client})), key(json!({})));
+    let http = reqwest::Client::new();
+    let ask = async |key: Option<&str>, name: &str, body: Value| {
+        let request = http.post(format!("{}/rpc/{name}", server.url())).json(&body);
+        let request = if let Some(key) = key { request.bearer_auth(key) } else { request };
+        let answer = request.send().await.unwrap();
+        (answer.status().as_u16(), answer.json::<Value>().await.unwrap_or_default())
+    };
+    let mut sms = message("", "SM1");
+    sms.as_object_mut().unwrap().remove("p_client_id");
+    // The report is there before the message.
+    let report =
+        json!({"p_provider_message_sid": "SM1", "p_status": "delivered", "p_occurred_at": "2026-01-01T00:00:00Z"});
+    let (status, said) = ask(Some(&own), "update_agent_sms_status", report).await;
+    assert_eq!((status, &said["waits"]), (200, &json!(true)), "{said}");
+    for created in [true, false] {
+        let (status, said) = ask(Some(&own), "log_agent_sms", sms.clone()).await;
+        assert_eq!((status, &said["created"], &said["status"]), (200, &json!(created), &json!("delivered")), "{said}");
+    }
+    let (status, said) = ask(Some(&own), "log_agent_sms", json!({"p_phone_number": "0788123456"})).await;
+    assert_eq!((status, &said["message"]), (400, &json!("field p_message_content is missing")));
+    let (status, said) = ask(Some(&bare), "log_agent_sms", sms.clone()).await;
+    assert_eq!((status, &said["message"]), (403, &json!("key_names_no_client")));
+    assert_eq!(ask(None, "log_agent_sms", sms.clone()).await.0, 401);
+    assert_eq!(ask(Some(&own), "sweep", json!({"p": {}})).await.0, 403);
+    assert_eq!(
+        ask(
+            Some(&keys::jwt(&keys::secret(), &json!({"role": "sms_writer", "client_id": client}))),
+            "log_agent_sms",
+            sms
+        )
+        .await
+        .0,
+        401
+    );
+    for table in ["agent_sms", "agent_sms_reports", "prospects", "clients"] {
+        let answer = http.get(format!("{}/{table}", server.url())).bearer_auth(&own).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), 403, "{table}");
+    }
+    assert_eq!(value(&owner, "select count(*) from public.agent_sms").await, 1);
 }
