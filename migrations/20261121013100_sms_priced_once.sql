@@ -207,7 +207,16 @@ comment on function private.take_first_pricing is
   'Trigger, where the table is one of before: provider_cost and billed_cost of a writer that knows only these become cost and revenue.';
 drop trigger if exists agent_sms_as_first_pricing on public.agent_sms;
 do $$
+declare
+  v_column name;
 begin
+  -- A default of the old table is no amount that anybody said: it would hide what the list says.
+  for v_column in
+    select attname from pg_catalog.pg_attribute
+     where attrelid = 'public.agent_sms'::regclass and attname in ('provider_cost', 'voipia_margin', 'billed_cost') and atthasdef and attgenerated = ''
+  loop
+    execute format('alter table public.agent_sms alter column %I drop default', v_column);
+  end loop;
   if exists (select from pg_catalog.pg_attribute where attrelid = 'public.agent_sms'::regclass and attname = 'provider_cost' and not attisdropped) then
     -- Triggers of one time run by name: this one before agent_sms_complete.
     create trigger agent_sms_as_first_pricing before insert on public.agent_sms

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
+use crate::agent_sms::uncounted;
 use crate::support::{Db, at, at_text, attempt, check_cases, phone, text, token, unique, with};
 
 const LEASE_MS: i64 = 60_000;
@@ -328,6 +329,7 @@ impl<'a> Course<'a> {
             let gave_up = ["failed", "undeliverable", "expired"].contains(&row["status"].as_str().unwrap());
             prop_assert!(!gave_up || ended >= at(DEADLINE_MS), "nobody carries what was given up: {}", row);
         }
+        prop_assert_eq!(uncounted(self.db).await, Vec::<String>::new());
         Ok(())
     }
 

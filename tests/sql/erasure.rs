@@ -107,6 +107,18 @@ async fn life(db: &Db, phone: &str, n: u32) -> String {
          insert into public.profile_identities (profile_id, kind, value) values ('{profile}', 'whatsapp_phone', '{digits}'), ('{profile}', 'whatsapp_user_id', 'RW.{digits}')"
     ))
     .await;
+    // A prospect of a client, whom a workflow outside writes to as well.
+    db.run(&format!(
+        "insert into public.prospects (client_id, profile_id, phone_number, full_name, metadata)
+         select private.default_client_id(), case when {n} = 1 then '{profile}'::uuid end, '{phone}', 'Jeanne {digits}', '{{\"note\": \"{SECRET}\"}}';
+         select public.log_agent_sms('{phone}', '{SECRET}', 'SM{digits}', p_client_id => private.default_client_id(), p_status => 'failed',
+           p_cost => 0.0475, p_cost_currency => 'USD', p_revenue => 90, p_revenue_currency => 'RWF', p_metadata => '{{\"to\": \"{phone}\"}}',
+           p_failure_reason => 'no route to {phone}');
+         update public.agent_calls set metadata = '{{\"who\": \"Jeanne {digits}\"}}' where phone_number = '{phone}'"
+    ))
+    .await;
+    db.rpc("record_delivery_events", json!({"correlation_id": "twilio", "events": [
+        {"provider": "twilio", "provider_message_id": format!("SM{digits}"), "status": "failed", "occurred_at": at_text(2000)}], "now": at_text(2000)})).await;
     let envelope = json!({"v": 1, "correlation_id": format!("late-{digits}"), "body": {"from": phone, "text": SECRET}});
     db.rpc(
         "enqueue_job",
@@ -123,6 +135,12 @@ async fn life(db: &Db, phone: &str, n: u32) -> String {
 #[tokio::test]
 async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else() {
     let db = Db::new().await;
+    db.run(
+        "insert into public.channel_prices (side, provider, kind, price, currency, valid_from) values
+           ('cost', 'any', 'segment', 10, 'RWF', '2020-01-01'), ('revenue', 'any', 'segment', 18, 'RWF', '2020-01-01'),
+           ('cost', 'any', 'minute', 25, 'RWF', '2020-01-01'), ('revenue', 'any', 'minute', 100, 'RWF', '2020-01-01')",
+    )
+    .await;
     let profile = life(&db, PHONE, 1).await;
     let other = "+250788999888";
     life(&db, other, 50).await;
@@ -142,6 +160,13 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
     }
     let before = db.count("select count(*) from public.message_delivery_log").await;
     let of_other = left(&db, &["250788999888"]).await;
+    let money = "select jsonb_agg(x order by x) from (
+        select jsonb_build_array('sms', id, status, segments, cost, revenue, margin, deployment_id, sent_at) from public.agent_sms
+         where status not in ('pending', 'cancelled')  -- what waits is not sent any more
+        union all
+        select jsonb_build_array('call', id, status, duration_seconds, cost, revenue, margin, deployment_id, started_at) from public.agent_calls) y (x)";
+    let due = db.value(money).await;
+    assert!(due.as_array().unwrap().len() >= 10, "{due}");
     assert!(left(&db, &["250788123456"]).await.len() > 30);
 
     // While somebody answers, nothing is erased.
@@ -167,6 +192,9 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
         "voice_memories",
         "message_delivery_log",
         "conversation_messages",
+        "agent_sms",
+        "agent_calls",
+        "prospects",
     ] {
         assert!(counts[table].as_i64().unwrap() > 0, "{table}: {counts}");
     }
@@ -190,6 +218,9 @@ async fn nothing_of_an_erased_person_is_left_anywhere_and_all_of_everybody_else(
         assert_eq!(db.count(&format!("select count(*) from public.{table}")).await, rows, "{table}");
     }
     assert_eq!(left(&db, &["250788999888"]).await, of_other, "nobody else loses anything");
+    assert_eq!(db.value(money).await, due, "what was earned and spent stays, message by message");
+    let texts = "select count(*) from public.agent_sms where message_content is not null";
+    assert_eq!(db.count(texts).await, db.count(&format!("{texts} and phone_number = '{other}'")).await);
     assert_eq!(db.count("select count(*) from public.message_delivery_log").await, before, "figures stay");
     let kept = db.value("select jsonb_object_agg(list, items) from public.jobs, jsonb_each(payload -> 'body') b (list, items) where queue = 'whatsapp-updates'").await;
     let of_others = json!({"events": [{"delivery_ref": "00000000-0000-4000-8000-00000000abcd"}],

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use serde_json::{Value, json};
 
+use crate::agent_sms::uncounted;
 use crate::support::{Db, at, at_text, attempt, check_cases, ended_call, phone, text, token, unique, with};
 
 /// How a report names its message.
@@ -202,6 +203,7 @@ async fn check(db: &Db, case: &Case) -> Result<(), TestCaseError> {
         rank = now;
     }
 
+    prop_assert_eq!(uncounted(db).await, Vec::<String>::new());
     let row = row(db, &id).await;
     let events = case.events();
     let folded = status::fold(

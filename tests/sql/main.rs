@@ -1,6 +1,7 @@
 //! The database by itself: migrations, schema, rights, rules under a lock, and the plans of its queries.
 //!
-//! Every test has a copy of the migrated database on one real server; nothing else of the local world runs. Time is the
+//! Every test has a copy of the migrated database on one real server; nothing else of the local world runs, but PostgREST
+//! where a key is tried. Time is the
 //! RPCs' argument `now`, so nobody sleeps. Environment:
 //!
 //! - `IHUZA_UPDATE=1` rewrites the stored snapshots (`*.snap`) from what is found; look at the difference before you commit.
@@ -18,6 +19,7 @@
 
 mod support;
 
+mod agent_sms;
 mod agents;
 mod alerts;
 mod budget;
@@ -29,11 +31,13 @@ mod dead_letters;
 mod deliveries;
 mod erasure;
 mod evidence;
+mod first_pricing;
 mod fold;
 mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod n8n;
 mod opt_out;
 mod orders;
 mod parallel;
@@ -49,6 +53,7 @@ mod seeds;
 mod smoke;
 mod sms_prices;
 mod sms_rollups;
+mod sms_writers;
 mod templates;
 mod tools;
 mod voice;

@@ -364,8 +364,18 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
             columns.4.push(dice.below(6) as i32);
             columns.5.push(["queued", "sent", "delivered", "undelivered", "canceled"][dice.below(5)]);
             columns.6.push(number);
+        let (mut c, mut p, mut x, mut s, mut d, mut w, mut n) =
+            (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
+        for row in 0..each {
+            let number = batch as i64 * each as i64 + row as i64 + 1;
+            c.push(CLIENTS[dice.below(2)]);
+            p.push(NUMBERS[dice.below(NUMBERS.len())]);
+            x.push(text(&mut dice));
+            s.push((dice.below(5) > 0).then(|| format!("SM{number}")));
+            d.push(dice.below(6) as i32);
+            w.push(["queued", "sent", "delivered", "undelivered", "canceled"][dice.below(5)]);
+            n.push(number);
         }
-        let (c, p, x, s, d, w, n) = columns;
         db.service.execute(insert, &[&c, &p, &x, &s, &d, &at(0), &w, &n]).await.unwrap();
     }
     let billed = sums(&db).await;
@@ -470,4 +480,57 @@ async fn a_margin_waits_for_its_rate_and_keeps_it() {
     let sql =
         "select jsonb_build_array(margin::text, fx_date) from public.agent_sms where provider_message_sid = 'SM9'";
     assert_eq!(value(&db.admin, sql).await, json!(["23.500000", "2026-10-01"]));
+}
+
+// ------------------------------------------------------------------------------------------------ the documents
+
+/// The cells of the tables whose head begins with `first`.
+fn table(page: &str, first: &str) -> Vec<Vec<String>> {
+    let lines = page.lines().skip_while(|line| !line.starts_with(&format!("| {first} |"))).skip(2);
+    let lines = lines.take_while(|line| line.starts_with('|'));
+    lines
+        .map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect())
+        .collect()
+}
+
+#[tokio::test]
+async fn the_worked_examples_of_the_pricing_page_are_what_the_database_says() {
+    let db = Db::new().await;
+    let page = std::fs::read_to_string(root().join("docs/pricing-model.md")).unwrap();
+    let sql = page.split("```sql\n").nth(1).unwrap().split("```").next().unwrap();
+    db.run(sql).await;
+    let messages = table(&page, "message");
+    assert_eq!(messages.len(), 9);
+    for (n, cells) in messages.iter().enumerate() {
+        let [text, client, provider, to, day, status, segments, cost, revenue, margin] = &cells[..] else {
+            panic!("{cells:?}")
+        };
+        let slug = if client == "K" { "'kigali-homes'" } else { "(select slug from public.clients where is_default)" };
+        let sql = format!(
+            "select public.log_agent_sms('{to}', '{text}', 'SM{n}', '{provider}', p_client_id => (select id from public.clients where slug = {slug}),
+               p_status => '{status}', p_sent_at => '{day}')"
+        );
+        db.run(&sql).await;
+        let sql = format!(
+            "select jsonb_build_array(segments::text, concat_ws(' ', cost, cost_currency), concat_ws(' ', revenue, revenue_currency), coalesce(margin::text, ''))
+               from public.agent_sms where provider_message_sid = 'SM{n}'"
+        );
+        assert_eq!(db.value(&sql).await, json!([segments, cost, revenue, margin]), "{cells:?}");
+    }
+    let calls = table(&page, "seconds");
+    assert_eq!(calls.len(), 3);
+    for (n, cells) in calls.iter().enumerate() {
+        let [seconds, model, cost, revenue, margin] = &cells[..] else { panic!("{cells:?}") };
+        let (amount, currency) = model.split_once(' ').unwrap();
+        db.run(&format!(
+            "insert into public.voice_calls (origin, provider_call_id, from_number, status, started_at, answered_at, ended_at, duration_seconds, cost, cost_currency)
+             values ('mtn_sip', 'call-{n}', '+250788123456', 'completed', '2026-06-02', '2026-06-02', '2026-06-02 00:01', {seconds}, {amount}, '{currency}')"
+        ))
+        .await;
+        let sql = format!(
+            "select jsonb_build_array(concat_ws(' ', c.cost, c.cost_currency), concat_ws(' ', c.revenue, c.revenue_currency), c.margin::text)
+               from public.agent_calls c join public.voice_calls v on v.id = c.voice_call_id where v.provider_call_id = 'call-{n}'"
+        );
+        assert_eq!(db.value(&sql).await, json!([cost, revenue, margin]), "{cells:?}");
+    }
 }
