@@ -353,17 +353,6 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
                   select c::uuid, p, x, s, $6::timestamptz + make_interval(days => d), w, jsonb_build_object('n', n)
                     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $7::text[], $8::bigint[]) t (c, p, x, s, d, w, n)";
     for batch in 0..batches {
-        let mut columns: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Option<String>>, Vec<i32>, Vec<&str>, Vec<i64>) =
-            Default::default();
-        for n in 0..each {
-            let number = batch as i64 * each as i64 + n as i64 + 1;
-            columns.0.push(CLIENTS[dice.below(2)]);
-            columns.1.push(NUMBERS[dice.below(NUMBERS.len())]);
-            columns.2.push(text(&mut dice));
-            columns.3.push((dice.below(5) > 0).then(|| format!("SM{number}")));
-            columns.4.push(dice.below(6) as i32);
-            columns.5.push(["queued", "sent", "delivered", "undelivered", "canceled"][dice.below(5)]);
-            columns.6.push(number);
         let (mut c, mut p, mut x, mut s, mut d, mut w, mut n) =
             (vec![], vec![], vec![], vec![], vec![], vec![], vec![]);
         for row in 0..each {
