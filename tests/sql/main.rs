@@ -32,6 +32,7 @@ mod fold;
 mod guards;
 mod limits;
 mod lints;
+mod metrics;
 mod migrations;
 mod opt_out;
 mod orders;
