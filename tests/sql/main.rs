@@ -47,6 +47,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod sms_plans;
 mod sms_retention;
 mod sms_rollups;
 mod success_metrics;

@@ -90,13 +90,13 @@ reset session_replication_role;
 ";
 
 /// A connection that hears the plans of everything it runs.
-struct Listener {
-    client: Client,
+pub struct Listener {
+    pub client: Client,
     plans: UnboundedReceiver<String>,
 }
 
 impl Listener {
-    async fn connect(url: &str) -> Self {
+    pub async fn connect(url: &str) -> Self {
         let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
         let (told, plans) = unbounded_channel();
         tokio::spawn(async move {
@@ -119,7 +119,7 @@ impl Listener {
     }
 
     /// The plans since the last look.
-    fn heard(&mut self) -> Vec<Value> {
+    pub fn heard(&mut self) -> Vec<Value> {
         let mut heard = Vec::new();
         while let Ok(message) = self.plans.try_recv() {
             if let Some((_, plan)) = message.split_once("plan:\n") {
@@ -131,7 +131,7 @@ impl Listener {
 }
 
 /// What is wrong with a plan: a big table read as a whole, or many rows read in vain.
-fn judge(plan: &Value, big: &BTreeSet<String>, wrong: &mut Vec<String>) {
+pub fn judge(plan: &Value, big: &BTreeSet<String>, wrong: &mut Vec<String>) {
     let number = |field: &str| plan[field].as_f64().unwrap_or_default();
     let kind = text(plan, "/Node Type");
     let relation = text(plan, "/Relation Name");
