@@ -220,11 +220,13 @@ declare
   v_round integer;
   v_purged integer;
   v_watched integer := 0;
+  -- The sweep has other things to do, and a limit of time; what is left waits a minute.
+  v_ends constant timestamptz := clock_timestamp() + interval '2 seconds';
 begin
-  for v_i in 1 .. 5 loop
-    v_round := private.fold_sms_changes(20000);
+  loop
+    v_round := private.fold_sms_changes(5000);
     v_folded := v_folded + v_round;
-    exit when v_round < 20000;
+    exit when v_round < 5000 or clock_timestamp() > v_ends;
   end loop;
   v_purged := private.purge_agent_sms(p_now);
   -- Every quarter of an hour: they change slowly, and cost a look at a day.
