@@ -165,9 +165,13 @@ begin
       from private.sms_sums(array(select d.id from public.agent_deployments d where d.client_id = v_budget.client_id), v_first, p_now) s
      where s.cost_currency = v_budget.currency;
     v_kind := case when v_cost > v_budget.hard_limit then 'sms_cost_hard' when v_cost > v_budget.soft_limit then 'sms_cost_soft' end;
-    -- Once a month each.
+    -- Once a month each, and not what the budget itself has told already.
     if v_kind is not null and not exists (
-         select from public.alerts a where a.dedupe_key = format('%s:%s:%s', v_kind, v_budget.client_id, (v_first at time zone v_budget.time_zone)::date)) then
+         select from public.alerts a where a.dedupe_key = format('%s:%s:%s', v_kind, v_budget.client_id, (v_first at time zone v_budget.time_zone)::date))
+       and not (v_kind = 'sms_cost_soft' and exists (
+         select from public.budget_months m
+          where m.client_id = v_budget.client_id and m.month = (v_first at time zone v_budget.time_zone)::date and m.currency = v_budget.currency
+            and m.soft_alerted_at is not null)) then
       v_raised := v_raised + 1;
       perform private.raise_alert(v_kind, case v_kind when 'sms_cost_hard' then 'critical' else 'warning' end,
         format('%s:%s:%s', v_kind, v_budget.client_id, (v_first at time zone v_budget.time_zone)::date),

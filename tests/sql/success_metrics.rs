@@ -218,6 +218,13 @@ async fn what_sms_cost_is_held_against_the_budget_of_the_month_once_each() {
     sms(&db, "one", "sent", 10, "10").await;
     assert_eq!((watch().await, watch().await), (json!(1), json!(0)));
     assert_eq!(open_alerts(&db).await, json!(["sms_cost_hard", "sms_cost_soft"]));
+    // What the budget itself has told of the soft limit is not told twice; that of the hard one others may have passed.
+    db.run("insert into public.budget_months (client_id, month, currency, soft_alerted_at) select id, '2030-01-01', 'RWF', now() from public.clients where slug = 'two'").await;
+    sms(&db, "two", "sent", 11, "10").await;
+    assert_eq!(watch().await, 0);
+    db.run("update public.budget_months set soft_alerted_at = null").await;
+    assert_eq!(watch().await, 1);
+    db.run("delete from public.alerts where client_id = (select id from public.clients where slug = 'two')").await;
     let whose = db
         .value("select jsonb_agg(distinct c.slug) from public.alerts a join public.clients c on c.id = a.client_id")
         .await;
