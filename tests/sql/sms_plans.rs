@@ -12,8 +12,8 @@ const DEPLOYMENT: &str = "00000000-0000-4000-9000-000000000001";
 const CLIENT: &str = "00000000-0000-4000-8000-000000000002";
 const MEMBER: &str = "00000000-0000-4000-a000-000000000001";
 
-/// One that seldom sends anything.
-const QUIET: &str = "00000000-0000-4000-9000-000000000043";
+/// One of the same client that seldom sends anything.
+const QUIET: &str = "00000000-0000-4000-9000-000000000041";
 
 /// Twenty clients of very different sizes, three years of SMS, a tenth of them failed; each with its own id of the provider.
 const FILL: &str = "
@@ -30,11 +30,11 @@ select ('00000000-0000-4000-8000-' || lpad((1 + d % 20)::text, 12, '0'))::uuid, 
        '+25078' || lpad((n % 9999999)::text, 7, '0'), 'Muraho! Your appointment is tomorrow at 10:00. Reply to change it.', 'gsm7', 1,
        (array['delivered', 'delivered', 'delivered', 'delivered', 'delivered', 'delivered', 'sent', 'sent', 'sent', 'failed'])[1 + n % 10], 'SM' || n,
        now() - interval '1095 days' * (n::float8 / {rows}), 12, 'RWF', 18, 'RWF'
-  from (select n, 1 + floor(50 * power(((n * 7919) % 10007)::float8 / 10007, 3))::integer as d from generate_series({rows}, 1, -1) n) x;
+  from (select n, 1 + floor(50 * power(((n::bigint * 7919) % 10007)::float8 / 10007, 3))::integer as d from generate_series({rows}, 1, -1) n) x;
 insert into public.agent_calls (client_id, deployment_id, started_at, duration_seconds)
 select ('00000000-0000-4000-8000-' || lpad((1 + d % 20)::text, 12, '0'))::uuid, ('00000000-0000-4000-9000-' || lpad(d::text, 12, '0'))::uuid,
        now() - interval '1095 days' * (n::float8 / {rows} * 5), 60
-  from (select n, 1 + floor(50 * power(((n * 7919) % 10007)::float8 / 10007, 3))::integer as d from generate_series({rows} / 5, 1, -1) n) x;
+  from (select n, 1 + floor(50 * power(((n::bigint * 7919) % 10007)::float8 / 10007, 3))::integer as d from generate_series({rows} / 5, 1, -1) n) x;
 set session_replication_role = origin;
 ";
 
