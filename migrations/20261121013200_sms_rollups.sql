@@ -55,12 +55,19 @@ do $$
 declare
   v_table text;
 begin
+  perform private.require_columns('public.agent_sms_rollups', '{
+    "deployment_id": "uuid", "grain": "text",
+    "starts_at": "timestamp with time zone", "client_id": "uuid", "cost_currency": "text", "revenue_currency": "text", "messages": "bigint",
+    "pending": "bigint", "sent": "bigint", "delivered": "bigint", "failed": "bigint", "cancelled": "bigint", "accepted": "bigint",
+    "replied": "bigint", "segments": "bigint", "cost": "numeric(20,6)", "revenue": "numeric(20,6)", "margin": "numeric(20,6)",
+    "without_margin": "bigint", "created_at": "timestamp with time zone"}');
+  perform private.require_columns('public.agent_sms_changes', '{
+    "id": "bigint", "deployment_id": "uuid",
+    "starts_at": "timestamp with time zone", "client_id": "uuid", "cost_currency": "text", "revenue_currency": "text", "messages": "bigint",
+    "pending": "bigint", "sent": "bigint", "delivered": "bigint", "failed": "bigint", "cancelled": "bigint", "accepted": "bigint",
+    "replied": "bigint", "segments": "bigint", "cost": "numeric(20,6)", "revenue": "numeric(20,6)", "margin": "numeric(20,6)",
+    "without_margin": "bigint", "created_at": "timestamp with time zone"}');
   foreach v_table in array array['agent_sms_rollups', 'agent_sms_changes'] loop
-    perform private.require_columns(format('public.%I', v_table)::regclass, '{
-      "deployment_id": "uuid", "starts_at": "timestamp with time zone", "client_id": "uuid", "cost_currency": "text",
-      "revenue_currency": "text", "messages": "bigint", "pending": "bigint", "sent": "bigint", "delivered": "bigint", "failed": "bigint",
-      "cancelled": "bigint", "accepted": "bigint", "replied": "bigint", "segments": "bigint", "cost": "numeric(20,6)",
-      "revenue": "numeric(20,6)", "margin": "numeric(20,6)", "without_margin": "bigint", "created_at": "timestamp with time zone"}');
     execute format('comment on column public.%I.deployment_id is ''Whom the messages count for.''', v_table);
     execute format('comment on column public.%I.cost_currency is ''ISO 4217, of cost; empty: none of them has one.''', v_table);
     execute format('comment on column public.%I.revenue_currency is ''ISO 4217, of revenue and margin; empty: none of them has one.''', v_table);
@@ -78,8 +85,6 @@ begin
     execute format('comment on column public.%I.margin is ''Sum of the margins that are known, in revenue_currency.''', v_table);
     execute format('comment on column public.%I.without_margin is ''How many have no margin: no price on one side, or no rate between the two.''', v_table);
   end loop;
-  perform private.require_columns('public.agent_sms_rollups', '{"grain": "text"}');
-  perform private.require_columns('public.agent_sms_changes', '{"id": "bigint"}');
 end
 $$;
 create index if not exists idx_agent_sms_rollups_client on public.agent_sms_rollups (client_id, grain, starts_at);

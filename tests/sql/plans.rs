@@ -99,13 +99,13 @@ reset session_replication_role;
 ";
 
 /// A connection that hears the plans of everything it runs.
-struct Listener {
-    client: Client,
+pub struct Listener {
+    pub client: Client,
     plans: UnboundedReceiver<String>,
 }
 
 impl Listener {
-    async fn connect(url: &str) -> Self {
+    pub async fn connect(url: &str) -> Self {
         let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
         let (told, plans) = unbounded_channel();
         tokio::spawn(async move {
@@ -128,7 +128,7 @@ impl Listener {
     }
 
     /// The plans since the last look.
-    fn heard(&mut self) -> Vec<Value> {
+    pub fn heard(&mut self) -> Vec<Value> {
         let mut heard = Vec::new();
         while let Ok(message) = self.plans.try_recv() {
             if let Some((_, plan)) = message.split_once("plan:\n") {
@@ -140,7 +140,7 @@ impl Listener {
 }
 
 /// What is wrong with a plan: a big table read as a whole, or many rows read in vain.
-fn judge(plan: &Value, big: &BTreeSet<String>, wrong: &mut Vec<String>) {
+pub fn judge(plan: &Value, big: &BTreeSet<String>, wrong: &mut Vec<String>) {
     let number = |field: &str| plan[field].as_f64().unwrap_or_default();
     let kind = text(plan, "/Node Type");
     let relation = text(plan, "/Relation Name");
@@ -306,6 +306,8 @@ fn calls(round: usize) -> Vec<Call> {
     let n = 4000 + round * 2;
     let (call, turn, report) = ("begin_call_notification", "begin_sms_turn", "record_delivery_events");
     let statements = std::fs::read_to_string(beside("seed_statements.sql")).unwrap();
+    // What the documents leave to the reader: the id of a deployment.
+    let statements = statements.replace("'xxx'", &format!("'{}'", id("ad", 7)));
     let sql = |text: String| json!(text);
     vec![
         Call("call by id, not told yet", call, lease(1, json!({"call_ref": id("c", 2000 * (round + 1))})), "\"go\""),

@@ -66,7 +66,7 @@ async fn sums_equal_the_rows_after_every_statement() {
     let db = Db::new().await;
     db.run(CLIENTS).await;
     let mut dice = Dice(seed());
-    for step in 0..if in_full() { 5_000 } else { 300 } {
+    for step in 0..if in_full() { 2_000 } else { 300 } {
         let sql = statement(&mut dice);
         if let Err(error) = db.service.batch_execute(&sql).await {
             panic!("{}\n  in: {sql}", refusal(&error).message);

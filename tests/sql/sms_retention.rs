@@ -1,0 +1,87 @@
+//! How long SMS are kept: three years, or as long as a client says; in batches, and their sums go with them.
+
+use serde_json::json;
+
+use crate::support::Db;
+
+const NOW: &str = "'2030-01-01T08:00:00Z'";
+
+async fn purge(db: &Db, limit: u32) -> i64 {
+    db.count(&format!("select private.purge_agent_sms({NOW}, {limit})::bigint")).await
+}
+
+/// What is left, by client and text.
+async fn left(db: &Db) -> serde_json::Value {
+    let sql = "select coalesce(jsonb_agg(distinct c.slug || ' ' || s.message_content), '[]') from public.agent_sms s join public.clients c on c.id = s.client_id";
+    db.value(sql).await
+}
+
+async fn fill(db: &Db) {
+    db.run(
+        "insert into public.clients (slug, brand, settings)
+         values ('three', 'A', '{}'), ('one', 'B', '{\"sms_retention_months\": 12}'), ('unclear', 'C', '{\"sms_retention_months\": \"0 or so\"}');
+         insert into public.agent_sms (client_id, message_content, status, sent_at, segments)
+         select c.id, t.name, 'delivered', t.at, 1 from public.clients c, generate_series(1, 3),
+                (values ('oldest', timestamptz '2026-12-31T08:00:00Z'), ('old', '2027-01-01T08:00:00Z'), ('last year', '2029-01-01T07:59:59Z'), ('new', '2029-01-01T08:00:00Z')) t (name, at)
+          where not c.is_default",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_older_goes_the_oldest_first_and_nothing_else() {
+    let db = Db::new().await;
+    fill(&db).await;
+    assert_eq!(purge(&db, 4).await, 4, "a batch");
+    while purge(&db, 4).await > 0 {}
+    assert_eq!(
+        left(&db).await,
+        json!([
+            "one new",
+            "three last year",
+            "three new",
+            "three old",
+            "unclear last year",
+            "unclear new",
+            "unclear old"
+        ]),
+        "on the day itself it is not older"
+    );
+}
+
+#[tokio::test]
+async fn sums_of_what_went_go_with_it_and_the_rest_stays_right() {
+    let db = Db::new().await;
+    fill(&db).await;
+    db.run("select private.fold_sms_changes()").await;
+    let old =
+        "select count(*) from public.agent_sms_rollups where starts_at < '2026-12-31T12:00:00Z' and grain <> 'month'";
+    assert!(db.count(old).await > 0);
+    assert_eq!(purge(&db, 1000).await, 15);
+    assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+    assert_eq!(db.value("select sum(messages) from public.v_agent_sms_days").await, json!(21));
+    // Folded, they are zeros; a later look takes these away.
+    db.run("select private.fold_sms_changes(); select private.purge_agent_sms('2030-03-01T08:00:00Z', 0); select private.purge_agent_sms('2030-03-01T08:00:00Z')").await;
+    db.run("select private.fold_sms_changes(); select private.purge_agent_sms('2030-06-01T08:00:00Z')").await;
+    assert_eq!(db.count(old).await, 0);
+    assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+}
+
+#[tokio::test]
+async fn a_purge_waits_for_nobody_and_the_sweep_does_it() {
+    let db = Db::new().await;
+    fill(&db).await;
+    let other = db.connect().await;
+    other
+        .batch_execute(
+            "begin; update public.agent_sms set metadata = '{\"held\": true}' where message_content = 'oldest'",
+        )
+        .await
+        .unwrap();
+    db.run("set lock_timeout = '5s'").await;
+    assert_eq!(purge(&db, 1000).await, 6, "of one client what is not held");
+    other.batch_execute("commit").await.unwrap();
+    let swept = db.rpc("sweep", json!({"now": "2030-01-01T08:00:00Z"})).await;
+    assert_eq!(swept["sms_figures"]["purged"], 9);
+    assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+}
