@@ -33,6 +33,7 @@ mod guards;
 mod limits;
 mod lints;
 mod migrations;
+mod openai_sip;
 mod opt_out;
 mod orders;
 mod parallel;

@@ -30,6 +30,7 @@ const MOST_KEYS: usize = 32;
 const MOST_TOOLS: usize = 16;
 /// Turns of the agent's of which it is not known yet how they were heard.
 const MOST_TURNS: usize = 64;
+const MOST_CUT: usize = 8;
 /// Longest turn that is held, in bytes; what is stored is cut once more.
 const TURN_LIMIT_BYTES: usize = 16_000;
 /// How long a goodbye, or what is said before the caller is handed over, may take.
@@ -92,6 +93,8 @@ struct Turn {
     text: String,
     /// When its words were whole.
     at_ms: i64,
+    /// The caller cut it off.
+    cut: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -139,6 +142,8 @@ pub struct Sideband {
     failures: usize,
     again_ms: Option<i64>,
     turns: VecDeque<Turn>,
+    /// Responses and items that were cut off before their words were whole; the newest last.
+    cut: VecDeque<String>,
     tools: Vec<Tool>,
     /// The number that is being typed.
     keys: String,
@@ -166,6 +171,7 @@ impl Sideband {
             failures: 0,
             again_ms: None,
             turns: VecDeque::new(),
+            cut: VecDeque::new(),
             tools: Vec::new(),
             keys: String::new(),
             last_key_ms: 0,
@@ -238,7 +244,7 @@ impl Sideband {
             Event::ResponseCreated { response } => {
                 // Whatever was said before is over: the vendor plays one answer at a time.
                 while let Some(turn) = self.turns.pop_front_if(|turn| turn.response != response) {
-                    self.agent_said(turn, false);
+                    self.agent_said(turn);
                 }
                 self.response = Some(response);
                 self.asked_ms = None;
@@ -248,14 +254,21 @@ impl Sideband {
                 if self.turns.len() == MOST_TURNS
                     && let Some(turn) = self.turns.pop_front()
                 {
-                    self.agent_said(turn, false);
+                    self.agent_said(turn);
                 }
                 let text = clip(&text, TURN_LIMIT_BYTES).to_owned();
-                self.turns.push_back(Turn { item, response, text, at_ms: now_ms });
+                let cut = self.cut.iter().any(|id| *id == item || *id == response);
+                self.turns.push_back(Turn { item, response, text, at_ms: now_ms, cut });
+                if cut && let Some(last) = self.turns.len().checked_sub(1) {
+                    self.told_to(last);
+                }
             }
-            Event::Played { response } => self.heard(|turn| turn.response == response, false),
-            Event::Cleared { response } => self.heard(|turn| turn.response == response, true),
-            Event::Truncated { item } => self.heard(|turn| turn.item == item, true),
+            Event::Played { response } => {
+                if let Some(last) = self.turns.iter().rposition(|turn| turn.response == response) {
+                    self.told_to(last);
+                }
+            }
+            Event::Cleared { response: id } | Event::Truncated { item: id } => self.cut_off(id),
             Event::FunctionCall { response, call_id, name, arguments } => {
                 let known = self.tools.iter().any(|tool| tool.call_id == call_id);
                 if !known && self.tools.len() < MOST_TOOLS {
@@ -275,6 +288,9 @@ impl Sideband {
                     self.failures = 0;
                     self.begin_tools(now_ms, &response);
                 } else {
+                    for turn in self.turns.iter_mut().filter(|turn| turn.response == response) {
+                        turn.cut |= failure.is_none();
+                    }
                     // What a cut-off response wanted done is not done; what runs already is another's.
                     self.tools.retain(|tool| tool.begun_ms.is_some() || tool.response != response);
                 }
@@ -359,22 +375,35 @@ impl Sideband {
         self.send(&json!({ "type": "session.update", "session": session }));
     }
 
-    /// It is known how these turns were heard, and with them all that came before.
-    fn heard(&mut self, of: impl Fn(&Turn) -> bool, cut: bool) {
-        let Some(last) = self.turns.iter().rposition(of) else { return };
-        for at in 0..=last {
+    /// What is left of a response, or of an item, will not be heard. Its words may be whole only after that.
+    fn cut_off(&mut self, id: String) {
+        let Some(last) = self.turns.iter().rposition(|turn| turn.response == id || turn.item == id) else {
+            if self.cut.len() == MOST_CUT {
+                self.cut.pop_front();
+            }
+            self.cut.push_back(id);
+            return;
+        };
+        if let Some(turn) = self.turns.get_mut(last) {
+            turn.cut = true;
+        }
+        self.told_to(last);
+    }
+
+    /// It is known how this turn was heard, and with it all that came before.
+    fn told_to(&mut self, last: usize) {
+        for _ in 0..=last {
             if let Some(turn) = self.turns.pop_front() {
-                self.agent_said(turn, cut && at == last);
+                self.agent_said(turn);
             }
         }
     }
 
-    fn agent_said(&mut self, turn: Turn, interrupted: bool) {
+    fn agent_said(&mut self, turn: Turn) {
         if turn.text.trim().is_empty() {
             return;
         }
-        let mut said =
-            json!({ "role": "assistant", "text": turn.text, "item_id": turn.item, "interrupted": interrupted });
+        let mut said = json!({ "role": "assistant", "text": turn.text, "item_id": turn.item, "interrupted": turn.cut });
         if let (Some(locale), Some(fields)) = (locale::detect(&turn.text), said.as_object_mut()) {
             fields.insert("language".to_owned(), locale.as_str().into());
             fields.insert("language_source".to_owned(), "detected".into());
@@ -594,7 +623,7 @@ impl Sideband {
         self.over = true;
         // What was still being said was cut by the end.
         while let Some(turn) = self.turns.pop_front() {
-            self.agent_said(turn, true);
+            self.agent_said(Turn { cut: true, ..turn });
         }
         self.keep(now_ms, "ended", json!({ "cause": cause }));
     }
@@ -756,6 +785,7 @@ mod tests {
             .gets(json!({"type": "conversation.item.truncated", "item_id": "item_r2", "audio_end_ms": 300}));
         play.gets(json!({"type": "output_audio_buffer.cleared", "response_id": "r2"}));
         play.says("r3", "Third.").says("r4", "Fourth.");
+        assert_eq!(play.transcripts().len(), 3);
         let heard = [
             ("assistant", "First.", false),
             ("assistant", "Second, which is long.", true),
@@ -766,6 +796,23 @@ mod tests {
         play.call.end(play.now_ms, "caller_hangup");
         play.take();
         assert_eq!(play.transcripts()[3..], [("assistant", "Fourth.", true)], "the end cut it");
+    }
+
+    #[test]
+    fn an_answer_that_is_cut_off_before_its_words_are_whole_was_interrupted() {
+        for early in [
+            json!({"type": "conversation.item.truncated", "item_id": "item_r1", "audio_end_ms": 300}),
+            json!({"type": "output_audio_buffer.cleared", "response_id": "r1"}),
+        ] {
+            let mut play = Play::new();
+            play.gets(early).says("r1", "The offer");
+            assert_eq!(play.transcripts(), [("assistant", "The offer", true)]);
+        }
+        let mut play = Play::new();
+        play.gets(json!({"type": "response.output_audio_transcript.done", "response_id": "r1", "item_id": "i", "transcript": "The offer"}));
+        play.gets(json!({"type": "response.done", "response": {"id": "r1", "status": "cancelled"}}));
+        play.says("r2", "And so on.").played("r2");
+        assert_eq!(play.transcripts(), [("assistant", "The offer", true), ("assistant", "And so on.", false)]);
     }
 
     #[test]
