@@ -304,6 +304,36 @@ async fn a_socket_that_breaks_is_made_anew_and_the_call_goes_on() {
 }
 
 #[tokio::test]
+async fn a_call_that_cannot_be_observed_any_more_is_hung_up() {
+    let stage = stage().await;
+    stage.openai().realtime().script(talk(vec![]));
+    let call = Ringing::new(&stage);
+    call.accepted().await;
+    call.hears("assistant", speech::AGENT_GREETING.text).await;
+    stage.openai().fail_with(Fault::Status503).on("handshake").always();
+    stage.openai().calls().cut();
+    // It is tried for about sixteen seconds.
+    let over = format!(
+        "select end_cause = 'model_unavailable' and end_reason = 'sideband_lost' from voice_calls where id = {}",
+        call.row()
+    );
+    stage.wait_for_sql(&format!("select coalesce(({over}), false)"), SOON * 4).await.unwrap();
+    assert!(call.known().hung_up, "nobody could end it later");
+    call.told_once().await;
+}
+
+#[tokio::test]
+async fn a_call_that_lasts_too_long_is_ended() {
+    let short = || config().var("OPENAI_SIP_MAX_SECONDS", 2);
+    let stage = Stage::alone("openai-sip-short", short).await;
+    let call = Ringing::new(&stage);
+    call.accepted().await;
+    call.ended("max_duration").await;
+    assert!(call.known().hung_up);
+    call.told_once().await;
+}
+
+#[tokio::test]
 async fn an_object_that_is_killed_wakes_and_goes_on_with_its_call() {
     let stage = stage().await;
     stage.openai().realtime().script(talk(vec![asks(vec![Act::Say(speech::AGENT_PARKING)])]));

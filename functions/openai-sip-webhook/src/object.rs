@@ -452,10 +452,13 @@ impl Here {
             _ => openai_sip::answer(status, parts.nth(1).unwrap_or_default().as_bytes()),
         };
         if answer == Answer::Done {
-            return;
+            if let Some(call) = self.call.borrow_mut().as_mut() {
+                call.connected(host::now_ms());
+            }
+            return self.perform();
         }
         self.link.replace(None);
-        let seen = self.call.borrow().as_ref().is_some_and(|call| call.was_connected());
+        let seen = self.call.borrow().as_ref().is_some_and(|call| call.was_observed());
         match answer {
             // The line is down: the call was ended by whom we could not hear any more.
             Answer::Gone if seen => self.gone(),

@@ -125,8 +125,10 @@ pub struct Sideband {
     /// The number of the last event of the record.
     seq: i64,
     greeted: bool,
-    /// How often the session was met: once a connection.
-    connections: u32,
+    /// The socket stood at least once.
+    observed: bool,
+    /// The session told its name.
+    met: bool,
     /// The socket stands. Whoever reads a call again has none.
     #[serde(skip)]
     ready: bool,
@@ -163,7 +165,8 @@ impl Sideband {
             setup,
             seq: 0,
             greeted: false,
-            connections: 0,
+            observed: false,
+            met: false,
             ready: false,
             response: None,
             asked_ms: None,
@@ -205,9 +208,9 @@ impl Sideband {
         self.seq
     }
 
-    /// Whether the session was ever there.
-    pub fn was_connected(&self) -> bool {
-        self.connections > 0
+    /// Whether the socket ever stood.
+    pub fn was_observed(&self) -> bool {
+        self.observed
     }
 
     /// The language that is spoken.
@@ -235,7 +238,11 @@ impl Sideband {
 
     fn event(&mut self, now_ms: i64, event: Event) {
         match event {
-            Event::SessionCreated { session } => self.connected(now_ms, &session),
+            Event::SessionCreated { session } => {
+                if !std::mem::replace(&mut self.met, true) {
+                    self.keep(now_ms, "session.created", json!({ "session_id": clip(&session, 200), "ordinal": 1 }));
+                }
+            }
             Event::SpeechStarted => {
                 // What they say now will be answered, and not what came before.
                 self.again_ms = None;
@@ -312,15 +319,12 @@ impl Sideband {
         self.leave(now_ms);
     }
 
-    fn connected(&mut self, now_ms: i64, session: &str) {
-        let again = std::mem::replace(&mut self.ready, true);
-        if again {
+    /// The socket stands. The session was set up when the call was accepted: it can be spoken through at once.
+    pub fn connected(&mut self, now_ms: i64) {
+        if self.over || std::mem::replace(&mut self.ready, true) {
             return;
         }
-        self.connections += 1;
-        if self.connections == 1 {
-            self.keep(now_ms, "session.created", json!({ "session_id": clip(session, 200), "ordinal": 1 }));
-        }
+        self.observed = true;
         if !std::mem::replace(&mut self.greeted, true) {
             let words = greeting(self.language.current());
             return self.ask(now_ms, &json!({ "instructions": words }));
@@ -681,8 +685,14 @@ mod tests {
         fn new() -> Play {
             let call = Sideband::new(setup(), json!({"trunk": "openai_sip", "direction": "inbound"}), T0);
             let mut play = Play { call, now_ms: T0, sent: vec![], kept: vec![], other: vec![] };
-            play.gets(json!({"type": "session.created", "session": {"id": "sess_1"}}));
+            play.connects();
             play
+        }
+
+        fn connects(&mut self) -> &mut Play {
+            self.call.connected(self.now_ms);
+            self.take();
+            self.gets(json!({"type": "session.created", "session": {"id": "sess_1"}}))
         }
 
         fn gets(&mut self, event: Value) -> &mut Play {
@@ -711,7 +721,7 @@ mod tests {
         /// The object is gone, and another one reads what it wrote; then it is connected again.
         fn evicted(&mut self) -> &mut Play {
             self.call = Sideband::from_text(&self.call.to_text()).unwrap();
-            self.gets(json!({"type": "session.created", "session": {"id": "sess_1"}}))
+            self.connects()
         }
 
         fn says(&mut self, response: &str, text: &str) -> &mut Play {
@@ -975,6 +985,7 @@ mod tests {
         Referred(bool),
         Wait(i64),
         Lost,
+        Connects,
         Evicted,
     }
 
@@ -1004,6 +1015,7 @@ mod tests {
             1 => any::<bool>().prop_map(Step::Referred),
             2 => (0_i64..20_000).prop_map(Step::Wait),
             1 => Just(Step::Lost),
+            1 => Just(Step::Connects),
             1 => Just(Step::Evicted),
         ]
     }
@@ -1024,6 +1036,9 @@ mod tests {
                     Step::Referred(taken) => { play.call.referred(play.now_ms, taken, 200); play.take(); }
                     Step::Wait(ms) => { play.wait(ms); }
                     Step::Lost => play.call.lost(),
+                    Step::Connects => {
+                        play.connects();
+                    }
                     Step::Evicted => {
                         let written = play.call.to_text();
                         play.call = Sideband::from_text(&written).unwrap();
