@@ -209,7 +209,7 @@ mod tests {
     fn a_caller_who_interrupts_is_understood_and_the_rest_is_not_played() {
         let (mut leg, mut now) = (leg(), Duration::from_secs(1));
         leg.hear(now, r#"{"type": "response.create"}"#);
-        while !leg.playing.as_ref().is_some_and(|playing| playing.ms > 0) {
+        while leg.playing.as_ref().is_none_or(|playing| playing.ms == 0) {
             now = leg.next_at();
             leg.tick(now);
         }
