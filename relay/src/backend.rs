@@ -4,11 +4,11 @@
 //! and recorded comes out. It opens no socket itself.
 
 pub mod audio;
-pub mod language;
 pub mod realtime;
 
 use bytes::Bytes;
 use ihuza_core::locale::Locale;
+pub use ihuza_core::realtime_event::Usage;
 use serde::{Deserialize, Serialize};
 
 use crate::media::dtmf::Digit;
@@ -77,23 +77,6 @@ impl LanguageSource {
             LanguageSource::Detected => "detected",
         }
     }
-}
-
-/// Tokens that a response used; the cached ones are part of the input.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Usage {
-    /// Text in.
-    pub text_in: u64,
-    /// Sound in.
-    pub audio_in: u64,
-    /// Text in that had been cached.
-    pub cached_text_in: u64,
-    /// Sound in that had been cached.
-    pub cached_audio_in: u64,
-    /// Text out.
-    pub text_out: u64,
-    /// Sound out.
-    pub audio_out: u64,
 }
 
 /// What a backend wants.

@@ -370,6 +370,7 @@ async fn a_wrong_method_is_answered_with_the_right_ones() {
         ("openai-realtime-sip", "/openai-realtime", "POST"),
         ("openai-realtime-sip", "/openai-realtime/end", "POST"),
         ("openai-realtime-sip", "/openai-realtime/health", "GET"),
+        ("openai-sip-webhook", "", "POST"),
     ];
     for (function, path, allowed) in places {
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"] {
@@ -398,6 +399,7 @@ async fn what_is_too_large_is_refused_whether_it_says_so_or_not() {
         ("delivery-status-webhook", mtn.as_str(), 256 * 1024),
         ("whatsapp-webhook", "", 3 * 1024 * 1024),
         ("openai-realtime-sip", service.as_str(), 256 * 1024),
+        ("openai-sip-webhook", "", 256 * 1024),
     ];
     for (function, bearer, limit) in limits {
         for announced in [true, false] {

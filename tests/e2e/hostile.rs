@@ -106,6 +106,14 @@ fn doors(stage: &Stage) -> Vec<Door> {
             path: "/openai-realtime/end",
             sound: vec![(json, json!({"callSid": "hostile-4", "cause": "no_answer", "startedAt": "2026-11-21T04:05:00Z", "durationSeconds": 9, "lastSeq": 2}).to_string())],
         },
+        Door {
+            function: "openai-sip-webhook",
+            method: "POST",
+            path: "",
+            sound: vec![(json, json!({"object": "event", "id": "evt_1", "type": "realtime.call.incoming", "created_at": 1795226400, "data": {
+                "call_id": "rtc_hostile", "sip_media_security": "srtp",
+                "sip_headers": [{"name": "From", "value": format!("\"A\" <sip:{phone}@ims.rw>;tag=9")}, {"name": "To", "value": "<sip:+250788000000@sip.api.openai.com>"}]}}).to_string())],
+        },
         Door { function: "delivery-retry", method: "POST", path: "/sweep", sound: vec![(json, "{}".to_owned())] },
     ]
 }
@@ -290,6 +298,13 @@ async fn knock(stage: &Stage, http: &reqwest::Client, door: &Door, content_type:
         "whatsapp-webhook" => {
             let signature = hmac_hex(stage.secret("WHATSAPP_APP_SECRET").unwrap(), &[body]);
             request.header("x-hub-signature-256", format!("sha256={signature}"))
+        }
+        "openai-sip-webhook" => {
+            let secret = stage.secret("OPENAI_WEBHOOK_SECRET").unwrap();
+            let headers =
+                ihuza_sim::openai::sip::signed(secret, "wh_hostile", chrono::Utc::now().timestamp(), body).unwrap();
+            let ours = headers.into_iter().filter(|(name, _)| name.starts_with("webhook-"));
+            ours.fold(request, |request, (name, value)| request.header(name, value))
         }
         _ => request.bearer_auth(stage.secret("MTN_WEBHOOK_SECRET").unwrap()),
     };

@@ -26,6 +26,7 @@ mod keywords;
 mod logs;
 mod many;
 mod notify;
+mod openai_sip;
 mod openapi;
 mod outage;
 mod phone;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use chrono::Utc;
 use ihuza_sim::edge::client;
 use ihuza_sim::keys::hmac_hex;
+use ihuza_sim::openai::sip::signed;
 use ihuza_sim::verbs::CallSeed;
 use ihuza_sim::world::WorldConfig;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -169,6 +170,9 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
             let (query, form) = (path.split_once('?').map_or("", |(_, query)| query), parameters(&body));
             let form: Vec<(&str, &str)> = form.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let twilio = stage.twilio().signature(query, &form);
+            let openai = stage.secret("OPENAI_WEBHOOK_SECRET").unwrap();
+            let openai = signed(openai, "wh_example", timestamp.parse().unwrap(), body.as_bytes()).unwrap();
+            let openai = openai.into_iter().find(|(name, _)| *name == "webhook-signature").unwrap().1;
             let method = reqwest::Method::from_bytes(request.method.as_bytes()).unwrap();
             let mut sent = client().unwrap().request(method, &url).body(body.clone());
             if let Some(content_type) = &request.content_type {
@@ -179,7 +183,8 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
                     .replace("{{TIMESTAMP}}", &timestamp)
                     .replace("{{SIGNATURE:mtn}}", &format!("sha256={mtn}"))
                     .replace("{{SIGNATURE:meta}}", &format!("sha256={meta}"))
-                    .replace("{{SIGNATURE:twilio}}", &twilio);
+                    .replace("{{SIGNATURE:twilio}}", &twilio)
+                    .replace("{{SIGNATURE:openai}}", &openai);
                 assert!(!value.contains("{{"), "{}: {value}", request.name);
                 sent = sent.header(name, value);
             }

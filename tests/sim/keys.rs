@@ -18,8 +18,13 @@ pub fn hmac_hex(key: &str, parts: &[&[u8]]) -> String {
 }
 
 fn hmac(key: &str, parts: &[&[u8]]) -> Vec<u8> {
+    hmac_sha256(key.as_bytes(), parts)
+}
+
+/// HMAC-SHA256.
+pub fn hmac_sha256(key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
     #[allow(clippy::expect_used, reason = "HMAC takes keys of any length (RFC 2104)")]
-    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key.as_bytes()).expect("HMAC takes any key");
+    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key).expect("HMAC takes any key");
     for part in parts {
         mac.update(part);
     }

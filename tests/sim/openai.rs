@@ -22,6 +22,7 @@ mod conversation;
 mod facts;
 mod input;
 pub mod realtime;
+pub mod sip;
 mod summary;
 pub mod transcribe;
 mod words;
@@ -29,6 +30,7 @@ mod words;
 use answer::Reply;
 use check::Refusal;
 use realtime::Realtime;
+use sip::Calls;
 
 /// Path below the base URL, which ends in `/v1`.
 const PATH: &str = "/v1/responses";
@@ -66,6 +68,7 @@ pub struct OpenAi {
 struct Model {
     api_key: String,
     realtime: Realtime,
+    calls: Arc<Calls>,
     state: Mutex<State>,
 }
 
@@ -78,7 +81,9 @@ struct State {
 impl OpenAi {
     pub async fn start(port: u16, api_key: String, latency: Duration) -> Result<Self> {
         let control = Arc::new(Control::default());
-        let model = Arc::new(Model { api_key, realtime: Realtime::new(control.clone()), state: Mutex::default() });
+        let realtime = Realtime::new(control.clone());
+        let calls = Arc::new(Calls::new(control.clone())?);
+        let model = Arc::new(Model { api_key, realtime, calls, state: Mutex::default() });
         let server = control::start(port, model.clone(), control.clone(), latency).await?;
         Ok(Self { server, control, model })
     }
@@ -134,6 +139,11 @@ impl OpenAi {
         &self.model.realtime
     }
 
+    /// Calls over the vendor's own SIP.
+    pub fn calls(&self) -> &Calls {
+        &self.model.calls
+    }
+
     /// Every question so far, oldest first.
     pub fn questions(&self) -> Vec<Recorded> {
         let mut requests = self.control.requests();
@@ -148,6 +158,13 @@ impl Model {
             return error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None);
         }
         self.realtime.mint(request).map_or_else(refused, |answer| Answer::json(200, &answer))
+    }
+
+    fn act(&self, request: &Request) -> Answer {
+        if request.bearer() != Some(&self.api_key) {
+            return error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None);
+        }
+        self.calls.act(&self.realtime, request).unwrap_or_else(refused)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -266,6 +283,10 @@ impl Service for Model {
                 error(401, "invalid_request_error", "invalid_api_key", "Incorrect API key provided", None)
             }
             ("POST", realtime::KEYS) => self.mint(&request),
+            ("POST", path) if path.starts_with(sip::CALLS) => self.act(&request),
+            ("GET", realtime::SOCKET) if sip::observed(&request).is_some() => {
+                self.calls.handshake(&request, &self.api_key).unwrap_or_else(refused)
+            }
             ("GET", realtime::SOCKET) => self.realtime.handshake(&request, &self.api_key).unwrap_or_else(refused),
             (_, PATH | realtime::KEYS | realtime::SOCKET) => {
                 error(405, "invalid_request_error", "method_not_allowed", "Not allowed to use this method", None)
@@ -275,7 +296,13 @@ impl Service for Model {
     }
 
     async fn talk(self: Arc<Self>, request: Request, stream: Stream) {
-        self.realtime.talk(request, stream).await;
+        match sip::observed(&request) {
+            Some(id) => {
+                let seen = self.realtime.record(id, false);
+                self.calls.talk(&request, stream, seen).await;
+            }
+            None => self.realtime.talk(request, stream).await,
+        }
     }
 
     fn operate(&self, request: &Request) -> Option<Answer> {

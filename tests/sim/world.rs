@@ -143,6 +143,8 @@ impl World {
                 edge.url("delivery-status-webhook")?.to_owned(),
             );
             whatsapp.set_webhook(edge.url("whatsapp-webhook")?.to_owned());
+            let sip = edge.url("openai-sip-webhook")?.to_owned();
+            openai.calls().set_webhook(sip, accounts.openai_webhook.clone());
         }
         let relay = match edge.as_ref().filter(|_| config.relay) {
             Some(edge) => {

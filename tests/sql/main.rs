@@ -39,6 +39,7 @@ mod lints;
 mod metrics;
 mod migrations;
 mod n8n;
+mod openai_sip;
 mod opt_out;
 mod orders;
 mod parallel;

@@ -18,9 +18,9 @@ mod tools;
 use ihuza_core::problem::Problem;
 use ihuza_core::signature;
 use ihuza_edge::{
-    database::DatabaseError,
     endpoint::{self, Call, Endpoint, Outcome},
     incoming::{BODY_LIMIT_BYTES, Incoming, SERVICE_HEADERS},
+    voice,
 };
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
@@ -28,7 +28,7 @@ use worker::{Env, web_sys};
 
 const ENDPOINT: Endpoint = Endpoint {
     name: "openai-realtime-sip",
-    queue: "post-call-notify",
+    queue: voice::SUMMARIES,
     headers: SERVICE_HEADERS,
     body_limit_bytes: BODY_LIMIT_BYTES,
 };
@@ -57,14 +57,6 @@ fn route(call: Call) -> Outcome {
     match call.request.method.as_str() {
         "POST" => work(call).unwrap_or_else(Outcome::from),
         _ => Problem::method_not_allowed("POST").into(),
-    }
-}
-
-/// What the caller of ours hears when the database said no.
-fn refused(error: DatabaseError) -> Problem {
-    match &error {
-        DatabaseError::Refused { status: 404, .. } => Problem::not_found("there is no call with this call_id"),
-        _ => error.problem(1),
     }
 }
 

@@ -3,11 +3,10 @@
 use ihuza_core::{
     channel::Provider,
     error_class::{Classified, ErrorClass},
-    json::{self, flag_at, items_at, obj, str_at},
-    locale::Locale,
+    json::{self, flag_at, obj, str_at},
     log::{Event, Level},
     problem::Problem,
-    realtime::{self, AudioFormat, ClientSecret, SessionRequest},
+    realtime::{self, AudioFormat, ClientSecret, Defaults},
     send::Refused,
     timestamp,
 };
@@ -17,10 +16,11 @@ use ihuza_edge::{
     endpoint::{Call, Outcome},
     host, model, outgoing,
     reply::Reply,
+    voice,
 };
 use serde_json::{Map, Value};
 
-use crate::{Asker, asker, refused};
+use crate::{Asker, asker};
 
 /// Earlier messages that the agent is told of.
 const HISTORY_LIMIT: i64 = 10;
@@ -60,7 +60,8 @@ pub fn open(call: Call) -> Result<Outcome, Problem> {
 }
 
 async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: bool) -> Result<Reply, Problem> {
-    let opened = database::rpc(cx, "open_voice_call", &Value::Object(p)).await.map_err(refused)?;
+    let opened =
+        database::rpc(cx, "open_voice_call", &Value::Object(p)).await.map_err(|error| voice::refused(&error))?;
     if str_at(&opened, "decision") != Some("go") {
         return Err(Problem::new("call-ended", "The call is over", 409)
             .detail("this call has ended; its record is kept as it is")
@@ -86,6 +87,17 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
         instructions: &instructions,
         tools: &names,
     });
+    let realtime::Opened { session, model: name, locale, .. } = realtime::opened(
+        &opened,
+        &Defaults {
+            model: cx.config.text("OPENAI_REALTIME_MODEL"),
+            voice: cx.config.text("OPENAI_REALTIME_VOICE"),
+            audio_format: Some(asked),
+            turn_detection: cx.config.text("OPENAI_REALTIME_TURN_DETECTION"),
+            transcription_model: cx.config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
+            tools: &[],
+        },
+    );
     let profile = str_at(part("profile"), "id");
     let secret = if with_key { mint(cx, &session, profile).await } else { None };
 
@@ -98,14 +110,14 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
             ("session_id", part("session").get("id").into()),
             ("created", flag_at(&opened, "created").into()),
             ("language", locale.into()),
-            ("model", name.into()),
+            ("model", (&name).into()),
             ("key_minted", secret.is_some().into()),
         ],
     );
     let mut answer = vec![
         ("callId", part("call_id").into()),
-        ("model", name.into()),
-        ("url", realtime::socket_url(cx.config.text("OPENAI_BASE_URL"), name).into()),
+        ("model", (&name).into()),
+        ("url", realtime::socket_url(cx.config.text("OPENAI_BASE_URL"), &name).into()),
         ("audio", session.get("audio").into()),
         ("expiresAt", secret.as_ref().and_then(expires_at).into()),
         ("locale", locale.into()),

@@ -1,19 +1,12 @@
 //! The agent uses a tool. The caller hears silence meanwhile, so there is a deadline, and an answer either way.
 
-use ihuza_core::{
-    json::{self, flag_at, obj},
-    log::{Event, Level},
-    problem::Problem,
-    realtime,
-};
+use ihuza_core::{json, problem::Problem, realtime};
 use ihuza_edge::{
-    database::{self, DatabaseError},
     endpoint::{self, Call, Outcome},
-    host,
     reply::Reply,
     tool,
+    voice,
 };
-use serde_json::Value;
 
 pub fn tool(call: Call) -> Result<Outcome, Problem> {
     endpoint::require_service_key(&call.cx, &call.request)?;
@@ -40,6 +33,7 @@ pub fn tool(call: Call) -> Result<Outcome, Problem> {
             if ok { "a tool answered in a call" } else { "a tool had no answer in a call" },
             &[("tool", name.into()), ("ok", ok.into()), ("duration_ms", (host::now_ms() - started).into())],
         );
+        let answer = voice::run_tool(&call.cx, run).await.map_err(|error| voice::refused(&error))?;
         Ok(Reply::json(200, &answer))
     }))
 }

@@ -4,25 +4,24 @@
 //! new one is opened, told what was said so far, and takes over. What the caller says meanwhile waits, up to three
 //! seconds of it.
 
-mod events;
 mod history;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use ihuza_core::locale::{self, ALL, Locale};
-use ihuza_core::realtime::in_language;
+use ihuza_core::realtime::{in_language, pressed};
+use ihuza_core::realtime_event::Event;
+use ihuza_core::spoken::Language;
 use serde_json::{Value, json};
 
 use super::audio::Converter;
-use super::language::Language;
 use super::{Input, LanguageSource, Link, Output, Speaker, Usage, VoiceBackend};
 use crate::config::{AudioFormat, TurnDetection};
 use crate::media::dtmf::Digit;
 use crate::media::g711::Law;
 use crate::media::playout::{Heard, ItemId};
 use crate::moment::Moment;
-use events::Event;
 use history::History;
 
 /// A set-up that takes longer has failed.
@@ -312,7 +311,7 @@ impl Realtime {
             return;
         };
         match event {
-            Event::SessionCreated if is_next => self.configure(link),
+            Event::SessionCreated { .. } if is_next => self.configure(link),
             Event::SessionUpdated { formats } if is_next => self.take_over(now, formats),
             Event::Error { code, about } => self.error(now, link, &code, about.as_deref()),
             event if !is_next => self.conversation(now, link, event),
@@ -449,7 +448,7 @@ impl Realtime {
                 self.cut.clone_from(&self.response);
                 self.out.push_back(Output::Flush);
             }
-            Event::CallerSaid { text, language } => {
+            Event::CallerSaid { text, language, .. } => {
                 let told = language.as_deref().and_then(Locale::from_tag);
                 let locale = told.map(|locale| (locale, LanguageSource::Transcription)).or_else(|| detected(&text));
                 let changed = locale.and_then(|(locale, _)| self.language.heard(locale, &text));
@@ -492,7 +491,9 @@ impl Realtime {
                     None => {}
                 }
             }
-            Event::SessionCreated | Event::SessionUpdated { .. } | Event::Error { .. } | Event::Other => {}
+            // Playing and keys of the telephone are the relay's own.
+            Event::Played { .. } | Event::Cleared { .. } | Event::Truncated { .. } | Event::Digit { .. } => {}
+            Event::SessionCreated { .. } | Event::SessionUpdated { .. } | Event::Error { .. } | Event::Other => {}
         }
     }
 
@@ -749,8 +750,7 @@ impl Realtime {
     fn tell_numbers(&mut self, now: Moment) {
         let Some(link) = self.ready().filter(|_| !self.numbers.is_empty()) else { return };
         for number in std::mem::take(&mut self.numbers) {
-            let spelled: Vec<String> = number.chars().map(String::from).collect();
-            let text = format!("The caller pressed {} on the keypad.", spelled.join(" "));
+            let text = pressed(&number);
             let item =
                 json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
             self.out.push_back(Output::Send(link, created(&item)));

@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat};
 use serde_json::{Value, json};
 
 use super::entry::Entry;
-use crate::backend::{LanguageSource, Speaker, Usage};
+use crate::backend::{LanguageSource, Speaker};
 use crate::sip::call::EndCause;
 
 /// One event of a batch. A note to ourselves is none.
@@ -23,7 +23,7 @@ pub fn event(seq: u64, entry: &Entry) -> Value {
             }
             said
         }
-        Entry::Used { usage, .. } => json!({"type": "response.done", "usage": self::usage(usage)}),
+        Entry::Used { usage, .. } => json!({"type": "response.done", "usage": usage.to_value()}),
         // Who calls whom stands beside the events, once a request.
         Entry::Opened { trunk, direction, reference, .. } => {
             json!({"type": "opened", "trunk": trunk, "direction": direction, "reference": reference})
@@ -97,24 +97,13 @@ pub fn cause(cause: EndCause, answered: bool) -> &'static str {
     }
 }
 
-/// The counters as the Realtime API names them.
-fn usage(usage: &Usage) -> Value {
-    json!({
-        "input_token_details": {
-            "text_tokens": usage.text_in, "audio_tokens": usage.audio_in,
-            "cached_tokens": usage.cached_text_in + usage.cached_audio_in,
-            "cached_tokens_details": {"text_tokens": usage.cached_text_in, "audio_tokens": usage.cached_audio_in},
-        },
-        "output_token_details": {"text_tokens": usage.text_out, "audio_tokens": usage.audio_out},
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use ihuza_core::locale::Locale;
     use ihuza_core::realtime::{CAUSES, events_fields};
 
     use super::*;
+    use crate::backend::Usage;
     use crate::journal::entry::Direction;
     use crate::journal::entry::Origin;
     use crate::sip::call::END_CAUSES;

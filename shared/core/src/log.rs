@@ -106,6 +106,12 @@ events! {
     VoiceEventsStored = "VOICE_EVENTS_STORED",
     /// A call ended and its summary is asked for where one is owed.
     VoiceCallEnded = "VOICE_CALL_ENDED",
+    /// A call was not taken, or could not be.
+    VoiceCallRejected = "VOICE_CALL_REJECTED",
+    /// The line was asked to hand a call over.
+    VoiceCallTransferred = "VOICE_CALL_TRANSFERRED",
+    /// A call cannot be observed for now, or could not be ended.
+    VoiceLineLost = "VOICE_LINE_LOST",
     /// A key for the model could not be had: the call goes on without.
     VoiceKeyFailed = "VOICE_KEY_FAILED",
     /// A relay told how its trunks are.

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::channel::Provider;
 use crate::json::{as_text, clip, field, flag, integer, obj, optional_text, text};
 use crate::known;
+use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, str_at, text};
 use crate::locale::{self, Locale};
 use crate::openai;
 use crate::problem::Problem;
@@ -70,8 +71,8 @@ pub struct SessionRequest<'a> {
     pub model: &'a str,
     /// The voice it speaks with.
     pub voice: &'a str,
-    /// Both ways.
-    pub audio_format: AudioFormat,
+    /// Both ways; none where the line is the vendor's own and agrees on one itself.
+    pub audio_format: Option<AudioFormat>,
     /// `semantic_vad`, or anything else for `server_vad`.
     pub turn_detection: &'a str,
     /// Writes down what the caller says; empty: nobody does.
@@ -84,7 +85,7 @@ pub struct SessionRequest<'a> {
 
 /// The `session` object of the GA protocol, for the key and for `session.update` alike.
 pub fn session(request: &SessionRequest) -> Value {
-    let format = request.audio_format.to_value();
+    let format = request.audio_format.map(AudioFormat::to_value);
     let turn_detection = if request.turn_detection == "semantic_vad" {
         json!({"type": "semantic_vad", "eagerness": "auto", "create_response": true, "interrupt_response": true})
     } else {
@@ -92,7 +93,12 @@ pub fn session(request: &SessionRequest) -> Value {
                "create_response": true, "interrupt_response": true})
     };
     let mut input = Map::new();
-    input.insert("format".into(), format.clone());
+    let mut output = Map::new();
+    output.insert("voice".into(), request.voice.into());
+    if let Some(format) = format {
+        input.insert("format".into(), format.clone());
+        output.insert("format".into(), format);
+    }
     input.insert("noise_reduction".into(), json!({"type": "near_field"}));
     input.insert("turn_detection".into(), turn_detection);
     if !request.transcription_model.is_empty() {
@@ -106,10 +112,66 @@ pub fn session(request: &SessionRequest) -> Value {
         "instructions": request.instructions,
         "audio": {"input": input, "output": {"format": format, "voice": request.voice}},
         "tools": tool::offered(request.tools, Surface::Voice),
+        "audio": {"input": input, "output": output},
+        "tools": tools(request.tools),
         "tool_choice": "auto",
         // Keeps the beginning in the vendor's cache on a long call.
         "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
     })
+}
+
+/// What a session is made with where the call was not opened with something else before.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults<'a> {
+    /// The model's name.
+    pub model: &'a str,
+    /// The voice it speaks with.
+    pub voice: &'a str,
+    /// Both ways; none where the line agrees on one itself.
+    pub audio_format: Option<AudioFormat>,
+    /// As in [`SessionRequest`].
+    pub turn_detection: &'a str,
+    /// As in [`SessionRequest`].
+    pub transcription_model: &'a str,
+    /// Tools of whoever carries the call, beside the agent's.
+    pub tools: &'a [&'a str],
+}
+
+/// The agent of a call that was opened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// The whole session.
+    pub session: Value,
+    /// The model's name.
+    pub model: String,
+    /// The language to begin in.
+    pub locale: Locale,
+    /// What the agent is told.
+    pub instructions: String,
+}
+
+/// The session for what `open_voice_call` answered: a call that was opened before keeps the session that it was opened with.
+pub fn opened(answer: &Value, defaults: &Defaults) -> Opened {
+    let null = Value::Null;
+    let part = |name: &str| answer.get(name).unwrap_or(&null);
+    let locale = str_at(answer, "locale").and_then(Locale::from_tag).unwrap_or(Locale::En);
+    let own = items_at(part("agent"), "tools").iter().filter_map(Value::as_str);
+    let tools: Vec<String> = own.chain(defaults.tools.iter().copied()).map(str::to_owned).collect();
+    let told = str_at(part("agent"), "instructions").unwrap_or_default();
+    let instructions = instructions(told, locale, items_at(answer, "memories"), part("context"));
+    let stored = part("openai_session");
+    let format = str_at(stored, "audio_format").and_then(AudioFormat::from_name);
+    let model = str_at(stored, "model").unwrap_or(defaults.model);
+    let session = session(&SessionRequest {
+        model,
+        voice: str_at(stored, "voice").unwrap_or(defaults.voice),
+        audio_format: format.or(defaults.audio_format),
+        turn_detection: defaults.turn_detection,
+        transcription_model: defaults.transcription_model,
+        instructions: &instructions,
+        tools: &tools,
+    });
+    Opened { session, model: model.to_owned(), locale, instructions }
 }
 
 /// The request for a key with which a session can be started within `seconds` (the vendor takes 10 to 7,200).
@@ -255,6 +317,65 @@ pub fn in_language(instructions: &str, locale: Locale) -> String {
 
 fn pinned(locale: Locale) -> String {
     ["Speak ", locale.english_name(), ", and nothing else until the caller changes to another language."].concat()
+}
+
+/// What the agent of a call that came in is asked to say first.
+pub fn greeting(locale: Locale) -> String {
+    ["Greet the caller briefly in ", locale.english_name(), " and ask how you can help."].concat()
+}
+
+/// What the model is told of keys that the caller pressed, one after another.
+///
+/// ```
+/// assert_eq!(ihuza_core::realtime::pressed("42"), "The caller pressed 4 2 on the keypad.");
+/// ```
+pub fn pressed(number: &str) -> String {
+    let mut text = String::from("The caller pressed");
+    for key in number.chars() {
+        text.push(' ');
+        text.push(key);
+    }
+    text.push_str(" on the keypad.");
+    text
+}
+
+/// Definitions of the tools of these names, in the form of a session (which knows no `strict`).
+pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
+    names.iter().filter_map(|name| tool(name.as_ref())).collect()
+}
+
+fn tool(name: &str) -> Option<Value> {
+    let definition = match name {
+        "search_services" => {
+            r#"{"type":"function","name":"search_services",
+                "description":"Looks up what we offer: houses, transport, health and more. Say that you are looking before you call it.",
+                "parameters":{"type":"object","additionalProperties":false,"required":["query"],"properties":{
+                    "query":{"type":"string","description":"What the caller looks for, in a few words"},
+                    "area":{"type":["string","null"],"description":"Where, if they said so"},
+                    "category":{"type":["string","null"],"description":"One word such as housing, transport, health"}}}}"#
+        }
+        "remember" => {
+            r#"{"type":"function","name":"remember",
+                "description":"Keeps one lasting preference of the caller for the next call. Only what they said themselves, nothing sensitive.",
+                "parameters":{"type":"object","additionalProperties":false,"required":["key","value"],"properties":{
+                    "key":{"type":"string","description":"A short English name such as preferred_area"},
+                    "value":{"type":"string","description":"In the caller's words"}}}}"#
+        }
+        // Of the line, not of the database: whoever carries the call ends it.
+        "end_call" => {
+            r#"{"type":"function","name":"end_call",
+                "description":"Ends the call. Only when the caller has said goodbye or wants nothing more; say goodbye yourself after it.",
+                "parameters":{"type":"object","additionalProperties":false,"required":[],"properties":{}}}"#
+        }
+        _ => {
+            let mut found = crate::agent::tools(&[name]).pop()?;
+            if let Some(map) = found.as_object_mut() {
+                map.remove("strict");
+            }
+            return Some(found);
+        }
+    };
+    serde_json::from_str(definition).ok()
 }
 
 /// Longest id, number or name in a request, in bytes.
@@ -590,7 +711,7 @@ mod tests {
         session(&SessionRequest {
             model: "gpt-realtime-2.1-mini",
             voice: "marin",
-            audio_format: format,
+            audio_format: Some(format),
             turn_detection,
             transcription_model: "gpt-transcribe",
             instructions: "Help.",

@@ -128,6 +128,44 @@ fn with_or_without_port(url: &str) -> Option<String> {
     (!has_port).then(|| [scheme, "://", host, port, tail].concat())
 }
 
+/// Standard Webhooks (its specification, "Signature scheme"; OpenAI's webhooks): one of the `v1,<base64>` in `webhook-signature`
+/// is HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{body}`, the timestamp within [`TOLERANCE_S`] of now. The key is what
+/// follows `whsec_` in the secret, in base64; a secret without that prefix is the key itself.
+pub fn standard_webhook<S: AsRef<str>>(
+    id: Option<&str>,
+    timestamp: Option<&str>,
+    signatures: Option<&str>,
+    body: &[u8],
+    secrets: &[S],
+    now: DateTime<Utc>,
+) -> bool {
+    let (Some(id), Some(timestamp), Some(signatures)) = (id, timestamp, signatures) else {
+        return false;
+    };
+    if id.is_empty() || !fresh(timestamp, now) {
+        return false;
+    }
+    let signed = [id.as_bytes(), b".", timestamp.as_bytes(), b".", body];
+    let mut found = false;
+    for secret in secrets.iter().map(AsRef::as_ref).filter(|secret| !secret.is_empty()) {
+        let key = match secret.strip_prefix("whsec_") {
+            Some(written) => Base64::decode_vec(written).unwrap_or_default(),
+            None => secret.as_bytes().to_vec(),
+        };
+        // What is no base64 signs for nobody.
+        if key.is_empty() {
+            continue;
+        }
+        let expected = hmac_sha256(&key, &signed);
+        // More than a few are none of a rotation's.
+        for given in signatures.split(' ').take(16).filter_map(|entry| entry.strip_prefix("v1,")) {
+            let mut decoded = [0; 32];
+            found |= Base64::decode(given, &mut decoded).is_ok_and(|given| same_bytes(given, &expected));
+        }
+    }
+    found
+}
+
 /// The signature that [`timestamped`] accepts, for requests of our own.
 pub fn sign(secret: &str, timestamp: &str, body: &[u8]) -> String {
     ["sha256=", &hex::encode(hmac_sha256(secret.as_bytes(), &[timestamp.as_bytes(), b".", body]))].concat()
@@ -310,6 +348,52 @@ mod tests {
     }
 
     #[test]
+    fn a_standard_webhook_is_signed_over_its_id_its_time_and_its_body() {
+        let v = &vectors()["standard_webhook"];
+        let text = |name: &str| v[name].as_str().unwrap();
+        let (id, at, signature, body) = (text("id"), text("timestamp"), text("signature"), text("body").as_bytes());
+        let check = |id: &str, at: &str, signature: &str, body: &[u8], secrets: &[&str], offset| {
+            standard_webhook(Some(id), Some(at), Some(signature), body, secrets, now(offset))
+        };
+        let secrets = &[text("secret")];
+        assert!(check(id, at, signature, body, secrets, 0));
+        for offset in [300, -300] {
+            assert!(check(id, at, signature, body, secrets, offset));
+        }
+        assert!(check(id, at, signature, body, &["whsec_bmV3", text("secret")], 0), "the previous secret still counts");
+        assert!(check(id, at, &format!("v1a,AAAA v1,bad {signature}"), body, secrets, 0), "any of them counts");
+        let raw = "whsec-less secret";
+        let mac =
+            Base64::encode_string(&hmac_sha256(raw.as_bytes(), &[id.as_bytes(), b".", at.as_bytes(), b".", body]));
+        assert!(check(id, at, &format!("v1,{mac}"), body, &[raw], 0));
+        for (id, at, signature, body, secrets, offset) in [
+            (id, at, signature, body, secrets, 301),
+            (id, at, signature, body, secrets, -301),
+            ("msg_other", at, signature, body, secrets, 0),
+            (id, "1764000001", signature, body, secrets, 0),
+            (id, "", signature, body, secrets, 0),
+            (id, "-1764000000", signature, body, secrets, 0),
+            ("", at, signature, body, secrets, 0),
+            (id, at, &signature[3..], body, secrets, 0),
+            (id, at, &signature.replace("v1,", "v2,"), body, secrets, 0),
+            (id, at, &signature[..signature.len() - 1], body, secrets, 0),
+            (id, at, "", body, secrets, 0),
+            (id, at, signature, &body[1..], secrets, 0),
+            (id, at, signature, body, &["whsec_bmV3"], 0),
+            (id, at, signature, body, &["whsec_"], 0),
+            (id, at, signature, body, &["whsec_!"], 0),
+            (id, at, signature, body, &[""], 0),
+        ] {
+            assert!(!check(id, at, signature, body, secrets, offset), "{id} {at} {signature} {secrets:?} {offset}");
+        }
+        let empty = Base64::encode_string(&hmac_sha256(b"", &[id.as_bytes(), b".", at.as_bytes(), b".", body]));
+        assert!(!check(id, at, &format!("v1,{empty}"), body, &["whsec_"], 0), "an empty key signs for nobody");
+        assert!(!standard_webhook(None, Some(at), Some(signature), body, secrets, now(0)));
+        assert!(!standard_webhook(Some(id), None, Some(signature), body, secrets, now(0)));
+        assert!(!standard_webhook(Some(id), Some(at), None, body, secrets, now(0)));
+    }
+
+    #[test]
     fn a_bearer_is_compared_whole() {
         assert!(bearer(Some("Bearer abc"), &["xyz", "abc"]));
         assert!(bearer(Some("bearer  abc "), &["abc"]));
@@ -325,6 +409,7 @@ mod tests {
             let (a, b) = (Some(a.as_str()), Some(b.as_str()));
             prop_assert!(!meta(a, &body, &secrets) && !timestamped(a, b, &body, &secrets, now(0)));
             prop_assert!(!bearer(a, &secrets));
+            prop_assert!(!standard_webhook(a, Some("1764000000"), b, &body, &secrets, now(0)));
             let url = b.unwrap_or_default();
             let parameters = [(url.to_owned(), url.to_owned())];
             prop_assert!(!twilio(a, url, &parameters, &secrets) && !twilio_json(a, url, &body, &secrets));

@@ -296,6 +296,11 @@ fn warnings(config: &Config, function: &str) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if config.find("OPENAI_WEBHOOK_SECRET").is_none() && function == "openai-sip-webhook" {
+        warnings.push(
+            "OPENAI_WEBHOOK_SECRET is not set: no webhook of OpenAI's can be verified, and all are refused".to_owned(),
+        );
+    }
     if let Some(model) = config.find("OPENAI_REALTIME_MODEL")
         && let Some(day) = realtime::ends_on(model)
     {

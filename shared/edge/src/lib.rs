@@ -29,4 +29,5 @@ pub mod settings;
 pub mod shell;
 pub mod status;
 pub mod tool;
+pub mod voice;
 pub mod whatsapp;

@@ -36,6 +36,7 @@ const ALL: &[&str] = &[
     "delivery-status-webhook",
     "whatsapp-webhook",
     "openai-realtime-sip",
+    "openai-sip-webhook",
 ];
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
 const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
@@ -47,9 +48,17 @@ const REPORTS: &[&str] = &["delivery-status-webhook"];
 const RETRY: &[&str] = &["delivery-retry"];
 const TWILIO: &[&str] = &["delivery-status-webhook", "delivery-retry"];
 const VOICE: &[&str] = &["openai-realtime-sip"];
-const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip"];
-const SESSIONS: &[&str] =
-    &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook", "openai-realtime-sip"];
+const SIP: &[&str] = &["openai-sip-webhook"];
+const VOICES: &[&str] = &["openai-realtime-sip", "openai-sip-webhook"];
+const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip", "openai-sip-webhook"];
+const SESSIONS: &[&str] = &[
+    "post-call-notify",
+    "sms-inbound-webhook",
+    "delivery-retry",
+    "whatsapp-webhook",
+    "openai-realtime-sip",
+    "openai-sip-webhook",
+];
 const META: &[&str] = &["whatsapp-webhook"];
 const KEYED: &[&str] = &["post-call-notify", "delivery-retry", "openai-realtime-sip"];
 const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
@@ -207,10 +216,10 @@ pub const SETTINGS: &[Setting] = &[
     plain(
         "OPENAI_REALTIME_MODEL",
         Some("gpt-realtime-2.1-mini"),
-        VOICE,
+        VOICES,
         "Model that speaks on calls. `/health` warns of one that ends.",
     ),
-    plain("OPENAI_REALTIME_VOICE", Some("marin"), VOICE, "Voice it speaks with."),
+    plain("OPENAI_REALTIME_VOICE", Some("marin"), VOICES, "Voice it speaks with."),
     plain(
         "OPENAI_REALTIME_AUDIO_FORMAT",
         Some("pcma"),
@@ -220,13 +229,13 @@ pub const SETTINGS: &[Setting] = &[
     plain(
         "OPENAI_REALTIME_TURN_DETECTION",
         Some("server_vad"),
-        VOICE,
+        VOICES,
         "`server_vad`, or `semantic_vad` for a model that waits for the end of a thought.",
     ),
     plain(
         "OPENAI_REALTIME_TRANSCRIPTION_MODEL",
         Some("gpt-transcribe"),
-        VOICE,
+        VOICES,
         "Model that writes down what callers say.",
     ),
     plain(
@@ -238,8 +247,32 @@ pub const SETTINGS: &[Setting] = &[
     plain(
         "OPENAI_REALTIME_TIMEOUT_MS",
         Some("3000"),
-        VOICE,
-        "Limit of minting a key; the caller hears it ring meanwhile.",
+        VOICES,
+        "Limit of minting a key, and of each request about a call over OpenAI's SIP; the caller hears it ring meanwhile.",
+    ),
+    secret(
+        "OPENAI_WEBHOOK_SECRET",
+        Need::Optional,
+        SIP,
+        "Signs OpenAI's webhooks (`whsec_…`): calls over OpenAI's own SIP are told of by them. Without it no call comes that way.",
+    ),
+    secret(
+        "OPENAI_WEBHOOK_SECRET_PREVIOUS",
+        Need::Optional,
+        SIP,
+        "The secret before the last rotation; accepted as well while it is set.",
+    ),
+    plain(
+        "OPENAI_SIP_TRANSFER_PREFIXES",
+        None,
+        SIP,
+        "Beginnings of numbers, with commas, to which a call over OpenAI's SIP may be handed over, such as `+250788`. None: no call is.",
+    ),
+    plain(
+        "OPENAI_SIP_MAX_SECONDS",
+        Some("3300"),
+        SIP,
+        "A call over OpenAI's SIP is ended after so long; the vendor ends a session after an hour.",
     ),
     secret(
         "VOICE_TRUNK_SECRET",

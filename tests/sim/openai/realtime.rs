@@ -19,11 +19,12 @@ use crate::http::{Answer, Request, Stream};
 mod audio;
 mod event;
 mod items;
+pub mod leg;
 mod response;
 mod script;
-mod session;
-mod settings;
-mod socket;
+pub mod session;
+pub mod settings;
+pub mod socket;
 mod vad;
 
 pub use script::{Act, Script, Turn};
@@ -127,6 +128,23 @@ impl Realtime {
         self.state().seen.iter().map(|seen| seen.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
     }
 
+    /// The conversation that follows the next script.
+    pub fn next_progress(&self) -> Arc<Mutex<script::Progress>> {
+        let script = self.state().scripts.pop_front().unwrap_or_default();
+        Arc::new(Mutex::new(Progress::new(script)))
+    }
+
+    /// A record of a connection that begins.
+    pub fn record(&self, id: &str, with_ephemeral_key: bool) -> Arc<Mutex<Seen>> {
+        let mut state = self.state();
+        let seen = Arc::new(Mutex::new(Seen::new(id, with_ephemeral_key)));
+        state.seen.push_back(seen.clone());
+        if state.seen.len() > MOST_SEEN {
+            state.seen.pop_front();
+        }
+        seen
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -199,11 +217,8 @@ impl Realtime {
             given.as_object_mut().into_iter().for_each(|given| given.retain(|name, _| name != "id" && name != "model"));
             settings::merge(&mut settings, &given);
         }
-        let seen = Arc::new(Mutex::new(Seen::new(&id, with_ephemeral_key)));
-        state.seen.push_back(seen.clone());
-        if state.seen.len() > MOST_SEEN {
-            state.seen.pop_front();
-        }
+        drop(state);
+        let seen = self.record(&id, with_ephemeral_key);
         socket::Opened { settings, rules, progress, seen, refused }
     }
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Provider, ServiceKey, WorldConfig};
 use crate::keys::{ProjectKeys, secret};
 use crate::{mtn, twilio, whatsapp};
@@ -10,6 +13,7 @@ pub struct Accounts {
     pub mtn: mtn::Account,
     pub whatsapp: whatsapp::Account,
     pub openai: String,
+    pub openai_webhook: String,
     pub twilio: twilio::Account,
 }
 
@@ -19,6 +23,7 @@ impl Accounts {
             mtn: mtn::Account::generate(),
             whatsapp: whatsapp::Account::generate(),
             openai: format!("sk-local-{}", secret()),
+            openai_webhook: format!("whsec_{}", STANDARD.encode(secret())),
             twilio: twilio::Account::generate(),
         }
     }
@@ -48,6 +53,7 @@ pub fn secrets(config: &WorldConfig, keys: &ProjectKeys, accounts: &Accounts, ur
         ("TWILIO_BASE_URL", urls.twilio),
         ("TWILIO_STATUS_CALLBACK_URL", twilio::CALLBACK_URL.to_owned()),
         ("AFRICASTALKING_WEBHOOK_SECRET", secret()),
+        ("OPENAI_WEBHOOK_SECRET", accounts.openai_webhook.clone()),
     ];
     let real = |provider| config.real.contains(&provider);
     if !real(Provider::Mtn) {

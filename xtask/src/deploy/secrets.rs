@@ -170,13 +170,14 @@ mod tests {
         ("MTN_WEBHOOK_SECRET", "s"),
         ("OPENAI_API_KEY", "k"),
     ];
-    const ALL: [&str; 6] = [
+    const ALL: [&str; 7] = [
         "post-call-notify",
         "sms-inbound-webhook",
         "delivery-retry",
         "delivery-status-webhook",
         "whatsapp-webhook",
         "openai-realtime-sip",
+        "openai-sip-webhook",
     ];
 
     #[test]
@@ -193,6 +194,7 @@ mod tests {
                 "MTN_WEBHOOK_SECRET SUPABASE_SERVICE_ROLE_KEY",
                 "SUPABASE_SERVICE_ROLE_KEY WHATSAPP_APP_SECRET",
                 "INTERNAL_API_KEY OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
             ]
         );
     }
@@ -209,13 +211,13 @@ mod tests {
     #[test]
     fn without_a_whatsapp_account_nothing_of_it_is_missing_and_with_half_of_one_the_rest_is() {
         let alone = audit(&functions(&ALL), &config(&SMS_ALONE), &[]);
-        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 6] });
+        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 7] });
 
         let half = config(&[&SMS_ALONE[..], &[("WHATSAPP_PHONE_ID", "42")]].concat());
         let half = audit(&functions(&ALL), &half, &[]);
         let token = vec!["WHATSAPP_ACCESS_TOKEN"];
         let webhook = vec!["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"];
-        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook, vec![]]);
+        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook, vec![], vec![]]);
         assert!(!half.whatsapp_is_off);
 
         // One that Cloudflare has already counts for the whole deployment, and for its own function as there.

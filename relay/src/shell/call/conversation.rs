@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ihuza_core::locale::Locale;
+use ihuza_core::realtime;
 use serde_json::json;
 
 use super::super::announcements::Announcement;
@@ -167,7 +168,7 @@ impl Running {
 fn greeting(direction: Direction, locale: Locale) -> String {
     let language = locale.english_name();
     match direction {
-        Direction::Inbound => format!("Greet the caller briefly in {language} and ask how you can help."),
+        Direction::Inbound => realtime::greeting(locale),
         Direction::Outbound => {
             format!(
                 "You are calling somebody, who has just answered. Greet them briefly in {language} and say why you call."

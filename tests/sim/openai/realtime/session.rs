@@ -111,6 +111,11 @@ impl Session {
         session
     }
 
+    /// As they are now.
+    pub fn settings(&self) -> &Value {
+        &self.settings
+    }
+
     /// The end of a connection that is refused behind its upgrade.
     pub fn refuse(&mut self, refused: &Refusal) {
         self.out.clear();
@@ -374,6 +379,6 @@ fn unknown_item(code: &'static str, doing: &str, item: &str) -> Refusal {
     refusal(code, "item_id", &format!("Error {doing} item: the item with id '{item}' does not exist."))
 }
 
-fn id(prefix: &str) -> String {
+pub fn id(prefix: &str) -> String {
     format!("{prefix}_{}", Uuid::new_v4().simple())
 }

@@ -57,7 +57,7 @@ impl Seen {
         self.sent.iter().filter(|event| event.get("type").is_some_and(|kind| kind == name)).collect()
     }
 
-    fn hears(&mut self, text: &str) {
+    pub fn hears(&mut self, text: &str) {
         let mut event: Value = serde_json::from_str(text).unwrap_or(Value::Null);
         if let Some(audio) = event.get_mut("audio").filter(|audio| audio.is_string()) {
             self.heard_bytes += audio.as_str().map_or(0, |audio| STANDARD.decode(audio).map_or(0, |sound| sound.len()));
@@ -69,7 +69,7 @@ impl Seen {
         }
     }
 
-    fn says(&mut self, event: &Value) {
+    pub fn says(&mut self, event: &Value) {
         if self.sent.len() >= MOST_EVENTS {
             return;
         }

@@ -22,7 +22,7 @@ impl Session {
         self.speaking = None;
     }
 
-    pub(super) fn append(&mut self, now: Duration, sound: &[u8]) {
+    pub fn append(&mut self, now: Duration, sound: &[u8]) {
         self.rest.extend_from_slice(sound);
         let frame = FRAME_MS as usize * self.input.bytes_a_ms();
         let whole = self.rest.len() / frame * frame;

@@ -1,24 +1,77 @@
-//! Events of the server, read once. What is not named here is `Other` and changes nothing: the API grows.
+//! Events of OpenAI's Realtime server, for whoever holds its socket: the relay, or the object of a call that came over the
+//! vendor's own SIP. Each is read once. What is not named here is `Other` and changes nothing: the API grows.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
-use super::super::Usage;
+/// Tokens that a response used; the cached ones are part of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Usage {
+    /// Text in.
+    pub text_in: u64,
+    /// Sound in.
+    pub audio_in: u64,
+    /// Text in that had been cached.
+    pub cached_text_in: u64,
+    /// Sound in that had been cached.
+    pub cached_audio_in: u64,
+    /// Text out.
+    pub text_out: u64,
+    /// Sound out.
+    pub audio_out: u64,
+}
 
-/// An event that matters to a call.
+impl Usage {
+    /// The counters as the API names them, and as the record of a call holds them.
+    pub fn to_value(self) -> Value {
+        json!({
+            "input_token_details": {
+                "text_tokens": self.text_in, "audio_tokens": self.audio_in,
+                "cached_tokens": self.cached_text_in + self.cached_audio_in,
+                "cached_tokens_details": {"text_tokens": self.cached_text_in, "audio_tokens": self.cached_audio_in},
+            },
+            "output_token_details": {"text_tokens": self.text_out, "audio_tokens": self.audio_out},
+        })
+    }
+}
+
+/// An event that matters to a call. Ids are the vendor's; what the event does not name is empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the vendor's, by their own names")]
 pub enum Event {
-    SessionCreated,
+    /// The session is there.
+    SessionCreated { session: String },
+    /// Settings apply; the formats of what goes in and out.
     SessionUpdated { formats: [Option<String>; 2] },
+    /// The caller begins to speak.
     SpeechStarted,
-    CallerSaid { text: String, language: Option<String> },
+    /// The words of a turn of the caller's.
+    CallerSaid { item: String, text: String, language: Option<String> },
+    /// A response begins.
     ResponseCreated { response: String },
+    /// Sound, in base64.
     Audio { response: String, item: String, delta: String },
+    /// No more sound of this item.
     AudioDone { item: String },
+    /// Words of the agent's.
     Text { response: String, item: String, delta: String },
+    /// All words of an item.
     TextDone { response: String, item: String, text: String },
+    /// The agent wants a tool run.
     FunctionCall { response: String, call_id: String, name: String, arguments: String },
+    /// A response ends.
     ResponseDone { response: String, completed: bool, failure: Option<String>, usage: Option<Usage> },
+    /// On a telephone line of the vendor's own: a response was heard to its end.
+    Played { response: String },
+    /// The same: what was left of a response will not be heard.
+    Cleared { response: String },
+    /// An item was cut to what was heard of it.
+    Truncated { item: String },
+    /// On a telephone line of the vendor's own: the caller pressed a key.
+    Digit { key: String },
+    /// Something that we sent was refused, or the session ends.
     Error { code: String, about: Option<String> },
+    /// Nothing of the above.
     Other,
 }
 
@@ -35,6 +88,8 @@ struct Wire {
     response: Response,
     session: Session,
     error: ErrorBody,
+    /// A key of the telephone, or something of another event's.
+    event: Value,
 }
 
 #[derive(Default, Deserialize)]
@@ -64,6 +119,7 @@ struct StatusDetails {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Session {
+    id: String,
     audio: SessionAudio,
 }
 
@@ -123,7 +179,7 @@ impl Event {
         let wire: Wire = serde_json::from_slice(text).ok()?;
         let (response, item) = (wire.response_id, wire.item_id);
         Some(match wire.r#type.as_str() {
-            "session.created" => Event::SessionCreated,
+            "session.created" => Event::SessionCreated { session: wire.session.id },
             "session.updated" => {
                 let audio = wire.session.audio;
                 Event::SessionUpdated {
@@ -132,7 +188,7 @@ impl Event {
             }
             "input_audio_buffer.speech_started" => Event::SpeechStarted,
             "conversation.item.input_audio_transcription.completed" => {
-                Event::CallerSaid { text: wire.transcript, language: wire.languages.into_iter().next() }
+                Event::CallerSaid { item, text: wire.transcript, language: wire.languages.into_iter().next() }
             }
             "response.created" => Event::ResponseCreated { response: wire.response.id },
             "response.output_audio.delta" => Event::Audio { response, item, delta: wire.delta },
@@ -152,6 +208,12 @@ impl Event {
                 }),
                 usage: wire.response.usage.map(usage),
             },
+            "output_audio_buffer.stopped" => Event::Played { response },
+            "output_audio_buffer.cleared" => Event::Cleared { response },
+            "conversation.item.truncated" => Event::Truncated { item },
+            "input_audio_buffer.dtmf_event_received" => {
+                Event::Digit { key: wire.event.as_str().unwrap_or_default().to_owned() }
+            }
             "error" => Event::Error { code: wire.error.code.unwrap_or(wire.error.r#type), about: wire.error.event_id },
             "" => return None,
             _ => Event::Other,

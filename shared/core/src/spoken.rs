@@ -1,13 +1,15 @@
 //! In which language the caller speaks, turn by turn. One foreign word changes nothing; a whole sentence does as long as
 //! nobody knows the caller, and two turns running do at any time, as they do in the record (`record_voice_events`).
 
-use ihuza_core::locale::Locale;
+use serde::{Deserialize, Serialize};
+
+use crate::locale::Locale;
 
 /// So many words are a sentence: too many for a borrowed greeting or a name.
 const SENTENCE_WORDS: usize = 3;
 
 /// The language of one conversation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Language {
     current: Locale,
     /// The caller has spoken it.
@@ -46,7 +48,7 @@ impl Language {
 
 #[cfg(test)]
 mod tests {
-    use ihuza_core::locale::ALL;
+    use crate::locale::ALL;
     use proptest::prelude::*;
 
     use super::*;
