@@ -11,6 +11,7 @@ use ihuza_edge::{
     endpoint::{self, Call, Outcome},
     host,
     reply::Reply,
+    tool,
 };
 use serde_json::Value;
 
@@ -24,7 +25,7 @@ pub fn tool(call: Call) -> Result<Outcome, Problem> {
         let name = run.fields.get("name").cloned().unwrap_or_default();
         let p = Value::Object(run.fields);
         let answer = match database::rpc_once(cx, "run_voice_tool", &p, run.deadline_ms).await {
-            Ok(answer) => answer,
+            Ok(answer) => tool::answered(cx, answer).await,
             // The same key may ask again: what was done by then is told, and nothing is done twice.
             Err(DatabaseError::Unavailable { .. } | DatabaseError::Garbled) => {
                 let error = "the tool did not answer in time: say so and offer to try again";

@@ -12,14 +12,16 @@ use ihuza_core::{
     openai::{AgentRequest, Step, ToolCall, ToolLoop, Usage},
     retry::Purpose,
     sms, summary, timestamp,
+    tool::{self, Surface},
 };
 use ihuza_edge::{
     claim,
     context::Cx,
     database, host, model,
     outbox::{Content, Outbox},
+    tool as edge_tool,
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::work::Turn;
 
@@ -202,7 +204,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
     let instructions = agent::instructions(&context);
     // Those of the agent's row: an operator may switch one off.
     let allowed: Vec<&str> = items_at(&turn.agent, "tools").iter().filter_map(Value::as_str).collect();
-    let tools = agent::tools(&allowed);
+    let tools = tool::offered(&allowed, Surface::Text);
     let name = turn.claim.agent_model.as_deref().unwrap_or_else(|| cx.config.text("OPENAI_TEXT_MODEL"));
     let cache_key = ["ihuza-", &turn.claim.agent_slug, "-", locale.as_str(), "-", turn.channel.as_str()].concat();
     let safety_identifier = model::safety_identifier(&turn.claim.profile.id);
@@ -246,18 +248,16 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
 
 /// A tool is an SQL function that takes the session and derives the person itself: nothing the model says can reach another.
 async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
-    let arguments = match agent::check_arguments(&call.name, &call.arguments) {
-        Ok(arguments) => arguments,
-        Err(error) => return error.to_output(),
-    };
-    let p = obj(&mut [
-        ("session_id", (&turn.claim.session_id).into()),
-        ("turn_id", (&turn.id).into()),
-        ("name", (&call.name).into()),
-        ("arguments", arguments.into()),
-        ("idempotency_key", call.idempotency_key(&turn.id, agent::is_read(&call.name)).into()),
-        ("correlation_id", (&cx.correlation_id).into()),
-    ]);
+    let is_read = tool::find(&call.name).is_some_and(|tool| !tool.changes);
+    let mut p = Map::new();
+    let mut put = |name: &str, value: Value| p.insert(name.to_owned(), value);
+    put("session_id", turn.claim.session_id.as_str().into());
+    put("turn_id", turn.id.as_str().into());
+    put("name", call.name.as_str().into());
+    put("idempotency_key", call.idempotency_key(&turn.id, is_read).into());
+    put("correlation_id", cx.correlation_id.as_str().into());
+    tool::put_call(tool::prepare(&call.name, &call.arguments, Surface::Text), &mut p);
+    let p = Value::Object(p);
     let result = database::rpc(cx, "run_agent_tool", &p).await;
     cx.log(
         Level::Info,
@@ -265,20 +265,19 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
         &format!("{} {}", call.name, if result.is_ok() { "ran" } else { "failed" }),
         &[("tool", (&call.name).into())],
     );
-    result.unwrap_or_else(|error| {
-        // A value that the database refuses is the model's to correct; anything else is not.
-        let problem = error.problem(0);
-        let said = match problem.status {
-            400..=499 => &*problem.detail,
-            _ => "",
-        };
-        let said = if said.is_empty() {
-            "the tool is not available now; tell the person that it could not be done"
-        } else {
-            said
-        };
-        obj(&mut [("ok", false.into()), ("error", said.into())])
-    })
+    let error = match result {
+        Ok(answer) => return edge_tool::answered(cx, answer).await,
+        Err(error) => error,
+    };
+    // A value that the database refuses is the model's to correct; anything else is not.
+    let problem = error.problem(0);
+    let said = match problem.status {
+        400..=499 => &*problem.detail,
+        _ => "",
+    };
+    let said =
+        if said.is_empty() { "the tool is not available now; tell the person that it could not be done" } else { said };
+    obj(&mut [("ok", false.into()), ("error", said.into())])
 }
 
 #[cfg(test)]

@@ -1,14 +1,14 @@
-//! The agent that answers messages: what it is told, what it is shown, and which tools it may use.
+//! The agent that answers messages: what it is told and what it is shown.
 //!
-//! Whatever people wrote or said is shown as data, bounded in length, newest first to be kept. Tool arguments are
-//! checked again here, because a model may invent fields even under a strict schema.
+//! Whatever people wrote or said is shown as data, bounded in length, newest first to be kept. Its tools are in
+//! [`crate::tool`].
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::channel::Channel;
-use crate::json::{as_text, clip};
+use crate::json::clip;
 use crate::locale::Locale;
 use crate::openai::as_data;
 use crate::sms::{self, SmsText};
@@ -207,94 +207,6 @@ pub fn whatsapp_reply(answer: &str) -> String {
     crate::whatsapp::fit_text(&crate::whatsapp::from_markdown(answer.trim()))
 }
 
-/// The tools of this registry, by name.
-pub const TOOLS: [&str; 2] = ["session_get_context", "session_update_status"];
-
-/// Whether a tool only tells what is so: its answer is never kept for another call.
-pub fn is_read(tool: &str) -> bool {
-    tool == "session_get_context"
-}
-
-/// The definitions of the named tools, for the model; unknown names are left out.
-pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
-    TOOLS
-        .iter()
-        .filter(|tool| names.iter().any(|name| name.as_ref() == **tool))
-        .filter_map(|tool| definition(tool))
-        .collect()
-}
-
-/// As text, because a parser that is there anyway costs less wasm than the code that builds the same value.
-fn definition(name: &str) -> Option<Value> {
-    let text = match name {
-        "session_get_context" => {
-            r#"{"type":"function","name":"session_get_context","strict":true,
-                "description":"Reads what is known about this conversation: status, channels, last intent, last call, recent messages.",
-                "parameters":{"type":"object","additionalProperties":false,"properties":{},"required":[]}}"#
-        }
-        "session_update_status" => {
-            r#"{"type":"function","name":"session_update_status","strict":true,
-                "description":"Changes the status of this conversation: follow_up when something is still owed to the person, closed only when they say that they need nothing more.",
-                "parameters":{"type":"object","additionalProperties":false,"required":["status","note"],"properties":{
-                    "status":{"type":"string","enum":["active","follow_up","closed"]},
-                    "note":{"type":["string","null"],"description":"Why, in one sentence"}}}}"#
-        }
-        _ => return None,
-    };
-    serde_json::from_str(text).ok()
-}
-
-const STATUSES: [&str; 3] = ["active", "follow_up", "closed"];
-
-/// Why a tool call is not run; the text goes back to the model.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ToolError {
-    /// No such tool.
-    #[error("there is no tool of this name")]
-    UnknownTool,
-    /// Not JSON, or not an object.
-    #[error("arguments must be one JSON object")]
-    NotAnObject,
-    /// A field that is missing or has a value outside its range.
-    #[error("argument {field} is missing or not allowed: {hint}")]
-    Argument {
-        /// Its name.
-        field: &'static str,
-        /// What may stand there.
-        hint: &'static str,
-    },
-}
-
-impl ToolError {
-    /// The result that the model is given.
-    pub fn to_output(&self) -> Value {
-        json!({"ok": false, "error": self.to_string()})
-    }
-}
-
-/// Checks a tool's arguments; what comes back holds only the fields we know, with values in range.
-pub fn check_arguments(name: &str, arguments: &str) -> Result<Value, ToolError> {
-    if !TOOLS.contains(&name) {
-        return Err(ToolError::UnknownTool);
-    }
-    let given = match arguments.trim() {
-        "" => Value::Object(Map::new()),
-        text => crate::json::foreign_object(text.as_bytes()).map_err(|_| ToolError::NotAnObject)?,
-    };
-    match name {
-        "session_update_status" => {
-            let status = crate::json::text(&given, "status").unwrap_or_default();
-            let status = STATUSES
-                .into_iter()
-                .find(|known| *known == status)
-                .ok_or(ToolError::Argument { field: "status", hint: "active, follow_up or closed" })?;
-            let note = given.get("note").and_then(as_text).map(|note| clip(&note, 500).to_owned());
-            Ok(json!({"status": status, "note": note}))
-        }
-        _ => Ok(json!({})),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -423,51 +335,12 @@ mod tests {
         assert_eq!(whatsapp_reply(answer), "*Yego!* Inzu 3 zirahari:\n- Kimironko – 250k\n- Remera… 👍");
     }
 
-    #[test]
-    fn tools_have_strict_schemas() {
-        let definitions = tools(&TOOLS);
-        assert_eq!(definitions.len(), TOOLS.len());
-        for definition in &definitions {
-            let parameters = &definition["parameters"];
-            assert_eq!((&definition["strict"], &parameters["additionalProperties"]), (&json!(true), &json!(false)));
-            let properties = parameters["properties"].as_object().unwrap();
-            assert_eq!(parameters["required"].as_array().unwrap().len(), properties.len());
-            assert!(TOOLS.contains(&definition["name"].as_str().unwrap()));
-        }
-        assert_eq!(definitions[1]["parameters"]["properties"]["status"]["enum"], json!(STATUSES));
-        assert_eq!(tools(&["session_get_context", "rm_rf"]).len(), 1);
-        assert!(tools::<&str>(&[]).is_empty());
-    }
-
-    #[test]
-    fn arguments_are_checked_again() {
-        let check = check_arguments;
-        assert_eq!(check("session_get_context", "").unwrap(), json!({}));
-        assert_eq!(check("session_get_context", "{\"extra\":1}").unwrap(), json!({}));
-        assert_eq!(
-            check("session_update_status", "{\"status\":\"closed\",\"note\":\"done\",\"admin\":true}").unwrap(),
-            json!({"status": "closed", "note": "done"})
-        );
-        assert_eq!(
-            check("session_update_status", "{\"status\":\"expired\"}").unwrap_err(),
-            ToolError::Argument { field: "status", hint: "active, follow_up or closed" }
-        );
-        assert_eq!(check("session_update_status", "[1]").unwrap_err(), ToolError::NotAnObject);
-        assert_eq!(
-            check("drop_tables", "{}").unwrap_err().to_output(),
-            json!({"ok": false, "error": "there is no tool of this name"})
-        );
-    }
-
     proptest! {
         #[test]
         fn nothing_said_panics(text: String, arguments: String) {
             let history = [said(Role::User, Channel::Voice, &text), said(Role::Assistant, Channel::Sms, &arguments)];
             let messages = [Pending { channel: Channel::Whatsapp, text: text.clone() }];
             let _ = input(&turn(&history, &messages, None));
-            for tool in TOOLS {
-                let _ = check_arguments(tool, &arguments);
-            }
             for most in 1..=sms::REPLY_MAX_SEGMENTS {
                 prop_assert!(sms_reply(&text, most).segments <= most);
             }

@@ -40,6 +40,7 @@ pub mod sms;
 pub mod status;
 pub mod summary;
 pub mod timestamp;
+pub mod tool;
 pub mod turn;
 pub mod twilio;
 pub mod whatsapp;

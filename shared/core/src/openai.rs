@@ -113,7 +113,7 @@ pub struct AgentRequest<'a> {
     pub model: &'a str,
     /// Who the agent is and how it answers.
     pub instructions: &'a str,
-    /// The tools it may use, from [`crate::agent::tools`].
+    /// The tools it may use, from [`crate::tool::offered`].
     pub tools: &'a [Value],
     /// A hash that stands for the person.
     pub safety_identifier: &'a str,
@@ -218,7 +218,7 @@ pub struct ToolCall {
     pub call_id: String,
     /// The tool's name.
     pub name: String,
-    /// JSON text, to be checked by [`crate::agent::check_arguments`].
+    /// JSON text, to be checked by [`crate::tool::prepare`].
     pub arguments: String,
 }
 
@@ -561,7 +561,7 @@ mod tests {
 
     #[test]
     fn the_loop_runs_tools_and_ends_with_the_answer() {
-        let tools = crate::agent::tools(&crate::agent::TOOLS);
+        let tools = crate::tool::offered(&["session_get_context", "session_update_status"], crate::tool::Surface::Text);
         let mut turn = ToolLoop::new(vec![json!({"role": "user", "content": "Change budget to 250k"})]);
         assert_eq!(turn.request(&request(&tools))["tool_choice"], "auto");
         let reasoning = json!({"type": "reasoning", "id": "rs", "summary": []});
@@ -577,7 +577,7 @@ mod tests {
 
     #[test]
     fn the_loop_ends_after_four_rounds() {
-        let tools = crate::agent::tools(&crate::agent::TOOLS);
+        let tools = crate::tool::offered(&["session_get_context", "session_update_status"], crate::tool::Surface::Text);
         let mut turn = ToolLoop::new(Vec::new());
         for _ in 1..MAX_ROUNDS {
             assert!(matches!(turn.reply(answer(json!([call("c")]))), Step::RunTools(_)));

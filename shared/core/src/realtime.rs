@@ -16,6 +16,7 @@ use crate::openai;
 use crate::problem::Problem;
 use crate::send::Refused;
 use crate::timestamp;
+use crate::tool::{self, Ready, Surface, ToolError};
 
 /// The path below `OPENAI_BASE_URL`, which ends in `/v1`.
 pub const CLIENT_SECRETS_PATH: &str = "/realtime/client_secrets";
@@ -103,7 +104,7 @@ pub fn session(request: &SessionRequest) -> Value {
         "output_modalities": ["audio"],
         "instructions": request.instructions,
         "audio": {"input": input, "output": {"format": format, "voice": request.voice}},
-        "tools": tools(request.tools),
+        "tools": tool::offered(request.tools, Surface::Voice),
         "tool_choice": "auto",
         // Keeps the beginning in the vendor's cache on a long call.
         "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
@@ -250,39 +251,6 @@ pub fn in_language(instructions: &str, locale: Locale) -> String {
 
 fn pinned(locale: Locale) -> String {
     ["Speak ", locale.english_name(), ", and nothing else until the caller changes to another language."].concat()
-}
-
-/// Definitions of the tools of these names, in the form of a session (which knows no `strict`).
-pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
-    names.iter().filter_map(|name| tool(name.as_ref())).collect()
-}
-
-fn tool(name: &str) -> Option<Value> {
-    let definition = match name {
-        "search_services" => {
-            r#"{"type":"function","name":"search_services",
-                "description":"Looks up what we offer: houses, transport, health and more. Say that you are looking before you call it.",
-                "parameters":{"type":"object","additionalProperties":false,"required":["query"],"properties":{
-                    "query":{"type":"string","description":"What the caller looks for, in a few words"},
-                    "area":{"type":["string","null"],"description":"Where, if they said so"},
-                    "category":{"type":["string","null"],"description":"One word such as housing, transport, health"}}}}"#
-        }
-        "remember" => {
-            r#"{"type":"function","name":"remember",
-                "description":"Keeps one lasting preference of the caller for the next call. Only what they said themselves, nothing sensitive.",
-                "parameters":{"type":"object","additionalProperties":false,"required":["key","value"],"properties":{
-                    "key":{"type":"string","description":"A short English name such as preferred_area"},
-                    "value":{"type":"string","description":"In the caller's words"}}}}"#
-        }
-        _ => {
-            let mut found = crate::agent::tools(&[name]).pop()?;
-            if let Some(map) = found.as_object_mut() {
-                map.remove("strict");
-            }
-            return Some(found);
-        }
-    };
-    serde_json::from_str(definition).ok()
 }
 
 /// Longest id, number or name in a request, in bytes.
@@ -555,7 +523,7 @@ pub struct ToolRun {
     pub deadline_ms: u32,
 }
 
-/// Reads a tool call. Arguments that are no JSON object are answered by the tool, not refused: the model hears of it.
+/// Reads a tool call. What the model got wrong is answered by the tool, not refused: the model hears of it, and it is kept.
 pub fn tool_run(body: &Value) -> Result<ToolRun, Problem> {
     let mut fields = call_fields(body)?;
     let name = optional_text(body, "name", 100)?.ok_or_else(|| Problem::missing_field("name", "the tool's name"))?;
@@ -566,15 +534,20 @@ pub fn tool_run(body: &Value) -> Result<ToolRun, Problem> {
     let key = key.ok_or_else(|| {
         Problem::missing_field("idempotency_key", "the model's call_id; the same key runs the tool once")
     })?;
-    let arguments = match field(body, "arguments") {
-        Some(Value::String(written)) => crate::json::foreign_object(written.as_bytes()).unwrap_or_else(|_| json!({})),
-        Some(given) if given.is_object() => given.clone(),
-        _ => json!({}),
+    let ready = match field(body, "arguments") {
+        Some(Value::String(written)) => tool::prepare(&name, written, Surface::Voice),
+        Some(given) if given.is_object() => tool::prepare_value(&name, given, Surface::Voice),
+        Some(_) => Err(ToolError::NotAnObject),
+        None => tool::prepare(&name, "", Surface::Voice),
     };
+    let asked = integer(body, "deadline_ms");
+    let usual = ready.as_ref().map_or(TOOL_MAX_MS / 3, |ready| i64::from(ready.tool.deadline_ms));
     fields.insert("name".to_owned(), name.into());
     fields.insert("idempotency_key".to_owned(), key.into());
-    fields.insert("arguments".to_owned(), safe(&arguments));
-    let deadline = integer(body, "deadline_ms").unwrap_or(5000).clamp(100, TOOL_MAX_MS);
+    // What looks like a key goes no further.
+    let ready = ready.map(|ready| Ready { arguments: safe(&ready.arguments), ..ready });
+    tool::put_call(ready, &mut fields);
+    let deadline = asked.unwrap_or(usual).clamp(100, TOOL_MAX_MS);
     Ok(ToolRun { fields, deadline_ms: u32::try_from(deadline).unwrap_or(5000) })
 }
 
@@ -629,7 +602,7 @@ mod tests {
         assert_eq!(found["audio"]["input"]["turn_detection"]["type"], "server_vad");
         let names: Vec<&str> =
             found["tools"].as_array().unwrap().iter().map(|tool| tool["name"].as_str().unwrap()).collect();
-        assert_eq!(names, ["search_services", "session_update_status"]);
+        assert_eq!(names, ["session_update_status", "search_services"]);
         let text = found.to_string();
         for beta in [
             "strict",
@@ -754,19 +727,25 @@ mod tests {
     }
 
     #[test]
-    fn arguments_that_are_no_json_reach_the_tool_empty() {
-        let run = |arguments: Value| {
-            tool_run(
-                &json!({"callSid": "a", "name": "x", "toolCallId": "c", "arguments": arguments, "deadlineMs": 90_000}),
-            )
-            .unwrap()
+    fn what_a_model_got_wrong_reaches_the_tool_as_words_for_the_model() {
+        let run = |name: &str, arguments: Value| {
+            let body =
+                json!({"callSid": "a", "name": name, "toolCallId": "c", "arguments": arguments, "deadlineMs": 90_000});
+            tool_run(&body).unwrap()
         };
-        assert_eq!(run(json!("{\"query\": \"inzu\"}")).fields["arguments"], json!({"query": "inzu"}));
-        assert_eq!(run(json!("{broken")).fields["arguments"], json!({}));
-        assert_eq!(
-            (run(json!({"a": 1})).deadline_ms, &run(json!({})).fields["idempotency_key"]),
-            (15_000, &json!("c"))
-        );
+        let search = run("search_services", json!("{\"query\": \"inzu\"}"));
+        assert_eq!(search.fields["arguments"], json!({"query": "inzu", "area": null, "category": null, "limit": null}));
+        assert_eq!((search.deadline_ms, &search.fields["idempotency_key"]), (15_000, &json!("c")));
+        let refused =
+            |name: &str, arguments: Value| run(name, arguments).fields["refused"].as_str().unwrap().to_owned();
+        assert_eq!(refused("search_services", json!("{broken")), "arguments must be one JSON object");
+        assert_eq!(refused("search_services", json!([1])), "arguments must be one JSON object");
+        assert!(refused("search_services", json!({"profile_id": 1})).starts_with("there is no argument profile_id"));
+        assert_eq!(refused("x", json!({})), "there is no tool of this name");
+        let usual =
+            json!({"callSid": "a", "name": "messaging_send_sms", "toolCallId": "c", "arguments": {"text": "Muraho"}});
+        let usual = tool_run(&usual).unwrap();
+        assert_eq!((usual.deadline_ms, &usual.fields["renditions"]["sms"]["segments"]), (5_000, &json!(1)));
     }
 
     fn any_json() -> impl Strategy<Value = Value> {

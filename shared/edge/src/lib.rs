@@ -27,4 +27,5 @@ pub mod reply;
 pub mod settings;
 pub mod shell;
 pub mod status;
+pub mod tool;
 pub mod whatsapp;

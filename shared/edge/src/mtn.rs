@@ -23,8 +23,12 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
         .map_err(|_| Refusal::of(Refused::answered(Provider::Mtn, 400, Some("5000".to_owned()))))?;
     let body = mtn::outbound_body(&mtn::Outbound {
         sender_id: if message.sender.is_empty() { cx.config.text("MTN_SMS_SENDER_ID") } else { &message.sender },
-        // The client's, as the text names it.
-        service_code: message.payload.get("service_code").and_then(Value::as_str),
+        // The client's, as the text names it. What SQL has queued knows of none but the client's own.
+        service_code: message
+            .payload
+            .get("service_code")
+            .and_then(Value::as_str)
+            .or_else(|| cx.config.find("MTN_SMS_SERVICE_CODE")),
         recipient: &recipient,
         text: message.payload.get("text").and_then(Value::as_str).unwrap_or_default(),
         delivery_ref: &message.id,
