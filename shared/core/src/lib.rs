@@ -23,6 +23,7 @@ pub mod json;
 pub mod keyword;
 pub mod locale;
 pub mod log;
+pub mod mcp;
 pub mod mtn;
 pub mod openai;
 pub mod phone;
