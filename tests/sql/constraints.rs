@@ -68,6 +68,9 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
     (
         "call handlers and sign-up write these over PostgREST, not through a function",
         &[
+            "agent_tool_tokens_calls_are_counts",
+            "agent_tool_tokens_purpose_is_a_word",
+            "agent_tool_tokens_scopes_are_words",
             "idx_profiles_user",
             "idx_voice_calls_mtn_sid",
             "transcripts_call_id_seq_key",
@@ -103,6 +106,8 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
     (
         "our own SQL chooses the value, or takes what is there by `on conflict`",
         &[
+            "agent_tool_tokens_token_hash_is_sha256",
+            "agent_tool_tokens_token_hash_key",
             "alerts_one_open",
             "alerts_severity_is_known",
             "budget_months_month_is_first_day",

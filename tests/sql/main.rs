@@ -18,6 +18,7 @@
 
 mod support;
 
+mod agent_tool_tokens;
 mod alerts;
 mod budget;
 mod channel_policy;
