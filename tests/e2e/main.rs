@@ -24,6 +24,7 @@ mod journeys;
 mod keywords;
 mod logs;
 mod many;
+mod mcp;
 mod notify;
 mod openapi;
 mod outage;
