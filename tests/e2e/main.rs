@@ -35,6 +35,7 @@ mod shell;
 mod sms_alone;
 mod stage;
 mod texts;
+mod tools;
 mod turns;
 mod voice;
 mod whatsapp;

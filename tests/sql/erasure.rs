@@ -80,7 +80,21 @@ async fn life(db: &Db, phone: &str, n: u32) -> String {
     let turn = db.rpc("begin_sms_turn", message(1)).await;
     let p = json!({"session_id": turn["session"]["id"], "turn_id": turn["turn_id"], "name": "session_update_status", "idempotency_key": format!("tool-{digits}"),
                    "correlation_id": format!("sms-{digits}-1"), "arguments": {"status": "active", "intent": SECRET, "note": SECRET}});
-    db.rpc("run_agent_tool", p).await;
+    db.rpc("run_agent_tool", p.clone()).await;
+    let said = json!({"text": SECRET});
+    for (name, arguments) in [
+        ("service_request_save", json!({"kind": "housing", "details": SECRET, "budget": 1})),
+        ("service_request_save", json!({"details": format!("{SECRET} {digits}")})),
+        ("book_transport", json!({"action": "create", "pickup": SECRET, "destination": SECRET, "note": digits})),
+        ("book_transport", json!({"action": "cancel"})),
+        ("transfer_to_human", json!({"reason": SECRET})),
+        ("messaging_send_sms", json!({"text": SECRET})),
+    ] {
+        let key = format!("{name}-{digits}-{}", arguments.to_string().len());
+        let tool = json!({"name": name, "arguments": arguments, "idempotency_key": key, "renditions": {"sms": said, "whatsapp": said}});
+        let answer = db.rpc("run_agent_tool", with(p.clone(), tool)).await;
+        assert_eq!(answer["ok"], true, "{name}: {answer}");
+    }
     let p = json!({"turn_id": turn["turn_id"], "lease_token": token(n + 101), "outcome": "answered", "now": at_text(4000), "reply": {"content": SECRET, "source": "model"},
                    "deliveries": [delivery(&turn, "sms", "mtn", &format!("reply-{digits}"))]});
     db.rpc("finish_sms_turn", p).await;

@@ -48,6 +48,7 @@ mod schema;
 mod seeds;
 mod smoke;
 mod templates;
+mod tools;
 mod voice;
 mod voice_notes;
 mod whatsapp_turns;

@@ -80,7 +80,16 @@ insert into public.voice_events (client_id, call_id, seq, type, occurred_at) sel
 insert into public.openai_sessions (client_id, call_id, model) select pg_temp.client(n), pg_temp.id('c', n), 'gpt-realtime-2.1' from generate_series(1, 30000) n;
 insert into public.voice_memories (client_id, profile_id, key, value) select pg_temp.client(n), pg_temp.id('p', n), 'area', 'Kicukiro' from generate_series(1, 30000) n;
 insert into public.call_consents (client_id, call_id, profile_id, kind, state, method, occurred_at) select pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('p', n), 'recording', 'given', 'dtmf', now() from generate_series(1, 30000) n;
-insert into public.services (client_id, name, category, area) select pg_temp.client(n), 'Service ' || md5(n::text), 'housing', 'Kigali' from generate_series(1, 30000) n;
+insert into public.services (client_id, name, category, area, place_id)
+select pg_temp.client(n), 'Service ' || md5(n::text), case when n % 40 = 0 then 'housing' else 'trade ' || md5((n % 40)::text) end, 'Kigali', 1 + n % 69 from generate_series(1, 30000) n;
+insert into public.service_requests (client_id, profile_id, session_id, kind, state, closed_at, created_at)
+select pg_temp.client(n), pg_temp.id('p', n), pg_temp.id('s', n), 'housing', case when n % 3 = 0 then 'open' else 'closed' end, case when n % 3 <> 0 then now() end, now() - n * interval '1 minute' from generate_series(1, 30000) n;
+insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination, state, created_at)
+select pg_temp.client(n), pg_temp.id('p', n), pg_temp.id('s', n), 'Remera', 'Gisozi', case when n % 3 = 0 then 'requested' else 'done' end, now() - n * interval '1 minute' from generate_series(1, 30000) n;
+insert into public.request_changes (client_id, profile_id, service_request_id, changed_by, changes)
+select r.client_id, r.profile_id, r.id, 'person', '{}' from public.service_requests r;
+insert into public.handoffs (client_id, profile_id, session_id, reason, state, closed_at, created_at)
+select pg_temp.client(n), pg_temp.id('p', n), pg_temp.id('s', n), 'asked for', case when n % 300 = 0 then 'waiting' else 'closed' end, case when n % 300 <> 0 then now() end, now() - n * interval '1 minute' from generate_series(1, 30000) n;
 insert into public.jobs (queue, payload, status, completed_at, created_at)
 select 'sms-inbound', to_jsonb(n), case when n <= 20 then 'pending' else 'done' end, case when n > 20 then t end, t
   from (select n, now() - n * interval '15 seconds' as t from generate_series(1, 12000) n) x;
@@ -269,6 +278,10 @@ fn theirs(user: &str) -> Vec<String> {
         "voice_memories",
         "call_consents",
         "services",
+        "service_requests",
+        "transport_bookings",
+        "request_changes",
+        "handoffs",
         "profile_identities",
         "alerts",
     ];
@@ -416,6 +429,24 @@ fn calls(round: usize) -> Vec<Call> {
             json!({"session_id": id("s", 4711), "name": "session_get_context", "idempotency_key": format!("t-{round}")}),
             "true",
         ),
+        used(round, "search_services", json!({"query": "housing", "area": "Kigali"})),
+        used(round, "search_services", json!({"query": "housng", "area": "Kimironko"})),
+        used(round, "service_request_save", json!({"kind": "housing", "budget": 1})),
+        used(round, "book_transport", json!({"action": "create", "pickup": "Remera", "destination": "town"})),
+        used(round, "book_transport", json!({"action": "cancel"})),
+        used(round, "transfer_to_human", json!({"reason": "asked for"})),
+        used(round, "profile_update_preferences", json!({"language": "fr"})),
+        used(round, "remember", json!({"key": "area", "value": "Remera"})),
+        used(round, "messaging_send_dual", json!({"text": "x"})),
+        Call(
+            "a hand-over is taken",
+            "sql",
+            sql(format!(
+                "select public.take_handoff(jsonb_build_object('operator', 'a', 'client_id', (select client_id from public.omnichannel_sessions where id = '{}')))",
+                id("s", 4711)
+            )),
+            "",
+        ),
         Call(
             "a token for a conversation",
             "issue_agent_tool_token",
@@ -500,6 +531,15 @@ fn calls(round: usize) -> Vec<Call> {
             "",
         ),
     ]
+}
+
+/// A tool used in a session.
+fn used(round: usize, name: &'static str, arguments: Value) -> Call {
+    let said = json!({"text": "x", "segments": 1, "encoding": "gsm7"});
+    let key = format!("used-{round}-{name}-{arguments}");
+    let p = json!({"session_id": id("s", 4711 + round), "name": name, "arguments": arguments, "idempotency_key": key, "renditions": {"sms": said, "whatsapp": said}});
+    // Refused or not, it has looked.
+    Call(name, "run_agent_tool", p, "\"ok\":")
 }
 
 /// A call of this function about the day that the round has claimed.

@@ -70,6 +70,10 @@ begin
   insert into public.agent_calls (client_id, deployment_id, phone_number)
   select p_client, d.id, '+25078811111' || p_n from public.agent_deployments d where d.client_id = p_client and d.is_default;
   insert into public.agent_sms (client_id, phone_number, message_content, provider_message_sid) values (p_client, '+25078811111' || p_n, 'Hello', 'SM' || p_n);
+  insert into public.places (name, kind) values ('place-' || p_n, 'neighbourhood');
+  insert into public.service_requests (client_id, profile_id, session_id, kind) values (p_client, v_profile, v_session, 'housing');
+  insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination) values (p_client, v_profile, v_session, 'Remera', 'Gisozi');
+  insert into public.handoffs (client_id, profile_id, session_id, call_id, reason) values (p_client, v_profile, v_session, v_call, 'asked for');
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
   insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);

@@ -314,7 +314,7 @@ async fn a_service_is_found_by_its_words_and_by_words_that_are_nearly_right() {
     let used = db
         .count("select count(*) from public.mcp_tool_calls where call_id is not null and finished_at is not null")
         .await;
-    assert_eq!(used, 10);
+    assert_eq!(used, 11);
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
     let names: Vec<String> =
         items_at(part("agent"), "tools").iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
     let own = str_at(part("agent"), "instructions").unwrap_or_default();
-    let instructions = realtime::instructions(own, locale, items_at(&opened, "memories"), part("context"));
+    let instructions = realtime::instructions(own, locale, items_at(&opened, "memories"), part("context"), host::now());
     // A call that was opened before keeps the session that it was opened with.
     let stored = part("openai_session");
     let format = str_at(stored, "audio_format").and_then(AudioFormat::from_name).unwrap_or(asked);

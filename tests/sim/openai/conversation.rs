@@ -202,6 +202,9 @@ impl Conversation {
                 ])
                 .to_owned();
         }
+        if let Some(said) = told_by(output) {
+            return said;
+        }
         if self.wants(&CLOSING) {
             let subject = self.before.subject(language);
             return match language {
@@ -236,6 +239,39 @@ impl Conversation {
                       "content": answer, "intent": intent, "needs_human": false}),
         )
     }
+}
+
+/// What a tool answered, in figures and names that are the same in every language.
+fn told_by(output: &str) -> Option<String> {
+    let output: Value = serde_json::from_str(output).ok()?;
+    let result = output.get("result")?;
+    let part = |of: &Value, name: &str| match of.get(name) {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".to_owned(),
+        Some(other) => other.to_string(),
+    };
+    let said = if let Some(ride) = result.get("booking") {
+        let of = |name| part(ride, name);
+        format!(
+            "Ride {}: {} > {}, {}, {}.",
+            of("number"),
+            of("pickup"),
+            of("destination"),
+            of("pickup_at"),
+            of("state")
+        )
+    } else if let Some(asked) = result.get("request") {
+        let of = |name| part(asked, name);
+        format!("{} {}: {}, {} {}.", of("kind"), of("number"), of("area"), of("budget"), of("currency"))
+    } else if let Some(found) = result.get("services").and_then(Value::as_array) {
+        let found: Vec<String> = found.iter().map(|service| part(service, "name")).collect();
+        if found.is_empty() { "-".to_owned() } else { found.join(", ") }
+    } else if let Some(said) = result.get("say") {
+        said.as_str()?.to_owned()
+    } else {
+        return None;
+    };
+    Some(said)
 }
 
 pub const CLOSING: [&str; 8] = ["close", "finish", "fermer", "terminer", "funga", "maliza", "gufunga", "birangiye"];
