@@ -280,6 +280,26 @@ async fn a_repeated_call_acts_once() {
 }
 
 #[tokio::test]
+async fn a_message_that_a_tool_sends_goes_out_once() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    stage.says(&phone, "I look for a house in Remera").await;
+    let sql =
+        "select s.id::text from omnichannel_sessions s join profiles p on p.id = s.profile_id where p.phone_number";
+    let session = stage.value(&format!("{sql} = '{phone}'")).await.as_str().unwrap().to_owned();
+    let token = token(&stage, &session, &["messages"]).await;
+    let before = stage.mtn().messages_to(&phone).len();
+    let address = call(1, "messaging_send_sms", &json!({"text": "The house is at KG 11 Ave 42"}));
+    let (first, again) = (post(&stage, &token, &[], address.clone()).await, post(&stage, &token, &[], address).await);
+    assert_eq!((first.status, &first.body["result"]["isError"]), (200, &json!(false)), "{}", first.body);
+    assert_eq!(again.body, first.body);
+    // What goes to the client is what a model may see: no id of the delivery, no number.
+    assert!(!first.body.to_string().contains("deliver"), "{}", first.body);
+    assert!(stage.sms_to(&phone, before + 1).await.contains("KG 11 Ave 42"));
+    assert_eq!(stage.mtn().messages_to(&phone).len(), before + 1);
+}
+
+#[tokio::test]
 async fn what_is_not_the_protocol_is_told_so() {
     let stage = stage().await;
     let session = conversation(&stage, "Muraho").await;
