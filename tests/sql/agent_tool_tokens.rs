@@ -155,6 +155,23 @@ async fn the_same_request_acts_once_for_two_minutes_and_the_same_key_for_ever() 
 }
 
 #[tokio::test]
+async fn a_repeat_waits_for_the_first_also_where_a_window_ends_between_them() {
+    let db = Db::new().await;
+    let session = session(&db).await;
+    let (_, hash) = issue(&db, &session, json!({})).await;
+    let (first, second) = (db.connect().await, db.connect().await);
+    first.batch_execute("begin").await.unwrap();
+    // The tests' clock begins with a window of two minutes.
+    let told = crate::support::rpc(&first, "run_mcp_tool", status(&hash, "follow_up", "a", 119_000)).await;
+    let (again, ()) =
+        tokio::join!(crate::support::rpc(&second, "run_mcp_tool", status(&hash, "follow_up", "a", 121_000)), async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            first.batch_execute("commit").await.unwrap();
+        });
+    assert_eq!((again, runs(&db, &session).await), (told, 1));
+}
+
+#[tokio::test]
 async fn a_token_makes_so_many_calls_and_no_more() {
     let db = Db::new().await;
     let session = session(&db).await;
