@@ -360,6 +360,8 @@ async fn those_who_prove_nothing_share_one_limit_however_many_senders_they_inven
 async fn a_wrong_method_is_answered_with_the_right_ones() {
     let stage = stage().await;
     let places = [
+        ("agent-tools", "/mcp", "POST"),
+        ("agent-tools", "/health", "GET"),
         ("post-call-notify", "", "POST"),
         ("post-call-notify", "/some-id", "GET"),
         ("post-call-notify", "/health", "GET"),
@@ -393,7 +395,10 @@ async fn what_is_too_large_is_refused_whether_it_says_so_or_not() {
     let stage = stage().await;
     let service = format!("Bearer {}", stage.secret("SUPABASE_SERVICE_ROLE_KEY").unwrap());
     let mtn = format!("Bearer {}", stage.secret("MTN_WEBHOOK_SECRET").unwrap());
+    // Looked at only when the body has come.
+    let token = format!("Bearer mcpt_{}", "0".repeat(64));
     let limits = [
+        ("agent-tools", token.as_str(), 256 * 1024),
         ("post-call-notify", service.as_str(), 256 * 1024),
         ("sms-inbound-webhook", mtn.as_str(), 256 * 1024),
         ("delivery-status-webhook", mtn.as_str(), 256 * 1024),

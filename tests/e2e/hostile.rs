@@ -7,6 +7,7 @@ use ihuza_sim::keys::hmac_hex;
 use ihuza_sim::world::WorldConfig;
 use serde_json::{Value, json};
 
+use crate::mcp;
 use crate::stage::{SOON, Stage};
 
 /// Random bodies an endpoint: `IHUZA_E2E_HOSTILE`, else a sample; more of them in a soak.
@@ -38,7 +39,22 @@ fn doors(stage: &Stage) -> Vec<Door> {
                       "errors": [{"code": 131026, "title": "Message undeliverable"}]}]}}]}]});
     let json = "application/json";
     let form = "application/x-www-form-urlencoded";
+    let rpc = |id: u32, method: &str, params: Value| {
+        json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string()
+    };
     vec![
+        Door {
+            function: "agent-tools",
+            method: "POST",
+            path: "/mcp",
+            sound: vec![
+                (json, rpc(1, "tools/call", json!({"name": "session_update_status", "arguments": {"status": "follow_up", "note": "Muraho"}, "_meta": {"rw.ihuza/idempotencyKey": "k"}}))),
+                (json, rpc(2, "tools/call", json!({"name": "session_get_context", "arguments": {"limit": 3}}))),
+                (json, rpc(3, "initialize", json!({"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}))),
+                (json, rpc(4, "tools/list", json!({"_meta": {"io.modelcontextprotocol/protocolVersion": "2026-07-28", "io.modelcontextprotocol/clientCapabilities": {}}}))),
+                (json, json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}}).to_string()),
+            ],
+        },
         Door {
             function: "post-call-notify",
             method: "POST",
@@ -286,12 +302,20 @@ struct Answer {
 }
 
 /// Knocks with the right key and this body.
-async fn knock(stage: &Stage, http: &reqwest::Client, door: &Door, content_type: &str, body: &[u8]) -> Answer {
+async fn knock(
+    stage: &Stage,
+    http: &reqwest::Client,
+    token: &str,
+    door: &Door,
+    content_type: &str,
+    body: &[u8],
+) -> Answer {
     let base = stage.edge().unwrap().url(door.function).unwrap();
     let url = format!("{base}/{}{}", door.function, door.path);
     let method = reqwest::Method::from_bytes(door.method.as_bytes()).unwrap();
     let mut request = http.request(method, url).header("content-type", content_type);
     request = match door.function {
+        "agent-tools" => request.bearer_auth(token),
         "post-call-notify" | "delivery-retry" | "openai-realtime-sip" => {
             request.bearer_auth(stage.secret("SUPABASE_SERVICE_ROLE_KEY").unwrap())
         }
@@ -323,6 +347,10 @@ fn fault(answer: &Answer) -> Option<String> {
     if answer.status >= 500 || answer.text.to_uppercase().contains("INTERNAL SERVER ERROR") {
         return Some("it is the function's fault".to_owned());
     }
+    // Of JSON-RPC: a notification is taken without a word, and an error is one of its own.
+    if answer.status == 202 && answer.text.is_empty() || body["jsonrpc"] == "2.0" && body["error"]["code"].is_i64() {
+        return None;
+    }
     if answer.status < 300 {
         return (!body.is_object()).then(|| "a success without an object".to_owned());
     }
@@ -346,6 +374,8 @@ async fn hostile_bodies_get_a_clear_answer_and_do_no_harm() {
     let seed = std::env::var("IHUZA_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_261_121_u64);
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let http = reqwest::Client::new();
+    let session = mcp::conversation(&stage, "I look for a house in Remera").await;
+    let token = mcp::token(&stage, &session, &["session:read", "session:write"]).await;
     let mut wrong = Vec::new();
     let mut statuses: BTreeMap<(&str, u16), usize> = BTreeMap::new();
     let mut knocked = 0;
@@ -373,7 +403,7 @@ async fn hostile_bodies_get_a_clear_answer_and_do_no_harm() {
             bodies.truncate(1);
         }
         for (content_type, body) in bodies {
-            let answer = knock(&stage, &http, &door, &content_type, &body).await;
+            let answer = knock(&stage, &http, &token, &door, &content_type, &body).await;
             knocked += 1;
             *statuses.entry((door.function, answer.status)).or_default() += 1;
             if let Some(fault) = fault(&answer) {
@@ -400,7 +430,9 @@ async fn hostile_bodies_get_a_clear_answer_and_do_no_harm() {
         wrong.iter().take(30).cloned().collect::<Vec<_>>().join("\n")
     );
     // Both kinds of answer were met at each door with a body.
-    for function in ["post-call-notify", "sms-inbound-webhook", "delivery-status-webhook", "whatsapp-webhook"] {
+    for function in
+        ["agent-tools", "post-call-notify", "sms-inbound-webhook", "delivery-status-webhook", "whatsapp-webhook"]
+    {
         let met = |range: std::ops::Range<u16>| {
             statuses.keys().any(|(name, status)| *name == function && range.contains(status))
         };

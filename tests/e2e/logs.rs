@@ -94,7 +94,12 @@ impl Private {
         if let Some((name, _)) = self.keys.iter().find(|(_, value)| line.contains(value.as_str())) {
             return Some(format!("holds {name}"));
         }
-        if line.contains("Bearer ") || line.contains("eyJ") || line.contains("sb_secret_") || line.contains("ek_") {
+        if line.contains("Bearer ")
+            || line.contains("eyJ")
+            || line.contains("sb_secret_")
+            || line.contains("ek_")
+            || line.contains("mcpt_")
+        {
             return Some("holds a token".to_owned());
         }
         if let Some(number) = self.numbers.iter().find(|number| line.contains(number.as_str())) {
@@ -139,6 +144,7 @@ fn the_reader_of_the_logs_sees_what_must_not_be_there() {
     check(&line("x").replace("SMS_SEND_FAILED", "SMS_LOST"), "no event is called SMS_LOST");
     check(&line("used k3y-of-the-carrier"), "holds MTN_SMS_API_KEY");
     check(&line("sent Bearer x"), "holds a token");
+    check(&line("for mcpt_0f0f"), "holds a token");
     for spelling in ["+250788200001", "250788200001", "0788200001", "tel:+250788200001"] {
         check(&line(spelling), "holds the number that ends in 001");
     }

@@ -25,6 +25,7 @@ mod journeys;
 mod keywords;
 mod logs;
 mod many;
+mod mcp;
 mod notify;
 mod openai_sip;
 mod openapi;

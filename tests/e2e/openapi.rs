@@ -15,6 +15,7 @@ use ihuza_sim::world::WorldConfig;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 
+use crate::mcp;
 use crate::stage::Stage;
 
 /// An object in the order of the file.
@@ -144,6 +145,8 @@ fn parameters(body: &str) -> Vec<(String, String)> {
 async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
     let stage = Stage::alone("openapi", WorldConfig::default).await;
     let call = stage.seed_call(&CallSeed::new("+250788123456")).await.unwrap();
+    let session = mcp::conversation(&stage, "I look for a house in Remera").await;
+    let token = mcp::token(&stage, &session, &["session:read", "services:read"]).await;
     let file = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/openapi.json")).unwrap();
     let requests = requests(serde_json::from_str(&file).unwrap());
     assert!(requests.len() > 50, "{}", requests.len());
@@ -155,6 +158,7 @@ async fn every_example_of_the_openapi_file_is_answered_as_it_says() {
                 .replace("{{WHATSAPP_VERIFY_TOKEN}}", stage.secret("WHATSAPP_VERIFY_TOKEN").unwrap())
                 .replace("{{WHATSAPP_PHONE_NUMBER_ID}}", stage.secret("WHATSAPP_PHONE_NUMBER_ID").unwrap())
                 .replace("{{AFRICASTALKING_WEBHOOK_SECRET}}", stage.secret("AFRICASTALKING_WEBHOOK_SECRET").unwrap())
+                .replace("{{MCP_TOKEN}}", &token)
                 .replace("{{CALL_ID}}", &call.id.to_string())
         };
         let (path, body) = (fill(&request.path), fill(&request.body));

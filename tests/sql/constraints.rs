@@ -72,6 +72,9 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
     (
         "call handlers and sign-up write these over PostgREST, not through a function",
         &[
+            "agent_tool_tokens_calls_are_counts",
+            "agent_tool_tokens_purpose_is_a_word",
+            "agent_tool_tokens_scopes_are_words",
             "idx_profiles_user",
             "idx_voice_calls_mtn_sid",
             "transcripts_call_id_seq_key",
@@ -110,6 +113,8 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "agent_sms_reports_cost_has_currency",
             "agent_sms_reports_once",
             "agent_sms_rollups_grain_is_known",
+            "agent_tool_tokens_token_hash_is_sha256",
+            "agent_tool_tokens_token_hash_key",
             "handoffs_are_of_somebody",
             "handoffs_closed_says_when",
             "handoffs_number_key",

@@ -20,6 +20,7 @@
 mod support;
 
 mod agent_sms;
+mod agent_tool_tokens;
 mod agents;
 mod alerts;
 mod budget;

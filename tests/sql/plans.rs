@@ -39,6 +39,8 @@ insert into public.transcripts (client_id, call_id, seq, role, text) select pg_t
 insert into public.omnichannel_sessions (id, client_id, profile_id, primary_channel, status, call_id, last_activity_at, created_at, updated_at)
 select pg_temp.id('s', n), pg_temp.client(n), pg_temp.id('p', 1 + n % 30000), 'voice', case when n <= 2000 then 'follow_up' else 'expired' end, pg_temp.id('c', 1 + n % 30000), t, t, t
   from (select n, now() - n * interval '1 minute' as t from generate_series(1, 100000) n) x;
+insert into public.agent_tool_tokens (id, client_id, session_id, token_hash, scopes, purpose, expires_at)
+select pg_temp.id('at', n), pg_temp.client(n), pg_temp.id('s', n), encode(sha256(n::text::bytea), 'hex'), '{session:read}', 'plans', now() - n * interval '3 minutes' from generate_series(1, 30000) n;
 insert into public.conversation_threads (id, client_id, session_id, profile_id)
 select pg_temp.id('t', n), pg_temp.client(n), pg_temp.id('s', n), pg_temp.id('p', 1 + n % 30000) from generate_series(1, 30000) n;
 insert into public.conversation_turns (id, client_id, session_id, profile_id, kind, status, lease_token, lease_until, correlation_id, next_attempt_at, sms_delivery_id, finished_at, created_at)
@@ -446,6 +448,20 @@ fn calls(round: usize) -> Vec<Call> {
                 id("s", 4711)
             )),
             "",
+        ),
+        Call(
+            "a token for a conversation",
+            "issue_agent_tool_token",
+            json!({"session_id": id("s", 4711), "scopes": ["session:read"], "purpose": "plans"}),
+            "mcpt_",
+        ),
+        Call("tool of an MCP client", "run_mcp_tool", json!({"token_hash": "0".repeat(64)}), "refused"),
+        Call("one token ends", "revoke_agent_tool_tokens", json!({"token_id": id("at", 4712)}), "revoked"),
+        Call(
+            "tokens of a conversation end",
+            "revoke_agent_tool_tokens",
+            json!({"session_id": id("s", 4711)}),
+            "revoked",
         ),
         Call(
             "session of a person",

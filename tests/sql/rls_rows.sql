@@ -58,6 +58,8 @@ begin
   insert into public.call_notification_resends (client_id, call_id, reason, requested_by, correlation_id, previous)
   values (p_client, v_call, 'asked for', 'postgres', 'resend-' || p_n, '{}');
   insert into public.mcp_tool_calls (client_id, session_id, turn_id, name, idempotency_key) values (p_client, v_session, v_turn, 'a_tool', 'tool-' || p_n);
+  insert into public.agent_tool_tokens (client_id, session_id, token_hash, scopes, purpose, expires_at)
+  values (p_client, v_session, encode(sha256(convert_to('token-' || p_n, 'UTF8')), 'hex'), '{messages}', 'a_purpose', now());
   insert into public.openai_sessions (client_id, call_id, model) values (p_client, v_call, 'a-model');
   insert into public.voice_events (client_id, call_id, seq, type, occurred_at) values (p_client, v_call, 1, 'an_event', now());
   insert into public.call_consents (client_id, call_id, profile_id, kind, state, method, occurred_at)

@@ -26,6 +26,7 @@ pub mod keyword;
 pub mod known;
 pub mod locale;
 pub mod log;
+pub mod mcp;
 pub mod mtn;
 pub mod openai;
 pub mod openai_sip;

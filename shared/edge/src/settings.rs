@@ -30,6 +30,7 @@ pub struct Setting {
 }
 
 const ALL: &[&str] = &[
+    "agent-tools",
     "post-call-notify",
     "sms-inbound-webhook",
     "delivery-retry",
@@ -38,6 +39,7 @@ const ALL: &[&str] = &[
     "openai-realtime-sip",
     "openai-sip-webhook",
 ];
+const AGENT_TOOLS: &[&str] = &["agent-tools"];
 const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
 const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
 const CALL: &[&str] = &["post-call-notify"];
@@ -291,6 +293,12 @@ pub const SETTINGS: &[Setting] = &[
         Some("false"),
         VOICE,
         "`true`: a trunk gets the ephemeral key too. Whoever holds it can talk to the model at your cost.",
+    ),
+    plain(
+        "AGENT_TOOLS_ALLOWED_ORIGINS",
+        None,
+        AGENT_TOOLS,
+        "Origins of web pages that may use the MCP server, with commas between them, such as `https://desk.example.org`. Any other request with an `Origin` is refused; programs that are no browser send none.",
     ),
     plain(
         "IHUZA_COMPAT_INBOUND_AUTH",
