@@ -69,24 +69,6 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
     }
     let null = Value::Null;
     let part = |name: &str| opened.get(name).unwrap_or(&null);
-    let locale = str_at(&opened, "locale").and_then(Locale::from_tag).unwrap_or(Locale::En);
-    let names: Vec<String> =
-        items_at(part("agent"), "tools").iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
-    let own = str_at(part("agent"), "instructions").unwrap_or_default();
-    let instructions = realtime::instructions(own, locale, items_at(&opened, "memories"), part("context"), host::now());
-    // A call that was opened before keeps the session that it was opened with.
-    let stored = part("openai_session");
-    let format = str_at(stored, "audio_format").and_then(AudioFormat::from_name).unwrap_or(asked);
-    let name = str_at(stored, "model").unwrap_or(cx.config.text("OPENAI_REALTIME_MODEL"));
-    let session = realtime::session(&SessionRequest {
-        model: name,
-        voice: str_at(stored, "voice").unwrap_or(cx.config.text("OPENAI_REALTIME_VOICE")),
-        audio_format: format,
-        turn_detection: cx.config.text("OPENAI_REALTIME_TURN_DETECTION"),
-        transcription_model: cx.config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
-        instructions: &instructions,
-        tools: &names,
-    });
     let realtime::Opened { session, model: name, locale, .. } = realtime::opened(
         &opened,
         &Defaults {
@@ -97,6 +79,7 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
             transcription_model: cx.config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
             tools: &[],
         },
+        host::now(),
     );
     let profile = str_at(part("profile"), "id");
     let secret = if with_key { mint(cx, &session, profile).await } else { None };

@@ -76,6 +76,7 @@ pub async fn admit(cx: &Cx, asked: &Value) -> Result<Admitted, Decided> {
             transcription_model: config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
             tools: &[sideband::END_CALL],
         },
+        host::now(),
     );
     let person = admitted.get("profile").and_then(|profile| str_at(profile, "id")).map(model::safety_identifier);
     cx.log(

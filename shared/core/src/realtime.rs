@@ -10,9 +10,8 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value, json};
 
 use crate::channel::Provider;
-use crate::json::{as_text, clip, field, flag, integer, obj, optional_text, text};
-use crate::known;
 use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, str_at, text};
+use crate::known;
 use crate::locale::{self, Locale};
 use crate::openai;
 use crate::problem::Problem;
@@ -110,10 +109,8 @@ pub fn session(request: &SessionRequest) -> Value {
         "model": request.model,
         "output_modalities": ["audio"],
         "instructions": request.instructions,
-        "audio": {"input": input, "output": {"format": format, "voice": request.voice}},
-        "tools": tool::offered(request.tools, Surface::Voice),
         "audio": {"input": input, "output": output},
-        "tools": tools(request.tools),
+        "tools": tool::offered(request.tools, Surface::Voice),
         "tool_choice": "auto",
         // Keeps the beginning in the vendor's cache on a long call.
         "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
@@ -151,14 +148,14 @@ pub struct Opened {
 }
 
 /// The session for what `open_voice_call` answered: a call that was opened before keeps the session that it was opened with.
-pub fn opened(answer: &Value, defaults: &Defaults) -> Opened {
+pub fn opened(answer: &Value, defaults: &Defaults, now: DateTime<Utc>) -> Opened {
     let null = Value::Null;
     let part = |name: &str| answer.get(name).unwrap_or(&null);
     let locale = str_at(answer, "locale").and_then(Locale::from_tag).unwrap_or(Locale::En);
     let own = items_at(part("agent"), "tools").iter().filter_map(Value::as_str);
     let tools: Vec<String> = own.chain(defaults.tools.iter().copied()).map(str::to_owned).collect();
     let told = str_at(part("agent"), "instructions").unwrap_or_default();
-    let instructions = instructions(told, locale, items_at(answer, "memories"), part("context"));
+    let instructions = instructions(told, locale, items_at(answer, "memories"), part("context"), now);
     let stored = part("openai_session");
     let format = str_at(stored, "audio_format").and_then(AudioFormat::from_name);
     let model = str_at(stored, "model").unwrap_or(defaults.model);
@@ -337,45 +334,6 @@ pub fn pressed(number: &str) -> String {
     }
     text.push_str(" on the keypad.");
     text
-}
-
-/// Definitions of the tools of these names, in the form of a session (which knows no `strict`).
-pub fn tools<S: AsRef<str>>(names: &[S]) -> Vec<Value> {
-    names.iter().filter_map(|name| tool(name.as_ref())).collect()
-}
-
-fn tool(name: &str) -> Option<Value> {
-    let definition = match name {
-        "search_services" => {
-            r#"{"type":"function","name":"search_services",
-                "description":"Looks up what we offer: houses, transport, health and more. Say that you are looking before you call it.",
-                "parameters":{"type":"object","additionalProperties":false,"required":["query"],"properties":{
-                    "query":{"type":"string","description":"What the caller looks for, in a few words"},
-                    "area":{"type":["string","null"],"description":"Where, if they said so"},
-                    "category":{"type":["string","null"],"description":"One word such as housing, transport, health"}}}}"#
-        }
-        "remember" => {
-            r#"{"type":"function","name":"remember",
-                "description":"Keeps one lasting preference of the caller for the next call. Only what they said themselves, nothing sensitive.",
-                "parameters":{"type":"object","additionalProperties":false,"required":["key","value"],"properties":{
-                    "key":{"type":"string","description":"A short English name such as preferred_area"},
-                    "value":{"type":"string","description":"In the caller's words"}}}}"#
-        }
-        // Of the line, not of the database: whoever carries the call ends it.
-        "end_call" => {
-            r#"{"type":"function","name":"end_call",
-                "description":"Ends the call. Only when the caller has said goodbye or wants nothing more; say goodbye yourself after it.",
-                "parameters":{"type":"object","additionalProperties":false,"required":[],"properties":{}}}"#
-        }
-        _ => {
-            let mut found = crate::agent::tools(&[name]).pop()?;
-            if let Some(map) = found.as_object_mut() {
-                map.remove("strict");
-            }
-            return Some(found);
-        }
-    };
-    serde_json::from_str(definition).ok()
 }
 
 /// Longest id, number or name in a request, in bytes.

@@ -14,6 +14,7 @@ use crate::{
     database::{self, DatabaseError},
     host,
     queue::{self, Envelope},
+    tool,
 };
 
 /// The queue of those that write to people after a call.
@@ -55,7 +56,7 @@ pub async fn run_tool(cx: &Cx, run: ToolRun) -> Result<Value, DatabaseError> {
     let name = run.fields.get("name").cloned().unwrap_or_default();
     let p = Value::Object(run.fields);
     let answer = match database::rpc_once(cx, "run_voice_tool", &p, run.deadline_ms).await {
-        Ok(answer) => answer,
+        Ok(answer) => tool::answered(cx, answer).await,
         // The same key may ask again: what was done by then is told, and nothing is done twice.
         Err(DatabaseError::Unavailable { .. } | DatabaseError::Garbled) => {
             let error = "the tool did not answer in time: say so and offer to try again";
