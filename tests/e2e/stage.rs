@@ -11,7 +11,7 @@ use ihuza_sim::mtn::Sms;
 use ihuza_sim::verbs::{CallSeed, SeededCall};
 use ihuza_sim::world::{World, WorldConfig};
 use serde_json::{Map, Value, json};
-use tokio::sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore};
 
 use crate::logs;
 
@@ -48,6 +48,9 @@ pub struct Stage {
 type Place = Arc<OnceCell<Arc<Hall>>>;
 
 static HALLS: Mutex<Vec<(&'static str, Place)>> = Mutex::new(Vec::new());
+
+/// Worlds that begin at the same time.
+static BEGINNING: Semaphore = Semaphore::const_new(2);
 
 impl Stage {
     /// A play beside others in the world called `name`. Faults that it orders must name their person.
@@ -336,6 +339,8 @@ impl Hall {
 /// A world of this name, kept from the play before or begun now.
 async fn hall(name: &'static str, config: fn() -> WorldConfig) -> Arc<Hall> {
     let begin = async || {
+        // So that each has a core and is there soon.
+        let _turn = BEGINNING.acquire().await.unwrap();
         let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}"));
         let _ = std::fs::remove_dir_all(&folder);
         let world = World::start(WorldConfig { logs: Some(folder), ..config() });

@@ -24,7 +24,7 @@ pub const SUPERUSER: &str = "postgres";
 /// The migrated database from which each test's own is copied.
 pub const TEMPLATE: &str = "ihuza_template";
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 const INITDB_FLAGS: [&str; 6] = ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
 /// Speed over safety: a cluster here is either thrown away or made again from the migrations.
 const SERVER_SETTINGS: [&str; 8] = [
@@ -320,7 +320,7 @@ impl Server {
                 return Err(self.process.trouble("ended while starting"));
             }
             if since.elapsed() > START_PATIENCE {
-                return Err(self.process.trouble("not ready after 30 s"));
+                return Err(self.process.trouble("not ready after 60 s"));
             }
             tokio::time::sleep(Duration::from_millis(15)).await;
         }
