@@ -75,7 +75,8 @@ async fn beyond_its_limit_the_relay_sends_new_calls_away_and_the_others_go_on() 
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    let talking = futures_util::future::join_all(running.into_iter().map(|caller| talk(&world, caller, 75)));
+    // Long enough for all of them to be refused, also where other things are going on.
+    let talking = futures_util::future::join_all(running.into_iter().map(|caller| talk(&world, caller, 250)));
     let health = async {
         let (status, body) = world.get("/healthz").await;
         assert!(status == 503 && body.contains("relay_full"), "{body}");

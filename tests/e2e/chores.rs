@@ -1,7 +1,7 @@
 //! The chores as somebody types them: what is started is taken down again.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ihuza_sim::world::{World, WorldConfig};
@@ -18,11 +18,33 @@ fn xtask() -> Command {
     command
 }
 
+/// A chore that runs. When the test fails, it is interrupted all the same: its world would stay for ever.
+struct Chore(Child);
+
+impl Chore {
+    fn interrupt(&self) -> bool {
+        Command::new("kill").args(["-INT", &self.0.id().to_string()]).status().is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Chore {
+    fn drop(&mut self) {
+        let since = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) {
+            self.interrupt();
+            if since.elapsed() > Duration::from_secs(30) {
+                let _ = self.0.kill();
+            }
+            std::thread::sleep(Duration::from_millis(500));
+        }
+    }
+}
+
 #[tokio::test]
 async fn ctrl_c_takes_all_of_the_local_world_down() {
     let mark = format!("ihuza-ctrl-c-{}", uuid::Uuid::new_v4());
     let ready = std::env::temp_dir().join(&mark);
-    let mut demo = xtask()
+    let demo = xtask()
         .args(["demo", "--ready-file"])
         .arg(&ready)
         .env("IHUZA_TEST_MARK", &mark)
@@ -31,18 +53,19 @@ async fn ctrl_c_takes_all_of_the_local_world_down() {
         .stdin(Stdio::null())
         .spawn()
         .unwrap();
+    let mut demo = Chore(demo);
     let since = Instant::now();
     while !ready.exists() {
-        assert!(demo.try_wait().unwrap().is_none(), "it ended before it was up");
-        assert!(since.elapsed() < Duration::from_secs(120), "it did not come up");
+        assert!(demo.0.try_wait().unwrap().is_none(), "it ended before it was up");
+        assert!(since.elapsed() < Duration::from_secs(240), "it did not come up");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(mentions(&mark).len() > 3, "database, PostgREST, runtime: {:?}", mentions(&mark));
-    assert!(Command::new("kill").args(["-INT", &demo.id().to_string()]).status().unwrap().success());
+    assert!(demo.interrupt());
     let since = Instant::now();
     loop {
         let left = mentions(&mark);
-        if demo.try_wait().unwrap().is_some() && left.is_empty() {
+        if demo.0.try_wait().unwrap().is_some() && left.is_empty() {
             break;
         }
         assert!(since.elapsed() < Duration::from_secs(30), "still there: {left:?}");

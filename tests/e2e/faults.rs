@@ -240,7 +240,7 @@ async fn table(stage: &Stage, reported: bool) {
 
 #[tokio::test]
 async fn every_fault_on_every_channel_while_the_carriers_report() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     table(&stage, true).await;
 }
@@ -256,7 +256,7 @@ async fn every_fault_on_every_channel_while_the_carriers_are_silent() {
 
 #[tokio::test]
 async fn a_carrier_that_cannot_be_reached_gets_the_message_when_it_is_back() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     // The token is there already.
     stage.told_and_done(&CallSeed::new(&stage.stranger())).await;
@@ -273,7 +273,7 @@ async fn a_carrier_that_cannot_be_reached_gets_the_message_when_it_is_back() {
 
 #[tokio::test]
 async fn what_is_refused_until_its_deadline_expires_with_an_alert() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     let phone = stage.stranger();
     stage.mtn().fail_with(Fault::Status503).on(&phone).always();
@@ -294,7 +294,7 @@ async fn what_is_refused_until_its_deadline_expires_with_an_alert() {
 
 #[tokio::test]
 async fn wrong_credentials_raise_an_alert_and_cost_no_message() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     let phone = stage.stranger();
     // Twice: a token may have been withdrawn, so one new one is tried first.
     stage.mtn().fail_with(Fault::Status401).on(&phone).times(2);
@@ -318,7 +318,7 @@ async fn wrong_credentials_raise_an_alert_and_cost_no_message() {
 
 #[tokio::test]
 async fn a_token_that_is_withdrawn_is_fetched_again_within_the_same_attempt() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     let (first, second) = (stage.stranger(), stage.stranger());
     stage.told_and_done(&CallSeed::new(&first)).await;
@@ -329,7 +329,7 @@ async fn a_token_that_is_withdrawn_is_fetched_again_within_the_same_attempt() {
 
 #[tokio::test]
 async fn no_token_means_nothing_was_sent_and_the_message_goes_out_later() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     for fault in [Fault::TimeoutBefore, Fault::CutBefore, Fault::Status503, Fault::NonJson] {
         let phone = stage.stranger();
@@ -346,7 +346,7 @@ async fn no_token_means_nothing_was_sent_and_the_message_goes_out_later() {
 
 #[tokio::test]
 async fn a_malformed_request_of_ours_is_never_sent_again_and_raises_an_alert() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     let phone = stage.stranger();
     // 131009: a parameter is not valid.
@@ -360,7 +360,7 @@ async fn a_malformed_request_of_ours_is_never_sent_again_and_raises_an_alert() {
 
 #[tokio::test]
 async fn whoever_wants_sms_alone_gets_no_whatsapp_even_when_sms_fails() {
-    let stage = Stage::alone("carriers", quick).await;
+    let stage = Stage::alone("failing-carriers", quick).await;
     stage.without_breakers().await;
     let phone = stage.stranger();
     // 5001: failed, for good.

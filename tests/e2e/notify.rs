@@ -35,7 +35,8 @@ async fn page(stage: &Stage, correlation_id: &str, expected: &str) -> serde_json
 
 #[tokio::test]
 async fn a_call_whose_row_is_late_is_waited_for_and_told() {
-    let stage = stage().await;
+    // Patience as it is in production: how late the row is here depends on how busy the machine is.
+    let stage = Stage::shared("conversations", WorldConfig::default).await;
     let phone = stage.stranger();
     let late = format!("late-{}", Uuid::new_v4().simple());
     assert_eq!(stage.notification("never-asked").await.unwrap().status, 404);

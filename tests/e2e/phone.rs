@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -26,9 +27,12 @@ fn config() -> WorldConfig {
     WorldConfig { relay: true, ..WorldConfig::default() }
 }
 
-/// Whoever phones is alone: a cut connection and a script are everybody's.
+/// Whoever phones is alone: a cut connection and a script are everybody's. Calls last as long as people speak, so that
+/// there are two worlds, in turns.
 async fn stage() -> Stage {
-    let stage = Stage::alone("phone", config).await;
+    static PLAYS: AtomicUsize = AtomicUsize::new(0);
+    let name = if PLAYS.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { "phone" } else { "phone-2" };
+    let stage = Stage::alone(name, config).await;
     // Whatever a play that broke off left behind.
     stage.openai().realtime().set_rules(Rules::default());
     stage.openai().control().clear_faults();

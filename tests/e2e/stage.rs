@@ -11,7 +11,7 @@ use ihuza_sim::mtn::Sms;
 use ihuza_sim::verbs::{CallSeed, SeededCall};
 use ihuza_sim::world::{World, WorldConfig};
 use serde_json::{Map, Value, json};
-use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+use tokio::sync::{OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, Semaphore};
 
 use crate::logs;
 
@@ -21,8 +21,9 @@ pub const SOON: Duration = Duration::from_secs(30);
 /// A row of a query, column names as keys.
 pub type Row = Map<String, Value>;
 
-/// Worlds that are kept for the next play; the one that was not used for longest goes first.
-const KEPT: usize = 2;
+/// Worlds that are kept for the next play; the one that was not used for longest goes first. Fewer, and tests of several
+/// topics that run at once, each with its worlds, would begin them again and again.
+const KEPT: usize = 4;
 
 /// A world, who is in it, and how much of its log has been read.
 struct Hall {
@@ -43,7 +44,13 @@ pub struct Stage {
     hall: Arc<Hall>,
 }
 
-static HALLS: tokio::sync::Mutex<Vec<Arc<Hall>>> = tokio::sync::Mutex::const_new(Vec::new());
+/// A world that is begun by whoever comes first; others that want it wait, those who want another one do not.
+type Place = Arc<OnceCell<Arc<Hall>>>;
+
+static HALLS: Mutex<Vec<(&'static str, Place)>> = Mutex::new(Vec::new());
+
+/// Worlds that begin at the same time.
+static BEGINNING: Semaphore = Semaphore::const_new(2);
 
 impl Stage {
     /// A play beside others in the world called `name`. Faults that it orders must name their person.
@@ -331,21 +338,27 @@ impl Hall {
 
 /// A world of this name, kept from the play before or begun now.
 async fn hall(name: &'static str, config: fn() -> WorldConfig) -> Arc<Hall> {
-    let mut halls = HALLS.lock().await;
-    if let Some(at) = halls.iter().position(|hall| hall.name == name) {
-        let hall = halls.remove(at);
-        halls.push(hall.clone());
-        return hall;
-    }
-    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}"));
-    let _ = std::fs::remove_dir_all(&folder);
-    let world = World::start(WorldConfig { logs: Some(folder), ..config() });
-    let hall = Arc::new(Hall { name, door: Arc::default(), read: Mutex::new(0), world: world.await.unwrap() });
-    halls.push(hall.clone());
+    let begin = async || {
+        // So that each has a core and is there soon.
+        let _turn = BEGINNING.acquire().await.unwrap();
+        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("e2e-{name}"));
+        let _ = std::fs::remove_dir_all(&folder);
+        let world = World::start(WorldConfig { logs: Some(folder), ..config() });
+        Arc::new(Hall { name, door: Arc::default(), read: Mutex::new(0), world: world.await.unwrap() })
+    };
+    place(name).get_or_init(begin).await.clone()
+}
+
+/// Where the world of this name is, or will be.
+fn place(name: &'static str) -> Place {
+    let mut halls = HALLS.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = halls.iter().position(|(known, _)| *known == name);
+    let place = known.map(|at| halls.remove(at).1).unwrap_or_default();
+    halls.push((name, place.clone()));
     if halls.len() > KEPT {
         let oldest = halls.remove(0);
         // Ending a world takes a moment; whoever still plays in it keeps it until then.
         std::thread::spawn(move || drop(oldest));
     }
-    hall
+    place
 }

@@ -19,7 +19,8 @@ use crate::error::{Context, Result, Trouble};
 use crate::process::{Plan, Supervised, on_path, run};
 use crate::runtime;
 
-const START_PATIENCE: Duration = Duration::from_secs(90);
+/// Generous: on a machine with much else to do, Node alone may take a minute.
+const START_PATIENCE: Duration = Duration::from_secs(240);
 const OLDEST_NODE: (u32, u32) = (22, 12);
 /// Keep wrangler and Miniflare from the network and from talking.
 const QUIET: [(&str, &str); 5] = [

@@ -5,6 +5,7 @@
 //! As root the server runs as user `postgres`, or `nobody` where there is none: PostgreSQL refuses root.
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,7 +24,7 @@ pub const SUPERUSER: &str = "postgres";
 /// The migrated database from which each test's own is copied.
 pub const TEMPLATE: &str = "ihuza_template";
 
-const START_PATIENCE: Duration = Duration::from_secs(30);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 const INITDB_FLAGS: [&str; 6] = ["-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"];
 /// Speed over safety: a cluster here is either thrown away or made again from the migrations.
 const SERVER_SETTINGS: [&str; 8] = [
@@ -32,7 +33,7 @@ const SERVER_SETTINGS: [&str; 8] = [
     "fsync=off",
     "full_page_writes=off",
     "synchronous_commit=off",
-    "max_connections=200",
+    "max_connections=400",
     "shared_buffers=64MB",
     "timezone=UTC",
 ];
@@ -163,29 +164,37 @@ impl Binaries {
     /// `prepare` receives a running server on an empty cluster. Several processes may call this at once.
     async fn fresh_copy<F, W>(&self, ingredients: &[u8], prepare: F) -> Result<PathBuf>
     where
-        F: FnOnce(ServerAddress) -> W,
+        F: Fn(ServerAddress) -> W,
         W: Future<Output = Result<()>>,
     {
         let nursery = self.nursery()?;
         let key = self.key(ingredients)?;
         let prepared = nursery.join(format!("prepared-{key}"));
-        if !prepared.join("PG_VERSION").is_file() {
-            let cradle = nursery.join(format!("making-{}", uuid::Uuid::new_v4().simple()));
-            self.make(&cradle, prepare).await?;
-            // Whoever comes second finds the name taken and throws its own away.
-            if std::fs::rename(&cradle, &prepared).is_err() {
-                let _ = std::fs::remove_dir_all(&cradle);
-            }
-            forget_old(&nursery, &prepared);
-        }
         let copy = nursery.join(format!("world-{}", uuid::Uuid::new_v4().simple()));
-        run(Command::new("cp").arg("-a").arg(&prepared).arg(&copy), "copying the prepared PostgreSQL cluster")?;
-        Ok(copy)
+        let exists = || prepared.join("PG_VERSION").is_file();
+        loop {
+            {
+                let _together = Lock::together(&nursery).await?;
+                if exists() {
+                    let mut command = Command::new("cp");
+                    run(command.arg("-a").arg(&prepared).arg(&copy), "copying the prepared PostgreSQL cluster")?;
+                    return Ok(copy);
+                }
+            }
+            let _alone = Lock::alone(&nursery).await?;
+            // Somebody else may have made it while we waited.
+            if !exists() {
+                let cradle = nursery.join(format!("making-{}", uuid::Uuid::new_v4().simple()));
+                self.make(&cradle, &prepare).await?;
+                std::fs::rename(&cradle, &prepared).context("cannot name the prepared PostgreSQL cluster")?;
+                forget_old(&nursery, &prepared);
+            }
+        }
     }
 
-    async fn make<F, W>(&self, cradle: &Path, prepare: F) -> Result<()>
+    async fn make<F, W>(&self, cradle: &Path, prepare: &F) -> Result<()>
     where
-        F: FnOnce(ServerAddress) -> W,
+        F: Fn(ServerAddress) -> W,
         W: Future<Output = Result<()>>,
     {
         self.initdb(cradle)?;
@@ -219,6 +228,34 @@ impl Binaries {
         let digest = Sha256::digest(wanted.as_os_str().as_encoded_bytes());
         let name: String = digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect();
         Ok(self.nursery()?.join(format!("kept-{name}")))
+    }
+}
+
+/// Who may touch the prepared clusters, among all processes: one that makes or forgets some, or any number that copy.
+struct Lock {
+    /// The folder itself. Unlocked when it is closed, however the process ends.
+    _folder: File,
+}
+
+impl Lock {
+    async fn alone(nursery: &Path) -> Result<Self> {
+        Self::wait(nursery, File::try_lock).await
+    }
+
+    async fn together(nursery: &Path) -> Result<Self> {
+        Self::wait(nursery, File::try_lock_shared).await
+    }
+
+    async fn wait(nursery: &Path, ask: impl Fn(&File) -> std::result::Result<(), TryLockError>) -> Result<Self> {
+        let what = || format!("cannot lock the folder {}", nursery.display());
+        let folder = File::open(nursery).context(what())?;
+        loop {
+            match ask(&folder) {
+                Ok(()) => return Ok(Self { _folder: folder }),
+                Err(TryLockError::WouldBlock) => tokio::time::sleep(Duration::from_millis(20)).await,
+                Err(TryLockError::Error(error)) => return Err(error).context(what()),
+            }
+        }
     }
 }
 
@@ -283,7 +320,7 @@ impl Server {
                 return Err(self.process.trouble("ended while starting"));
             }
             if since.elapsed() > START_PATIENCE {
-                return Err(self.process.trouble("not ready after 30 s"));
+                return Err(self.process.trouble("not ready after 60 s"));
             }
             tokio::time::sleep(Duration::from_millis(15)).await;
         }

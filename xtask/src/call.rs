@@ -133,6 +133,23 @@ impl Call {
         if status.success() { Ok(()) } else { Err(self.failed(&status.to_string())) }
     }
 
+    /// Run silently, and hand every line of its stdout and stderr to `each`, in the order in which they were written.
+    pub fn listen(mut self, mut each: impl FnMut(&str)) -> Result<()> {
+        let (reader, writer) = std::io::pipe().context("could not open a pipe")?;
+        let again = writer.try_clone().context("could not share a pipe with a program")?;
+        let mut child = match self.command.stdout(writer).stderr(again).spawn() {
+            Ok(child) => child,
+            Err(error) => return Err(self.not_started(error)),
+        };
+        // The command holds the pipe open as long as it exists, and nobody would see its end.
+        let _ = self.command.stdout(Stdio::null()).stderr(Stdio::null());
+        for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+            each(&String::from_utf8_lossy(&line));
+        }
+        let status = child.wait().with_context(|| format!("lost sight of a program: {}", self.what))?;
+        if status.success() { Ok(()) } else { Err(self.failed(&status.to_string())) }
+    }
+
     /// Run silently and return what it printed on stdout, without the last newline.
     pub fn read(mut self) -> Result<String> {
         match self.command.output() {

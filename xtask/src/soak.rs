@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::build;
 use crate::progress;
 use crate::setup;
-use crate::test::{Part, Tally, tests};
+use crate::test::{Part, Shown, Tally, tests};
 
 /// Property cases a test in the first round.
 const FIRST_CASES: u64 = 1_000;
@@ -42,6 +42,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     let tools = setup::ensure_for_tests()?;
+    let started = Instant::now();
     build::ensure(&tools)?;
     build::relay()?;
     let first_seed = options.seed.unwrap_or_else(drawn_seed);
@@ -58,7 +59,9 @@ pub fn run(options: &Options) -> Result<()> {
         let minutes = until.saturating_duration_since(Instant::now()).as_secs().div_ceil(60).max(1);
         for part in [Part::Unit, Part::Sql, Part::Relay, Part::E2e] {
             let part_cases = if part == Part::Unit { cases } else { (cases / DATABASE_CASE).max(1) };
-            tests(&mut tally, &format!("{} #{rounds}", part.name()), part, &tools, 1, |call| {
+            let name = format!("{} #{rounds}", part.name());
+            progress::headline(&format!("Tests: {name}"));
+            tally.add(tests(&name, part, &tools, Shown::AsItComes, |call| {
                 // What is counted out rather than drawn is the same in every round.
                 let call = if rounds == 1 { call.env("IHUZA_IN_FULL", "1") } else { call };
                 call.args(OPTIMISED.iter().flat_map(|setting| ["--config", setting]))
@@ -71,7 +74,7 @@ pub fn run(options: &Options) -> Result<()> {
                     // Shown also for tests that pass: they say there what they counted.
                     .arg("--")
                     .arg("--show-output")
-            });
+            }));
         }
         if tally.failed() > 0 {
             progress::warn(&format!("failed with seed {seed}: repeat with `cargo xtask soak --seed {seed}`"));
@@ -82,7 +85,7 @@ pub fn run(options: &Options) -> Result<()> {
     for (what, count) in tally.counts() {
         println!("{count:>12}  {what}");
     }
-    tally.close()
+    tally.close(started.elapsed())
 }
 
 fn drawn_seed() -> u64 {

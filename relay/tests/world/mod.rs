@@ -2,9 +2,10 @@
 #![allow(dead_code, reason = "each of the tests that share it uses a part of it")]
 
 pub mod callee;
+mod ports;
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, UdpSocket as StdUdpSocket};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +25,8 @@ use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio_websockets::{ClientBuilder, Message, ServerBuilder, WebSocketStream};
+
+pub use ports::free_address;
 
 /// Nothing on one machine takes longer.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -277,8 +280,9 @@ impl World {
         let model = model(fake.clone()).await;
         let sip = free_address();
         let http = free_address();
-        let media = 20_000 + sip.port() % 10 * 2000;
-        let directory = std::env::temp_dir().join(format!("ihuza-relay-world-{}-{}", std::process::id(), sip.port()));
+        let media = 20_000 + ihuza_relay::shell::call::dice() % 10 * 2000;
+        let own = ihuza_relay::shell::call::dice();
+        let directory = std::env::temp_dir().join(format!("ihuza-relay-world-{}-{own:08x}", std::process::id()));
         let text = format!(
             r#"
             sip = {{ udp = "{sip}", tcp = "{sip}" }}
@@ -489,17 +493,6 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// An address that was free a moment ago, for UDP and TCP alike. Below the range that the kernel gives out by itself.
-pub fn free_address() -> SocketAddr {
-    loop {
-        let port = 10_000 + (ihuza_relay::shell::call::dice() % 10_000) as u16;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        if StdUdpSocket::bind(address).is_ok() && std::net::TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
 

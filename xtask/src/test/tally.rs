@@ -27,10 +27,10 @@ pub struct Part {
 
 impl Tally {
     pub fn record(&mut self, name: &str, run: impl FnOnce(&mut Part)) {
-        let started = Instant::now();
-        let mut part = Part::new(name);
-        run(&mut part);
-        part.took = started.elapsed();
+        self.add(Part::measured(name, run));
+    }
+
+    pub fn add(&mut self, part: Part) {
         self.parts.push(part);
     }
 
@@ -71,6 +71,20 @@ impl Tally {
 impl Part {
     fn new(name: &str) -> Self {
         Self { name: name.to_owned(), ..Self::default() }
+    }
+
+    /// A part, and how long it took to run.
+    pub fn measured(name: &str, run: impl FnOnce(&mut Self)) -> Self {
+        let mut part = Self::new(name);
+        part.take(run);
+        part
+    }
+
+    /// More of this part, which takes its time as well.
+    pub fn take(&mut self, run: impl FnOnce(&mut Self)) {
+        let started = Instant::now();
+        run(self);
+        self.took += started.elapsed();
     }
 
     pub fn pass(&mut self, count: u64) {
