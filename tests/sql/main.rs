@@ -46,6 +46,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod statement_times;
 mod templates;
 mod voice;
 mod voice_notes;
