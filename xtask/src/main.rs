@@ -10,6 +10,7 @@ mod dead_letters;
 mod demo;
 mod deploy;
 mod dev;
+mod export;
 mod functions;
 mod local_world;
 mod migrate;
@@ -17,6 +18,7 @@ mod places;
 mod progress;
 mod setup;
 mod soak;
+mod stats;
 mod test;
 mod vars_file;
 mod wasm_toolchain;
@@ -50,6 +52,10 @@ enum Chore {
     Migrate(migrate::Options),
     /// Work that was given up: list it, put it back, drop it.
     DeadLetters(dead_letters::Options),
+    /// Every SMS and call of a period with its cost and revenue, as CSV or JSON lines, for finance.
+    Export(export::Options),
+    /// How it goes, in tables: deliveries, failures, sessions, what waits, times.
+    Stats(stats::Options),
     /// Deploy the functions to Cloudflare, or check a deployment.
     Deploy(deploy::Options),
 }
@@ -66,6 +72,8 @@ fn main() -> std::process::ExitCode {
         Chore::Bench(options) => bench::run(&options),
         Chore::Migrate(options) => migrate::run(&options),
         Chore::DeadLetters(options) => dead_letters::run(&options),
+        Chore::Export(options) => export::run(&options),
+        Chore::Stats(options) => stats::run(&options),
         Chore::Deploy(options) => deploy::run(&options),
     };
     match done {
