@@ -103,6 +103,8 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
     (
         "our own SQL chooses the value, or takes what is there by `on conflict`",
         &[
+            "agent_sms_reports_cost_has_currency",
+            "agent_sms_reports_once",
             "alerts_one_open",
             "alerts_severity_is_known",
             "budget_months_month_is_first_day",

@@ -46,6 +46,7 @@ mod rls;
 mod schema;
 mod seeds;
 mod smoke;
+mod sms_prices;
 mod statement_times;
 mod templates;
 mod voice;
