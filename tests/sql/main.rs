@@ -26,6 +26,7 @@ mod codes;
 mod constraints;
 mod dead_letters;
 mod deliveries;
+mod documents;
 mod erasure;
 mod evidence;
 mod fold;

@@ -96,7 +96,8 @@ async fn the_database_counts_segments_as_the_core_does() {
     let step = if in_full() { 1 } else { 37 };
     let all: Vec<String> = (1..=0x1_0ffff_u32).step_by(step).filter_map(char::from_u32).map(String::from).collect();
     assert_counted(&all, &counted(&db.admin, &all).await);
-    let first: Vec<String> = (1..=0x3ff_u32).chain(0x20a0..=0x20bf).filter_map(char::from_u32).map(String::from).collect();
+    let first: Vec<String> =
+        (1..=0x3ff_u32).chain(0x20a0..=0x20bf).filter_map(char::from_u32).map(String::from).collect();
     assert_counted(&first, &counted(&db.admin, &first).await);
 }
 
@@ -105,7 +106,8 @@ async fn the_database_counts_segments_as_the_core_does() {
 const CLIENTS: [&str; 2] = ["00000000-0000-4000-8000-0000000000c1", "00000000-0000-4000-8000-0000000000c2"];
 const PROVIDERS: [&str; 3] = ["mtn", "twilio", "any"];
 const PREFIXES: [&str; 5] = ["", "+250", "+25078", "+250788", "+32"];
-const NUMBERS: [&str; 6] = ["+250788123456", "+250728123456", "+250799123456", "+32470123456", "+15551234567", "+243998765432"];
+const NUMBERS: [&str; 6] =
+    ["+250788123456", "+250728123456", "+250799123456", "+32470123456", "+15551234567", "+243998765432"];
 const CURRENCIES: [&str; 3] = ["RWF", "USD", "EUR"];
 
 #[derive(Clone, Debug)]
@@ -185,17 +187,19 @@ fn listed() -> impl Strategy<Value = Listed> {
         (0..6_i64, prop::option::of(1..6_i64)),
         (0..9_999_999_i128, prop::sample::select(CURRENCIES.to_vec())),
     )
-        .prop_map(|(client, side, provider, (prefix, country, operator), (from, length), (price, currency))| Listed {
-            client,
-            side,
-            provider,
-            prefix,
-            country,
-            operator,
-            from,
-            until: length.map(|length| from + length),
-            price,
-            currency,
+        .prop_map(|(client, side, provider, (prefix, country, operator), (from, length), (price, currency))| {
+            Listed {
+                client,
+                side,
+                provider,
+                prefix,
+                country,
+                operator,
+                from,
+                until: length.map(|length| from + length),
+                price,
+                currency,
+            }
         })
 }
 
@@ -222,7 +226,18 @@ async fn put_list(db: &Db, list: &[Listed]) {
         db.admin
             .execute(
                 sql,
-                &[&client, &row.side, &row.provider, &row.prefix, &row.country, &row.operator, &from, &until, &price, &row.currency],
+                &[
+                    &client,
+                    &row.side,
+                    &row.provider,
+                    &row.prefix,
+                    &row.country,
+                    &row.operator,
+                    &from,
+                    &until,
+                    &price,
+                    &row.currency,
+                ],
             )
             .await
             .unwrap();
@@ -243,7 +258,8 @@ fn a_price_is_the_one_that_the_rule_finds_in_any_list() {
     check_cases(if in_full() { 2_000 } else { 40 }, case, async |db, (list, questions)| {
         let list = without_repeats(list);
         put_list(db, &list).await;
-        let sql = "select p.price::text, p.currency::text from private.price_of($1::text::uuid, $2, $3, 'segment', $4, $5) p";
+        let sql =
+            "select p.price::text, p.currency::text from private.price_of($1::text::uuid, $2, $3, 'segment', $4, $5) p";
         for asked in questions {
             let params: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
                 [&CLIENTS[asked.client], &asked.side, &asked.provider, &asked.number, &day(asked.day)];
@@ -315,9 +331,11 @@ async fn recomputed(db: &Db, list: &[Listed]) -> BTreeMap<String, i128> {
             let number: &str = row.get(5);
             let number = NUMBERS.iter().find(|known| **known == number).unwrap();
             for side in ["cost", "revenue"] {
-                let asked = Asked { client: row.get::<_, i32>(6) as usize, side, provider: "twilio", number, day: row.get(7) };
+                let asked =
+                    Asked { client: row.get::<_, i32>(6) as usize, side, provider: "twilio", number, day: row.get(7) };
                 let (price, currency) = price_of(list, &asked).unwrap();
-                *sums.entry(format!("{side} {currency}")).or_default() += if due { price * segments as i128 } else { 0 };
+                *sums.entry(format!("{side} {currency}")).or_default() +=
+                    if due { price * segments as i128 } else { 0 };
             }
         }
     }
@@ -335,7 +353,8 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
                   select c::uuid, p, x, s, $6::timestamptz + make_interval(days => d), w, jsonb_build_object('n', n)
                     from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $7::text[], $8::bigint[]) t (c, p, x, s, d, w, n)";
     for batch in 0..batches {
-        let mut columns: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Option<String>>, Vec<i32>, Vec<&str>, Vec<i64>) = Default::default();
+        let mut columns: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Option<String>>, Vec<i32>, Vec<&str>, Vec<i64>) =
+            Default::default();
         for n in 0..each {
             let number = batch as i64 * each as i64 + n as i64 + 1;
             columns.0.push(CLIENTS[dice.below(2)]);
@@ -362,7 +381,8 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
     assert_ne!(settled, billed);
 
     // New prices, also for the past, and old ones gone: no message of before is touched, nor one that is written to.
-    db.run("update public.channel_prices set price = price * 2; delete from public.channel_prices where prefix <> ''").await;
+    db.run("update public.channel_prices set price = price * 2; delete from public.channel_prices where prefix <> ''")
+        .await;
     db.run("insert into public.channel_prices (side, provider, kind, price, currency) values ('cost', 'twilio', 'segment', 1, 'EUR')").await;
     db.service.execute("update public.agent_sms set metadata = metadata || '{\"seen\": true}', provider_status = 'read' where status = 'delivered'", &[]).await.unwrap();
     assert_eq!(sums(&db).await, settled);
@@ -379,9 +399,15 @@ async fn another_carrier_has_another_price_and_an_amount_that_is_told_stands() {
     )
     .await;
     let amounts = "select jsonb_build_array(phone_number, segments, cost::text, cost_currency, cost_source, revenue::text, margin::text) from public.agent_sms";
-    assert_eq!(db.value(amounts).await, json!(["+250788123456", 2, "20.000000", "RWF", "price_list", "40.000000", "20.000000"]));
+    assert_eq!(
+        db.value(amounts).await,
+        json!(["+250788123456", 2, "20.000000", "RWF", "price_list", "40.000000", "20.000000"])
+    );
     db.run("update public.agent_sms set provider = 'twilio'").await;
-    assert_eq!(db.value(amounts).await, json!(["+250788123456", 2, "0.080000", "USD", "price_list", "40.000000", null]));
+    assert_eq!(
+        db.value(amounts).await,
+        json!(["+250788123456", 2, "0.080000", "USD", "price_list", "40.000000", null])
+    );
     db.run("update public.agent_sms set cost = 0.0831, cost_source = 'provider'").await;
     db.run("update public.agent_sms set provider_status = 'delivered'").await;
     assert_eq!(db.value(amounts).await, json!(["+250788123456", 2, "0.083100", "USD", "provider", "40.000000", null]));
@@ -389,7 +415,10 @@ async fn another_carrier_has_another_price_and_an_amount_that_is_told_stands() {
     db.run("update public.agent_sms set cost = 0.0832").await;
     assert_eq!(db.value(amounts).await, json!(["+250788123456", 2, "0.083200", "USD", "provider", "40.000000", null]));
     db.run("update public.agent_sms set cost = null, cost_currency = null").await;
-    assert_eq!(db.value(amounts).await, json!(["+250788123456", 2, "0.080000", "USD", "price_list", "40.000000", null]));
+    assert_eq!(
+        db.value(amounts).await,
+        json!(["+250788123456", 2, "0.080000", "USD", "price_list", "40.000000", null])
+    );
     // The text comes later than the row.
     db.run(
         "truncate public.agent_sms;
@@ -398,7 +427,10 @@ async fn another_carrier_has_another_price_and_an_amount_that_is_told_stands() {
     .await;
     assert_eq!(db.value(amounts).await, json!(["+250788123456", null, null, null, null, null, null]));
     db.run("update public.agent_sms set message_content = 'short'").await;
-    assert_eq!(db.value(amounts).await, json!(["+250788123456", 1, "10.000000", "RWF", "price_list", "20.000000", "10.000000"]));
+    assert_eq!(
+        db.value(amounts).await,
+        json!(["+250788123456", 1, "10.000000", "RWF", "price_list", "20.000000", "10.000000"])
+    );
 }
 
 #[tokio::test]
@@ -415,7 +447,8 @@ async fn a_margin_waits_for_its_rate_and_keeps_it() {
     let margins = "select jsonb_agg(jsonb_build_array(margin::text, fx_date) order by sent_at) from public.agent_sms";
     let unknown = json!([null, null]);
     assert_eq!(db.value(margins).await, json!([unknown, unknown, unknown, unknown]));
-    db.run("insert into public.fx_rates (base, quote, valid_from, rate) values ('USD', 'RWF', '2026-11-02', 1450.5)").await;
+    db.run("insert into public.fx_rates (base, quote, valid_from, rate) values ('USD', 'RWF', '2026-11-02', 1450.5)")
+        .await;
     let first = json!(["21.101250", "2026-11-02"]);
     assert_eq!(db.value(margins).await, json!([unknown, first, first, first]));
     // Another pair, a later rate, a correction: who has a margin keeps it.
@@ -425,7 +458,8 @@ async fn a_margin_waits_for_its_rate_and_keeps_it() {
     )
     .await;
     assert_eq!(db.value(margins).await, json!([unknown, first, first, first]));
-    db.run("insert into public.fx_rates (base, quote, valid_from, rate) values ('USD', 'RWF', '2026-10-01', 1400)").await;
+    db.run("insert into public.fx_rates (base, quote, valid_from, rate) values ('USD', 'RWF', '2026-10-01', 1400)")
+        .await;
     assert_eq!(db.value(margins).await, json!([["23.500000", "2026-10-01"], first, first, first]));
     // One that is written now takes the rate of its day at once.
     db.run(
@@ -433,6 +467,7 @@ async fn a_margin_waits_for_its_rate_and_keeps_it() {
          values (private.default_client_id(), '+250788123456', 'Muraho', 'SM9', '2026-10-05 12:00Z')",
     )
     .await;
-    let sql = "select jsonb_build_array(margin::text, fx_date) from public.agent_sms where provider_message_sid = 'SM9'";
+    let sql =
+        "select jsonb_build_array(margin::text, fx_date) from public.agent_sms where provider_message_sid = 'SM9'";
     assert_eq!(value(&db.admin, sql).await, json!(["23.500000", "2026-10-01"]));
 }

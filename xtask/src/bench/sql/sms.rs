@@ -25,8 +25,7 @@ pub struct Sms {
     /// [default: 360000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(10_000..=100_000_000))]
     sms_rows: Vec<i64>,
-    /// Ask only this kind of question (kpi_month, kpi_year, recent_50, cost_month, status_update, insert); may be given
-    /// several times.
+    /// Ask only this kind of question; may be given several times.
     #[arg(long, value_name = "KIND", value_parser = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>())]
     sms_kind: Vec<String>,
     /// Times that each kind is asked warm.
@@ -68,8 +67,9 @@ pub struct Subject {
     days_ago: u32,
     /// Counts the questions.
     number: usize,
-    /// A message that is not reported on yet.
+    /// A message that is not reported on yet, and its provider.
     sid: String,
+    sid_provider: String,
 }
 
 const BOTH: &[Role] = &[Role::Member, Role::Service];
@@ -140,6 +140,29 @@ pub const KINDS: &[Kind] = &[
         },
         roles: WRITERS,
         note: "a plain INSERT that leaves client, segments and prices to the database",
+    },
+    Kind {
+        name: "rpc_status",
+        promise: Some(5.0),
+        aim: 1.0,
+        sql: "select public.update_agent_sms_status(p_provider_message_sid => $1, p_status => 'delivered', p_provider => $2)",
+        arguments: |subject| vec![Some(subject.sid.clone()), Some(subject.sid_provider.clone())],
+        roles: WRITERS,
+        note: "the same news through update_agent_sms_status, as a workflow tells it",
+    },
+    Kind {
+        name: "rpc_log",
+        promise: None,
+        aim: 1.0,
+        sql: "select public.log_agent_sms(p_deployment_id => $1::text::uuid, p_phone_number => $2, p_provider => $3, p_provider_message_sid => $4,
+                p_message_content => 'Your visit is on Saturday at 10:00. Reply YES to confirm.', p_status => 'sent')",
+        arguments: |subject| {
+            let phone = format!("+25078{:07}", subject.number % 300_000);
+            let sid = format!("SMnew{:029x}", subject.number);
+            vec![Some(subject.deployment.clone()), Some(phone), Some(subject.provider.clone()), Some(sid)]
+        },
+        roles: WRITERS,
+        note: "the same message through log_agent_sms, as a workflow writes it",
     },
 ];
 
@@ -262,7 +285,7 @@ async fn place(owner: &Client, rows: i64) -> Result<String> {
 /// The questions of one run, each about another deployment.
 pub struct Subjects {
     known: Vec<Subject>,
-    sids: Vec<String>,
+    sids: Vec<(String, String)>,
     dice: Dice,
     asked: usize,
 }
@@ -279,12 +302,13 @@ impl Subjects {
             Some(Subject { deployment, client, user, type_name: text(3), provider: text(4), ..Subject::default() })
         });
         let known: Vec<Subject> = known.collect();
-        let sql = "(select provider_message_sid from public.agent_sms where client_id in (select client_id from bench.slots)
+        let sql = "(select provider_message_sid, provider from public.agent_sms where client_id in (select client_id from bench.slots)
                       and sent_at > now() - interval '7 days' and status = 'sent' order by sent_at desc limit 10000)
                    union all
-                   (select provider_message_sid from public.agent_sms tablesample system (least(100, 100.0 * 400000 / greatest(
+                   (select provider_message_sid, provider from public.agent_sms tablesample system (least(100, 100.0 * 400000 / greatest(
                       (select reltuples from pg_class where oid = 'public.agent_sms'::regclass), 1))) repeatable (1) where status = 'sent' limit 10000)";
-        let mut sids: Vec<String> = owner.query(sql, &[]).await?.iter().map(|row| row.get(0)).collect();
+        let rows = owner.query(sql, &[]).await?;
+        let mut sids: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
         // In any order.
         for place in (1..sids.len()).rev() {
             sids.swap(place, (dice.roll() * (place + 1) as f64) as usize);
@@ -299,7 +323,7 @@ impl Subjects {
         let mut subject = self.known.get(at).cloned().context("a deployment to ask about")?;
         subject.days_ago = (self.dice.roll() * 60.0) as u32;
         subject.number = self.asked;
-        subject.sid = self.sids.get(self.asked % self.sids.len()).cloned().unwrap_or_default();
+        (subject.sid, subject.sid_provider) = self.sids.get(self.asked % self.sids.len()).cloned().unwrap_or_default();
         self.asked += 1;
         Ok(subject)
     }
@@ -310,13 +334,14 @@ async fn ask(client: &Client, prepared: &Statement, kind: &Kind, role: Role, sub
     let arguments: Vec<&(dyn ToSql + Sync)> = arguments.iter().map(|argument| argument as _).collect();
     client.batch_execute(&role.begin(subject)).await?;
     let begun = Instant::now();
-    if kind.writes() {
-        let changed = client.execute(prepared, &arguments).await?;
-        ensure!(changed == 1, "{} changed {changed} rows", kind.name);
-    } else {
+    let changed = if kind.sql.starts_with("select") {
         client.query(prepared, &arguments).await?;
-    }
+        1
+    } else {
+        client.execute(prepared, &arguments).await?
+    };
     let statement = begun.elapsed().as_secs_f64() * 1e3;
+    ensure!(changed == 1, "{} changed {changed} rows", kind.name);
     client.batch_execute("commit").await?;
     Ok(Took { statement, committed: begun.elapsed().as_secs_f64() * 1e3 })
 }
