@@ -105,6 +105,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
         &[
             "agent_sms_reports_cost_has_currency",
             "agent_sms_reports_once",
+            "agent_sms_rollups_grain_is_known",
             "alerts_one_open",
             "alerts_severity_is_known",
             "budget_months_month_is_first_day",

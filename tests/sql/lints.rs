@@ -132,7 +132,14 @@ const LINTS: &[Lint] = &[
                  and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                               where a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
                                 and not (a.grantee = 'authenticated'::regrole
-                                  and p.oid in ('private.my_client_ids()'::regprocedure, 'private.my_profile_ids()'::regprocedure)))",
+                                  and p.oid in ('private.my_client_ids()'::regprocedure, 'private.my_profile_ids()'::regprocedure,
+                                    -- What reads for somebody signed in, with their rights.
+                                    'private.uuid_or_null(text)'::regprocedure, 'private.percent_of(numeric, numeric)'::regprocedure,
+                                    'private.change_since(numeric, numeric)'::regprocedure,
+                                    'private.recount_sms(uuid[], timestamptz, timestamptz)'::regprocedure,
+                                    'private.sms_sums(uuid[], timestamptz, timestamptz)'::regprocedure,
+                                    'private.sms_period(uuid[], timestamptz, timestamptz)'::regprocedure,
+                                    'public.get_sms_metrics(timestamptz, timestamptz, uuid, text, text)'::regprocedure)))",
         offence: "create function public.offence() returns integer language sql as 'select 1'",
     },
     Lint {

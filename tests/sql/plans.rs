@@ -293,6 +293,8 @@ fn calls(round: usize) -> Vec<Call> {
     let n = 4000 + round * 2;
     let (call, turn, report) = ("begin_call_notification", "begin_sms_turn", "record_delivery_events");
     let statements = std::fs::read_to_string(beside("seed_statements.sql")).unwrap();
+    // What the documents leave to the reader: the id of a deployment.
+    let statements = statements.replace("'xxx'", &format!("'{}'", id("ad", 7)));
     let sql = |text: String| json!(text);
     vec![
         Call("call by id, not told yet", call, lease(1, json!({"call_ref": id("c", 2000 * (round + 1))})), "\"go\""),

@@ -232,6 +232,14 @@ async fn prepare(db: &Db) -> Vec<Relation> {
         db.run(&steps.join(";")).await;
         note_rows(&db.admin, &mut relations, label).await;
     }
+    for relation in &mut relations {
+        // A row of sums that later rows were added to is no longer what it was: it counts as the one it has become.
+        let keys = lines(&db.admin, &format!("select {} from {} t", relation.key, relation.name)).await;
+        let there: BTreeSet<String> = keys.into_iter().collect();
+        for known in relation.rows.values_mut() {
+            known.retain(|key| there.contains(key));
+        }
+    }
     for relation in &relations {
         for label in ["client's", "other"] {
             assert!(
@@ -361,5 +369,15 @@ async fn a_key_of_writers_reads_and_writes_no_table() {
     assert!(open.is_empty(), "{}", open.join("\n"));
 }
 
-/// What policies call runs with the rights of whoever asks.
-const FOR_POLICIES: [&str; 2] = ["private.my_client_ids()", "private.my_profile_ids()"];
+/// What policies call, and what reads for somebody signed in, runs with the rights of whoever asks.
+const FOR_POLICIES: [&str; 9] = [
+    "private.change_since(p_now numeric, p_before numeric)",
+    "private.my_client_ids()",
+    "private.my_profile_ids()",
+    "private.percent_of(p_part numeric, p_whole numeric)",
+    "private.recount_sms(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
+    "private.sms_period(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
+    "private.sms_sums(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
+    "private.uuid_or_null(p_text text)",
+    "public.get_sms_metrics(p_start timestamp with time zone, p_end timestamp with time zone, p_client_id uuid, p_deployment_id text, p_agent_type_name text)",
+];

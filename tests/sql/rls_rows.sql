@@ -70,6 +70,8 @@ begin
   insert into public.agent_sms (client_id, phone_number, message_content, provider_message_sid) values (p_client, '+25078811111' || p_n, 'Hello', 'SM' || p_n);
   insert into public.agent_sms_reports (client_id, provider, provider_message_sid, provider_status, occurred_at)
   values (p_client, 'twilio', 'SMX' || p_n, 'sent', now());
+  insert into public.agent_sms_rollups (deployment_id, grain, starts_at, client_id, cost_currency, revenue_currency, messages)
+  select d.id, 'month', date '2020-01-01' + p_n, p_client, '', '', 1 from public.agent_deployments d where d.client_id = p_client and d.is_default;
   insert into public.realtime_prices (model, effective_from, audio_in, audio_cached, audio_out, text_in, text_cached, text_out)
   values ('model-' || p_n, now(), 1, 1, 1, 1, 1, 1);
   insert into public.transcription_prices (model, effective_from, per_second) values ('model-' || p_n, now(), 1);

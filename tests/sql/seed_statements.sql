@@ -48,3 +48,25 @@ WHERE status IN ('active', 'follow_up')
 SELECT * FROM omnichannel_sessions 
 WHERE profile_id = (SELECT id FROM profiles WHERE phone_number = '+250788123456')
 ORDER BY created_at DESC LIMIT 1;
+-- statement: SMS of a deployment
+SELECT * FROM v_agent_sms_enriched
+WHERE deployment_id = 'xxx'
+  AND sent_at >= NOW() - INTERVAL '30 days'
+ORDER BY sent_at DESC;
+-- statement: SMS KPI metrics
+SELECT get_sms_metrics(
+  '2025-11-01'::timestamptz,
+  '2025-11-30'::timestamptz,
+  NULL, -- client_id (optional)
+  'xxx', -- deployment_id (optional)
+  'louis' -- agent_type_name (optional)
+);
+-- statement: failed SMS
+SELECT
+  phone_number,
+  message_content,
+  failure_reason,
+  sent_at
+FROM v_agent_sms_enriched
+WHERE status = 'failed'
+  AND sent_at >= NOW() - INTERVAL '7 days';

@@ -13,6 +13,17 @@ fn statement(name: &str) -> String {
     sql.trim().trim_end_matches(';').to_owned()
 }
 
+/// Its rows, where the document leaves the id of a deployment to the reader.
+async fn rows_of(db: &Db, name: &str, deployment: &str) -> Vec<Value> {
+    let text = statement(name);
+    assert!(text.contains("'xxx'"), "{name} names no deployment");
+    let sql = format!("select to_jsonb(r) from ({}) r", text.replace("'xxx'", &format!("'{deployment}'")));
+    match db.admin.query(&sql, &[]).await {
+        Ok(rows) => rows.iter().map(|row| row.get(0)).collect(),
+        Err(error) => panic!("{name}: {}", refusal(&error).message),
+    }
+}
+
 /// Its rows, as an operator with the owner's rights sees them.
 async fn rows(db: &Db, name: &str) -> Vec<Value> {
     let sql = format!("select to_jsonb(r) from ({}) r", statement(name));
@@ -134,4 +145,49 @@ async fn the_helper_functions_take_what_the_documents_pass() {
         .value("select public.update_omnichannel_session_status(id, 'active') from public.omnichannel_sessions")
         .await;
     assert_eq!(reopened, "closed", "a closed session stays closed");
+}
+
+#[tokio::test]
+async fn the_queries_about_sms_find_messages_figures_and_failures() {
+    let db = Db::new().await;
+    db.run(
+        "insert into public.agent_deployments (client_id, agent_type_id, name)
+         select private.default_client_id(), id, 'spring' from public.agent_types where name = 'louis'",
+    )
+    .await;
+    let deployment = db.value("select id from public.agent_deployments where name = 'spring'").await;
+    let deployment = deployment.as_str().unwrap();
+    db.run(&format!(
+        "insert into public.agent_sms (deployment_id, phone_number, message_content, provider_message_sid, status, failure_reason, sent_at, cost, cost_currency, revenue, revenue_currency)
+         values ('{deployment}', '+250788123456', 'Muraho', 'SM1', 'delivered', null, '2025-11-05', 10, 'RWF', 15, 'RWF'),
+                ('{deployment}', '+250788123456', 'Muraho', 'SM2', 'failed', '30003', '2025-11-06', 10, 'RWF', 15, 'RWF'),
+                ('{deployment}', '+250788123456', 'October', 'SM3', 'sent', null, '2025-10-20', 10, 'RWF', 15, 'RWF'),
+                ('{deployment}', '+250788123456', 'Older', 'SM4', 'delivered', null, now() - interval '2 days', 10, 'RWF', 15, 'RWF'),
+                ('{deployment}', '+250788123457', 'Newer', 'SM5', 'failed', '30005', now() - interval '1 day', 10, 'RWF', 15, 'RWF'),
+                ((select id from public.agent_deployments where is_default), '+250788123458', 'Another''s', 'SM6', 'delivered', null, now(), 10, 'RWF', 15, 'RWF')"
+    ))
+    .await;
+    let found = rows_of(&db, "SMS of a deployment", deployment).await;
+    let texts: Vec<&Value> = found.iter().map(|row| &row["message_content"]).collect();
+    assert_eq!(texts, ["Newer", "Older"], "of thirty days, the newest first");
+    assert_eq!((&found[0]["agent_type_name"], &found[0]["client_slug"]), (&json!("louis"), &json!("easymo")));
+
+    let failed = rows(&db, "failed SMS").await;
+    assert_eq!(failed.len(), 1);
+    let (number, text, reason) =
+        (&failed[0]["phone_number"], &failed[0]["message_content"], &failed[0]["failure_reason"]);
+    assert_eq!((number, text, reason), (&json!("+250788123457"), &json!("Newer"), &json!("30005")));
+
+    let metrics = &rows_of(&db, "SMS KPI metrics", deployment).await[0]["get_sms_metrics"];
+    let count = |name: &str| metrics[name].as_i64().unwrap();
+    assert_eq!((count("messages"), count("delivered"), count("failed"), count("margin")), (2, 1, 1, 10));
+    assert_eq!(
+        (&metrics["previous"]["messages"], &metrics["previous"]["start"]),
+        (&json!(1), &json!("2025-10-03T00:00:00+00:00"))
+    );
+    // Word for word, and by the name of a deployment.
+    let none = &rows(&db, "SMS KPI metrics").await[0]["get_sms_metrics"];
+    assert_eq!((&none["messages"], &none["deployments"]), (&json!(0), &json!(0)));
+    let named = &rows_of(&db, "SMS KPI metrics", "spring").await[0]["get_sms_metrics"];
+    assert_eq!(named, metrics);
 }
