@@ -70,6 +70,7 @@ with weighted as (
     from weighted window w as (order by at), before as (order by at rows between unbounded preceding and 1 preceding)
 )
 select at, round(after * {rows})::bigint as first, (round(upto * {rows}) - round(after * {rows}))::bigint as count from summed;
+alter table bench.slots add primary key (slot);
 analyze bench.slots; analyze bench.texts; analyze bench.hours;
 ";
 
@@ -129,7 +130,7 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
     step.finish();
     let mut step = Step::start(&format!("{rows} SMS"), Some("about a minute for four millions"));
     // What is emptied in the same transaction is not written to the log of changes.
-    owner.batch_execute("begin; set local session_replication_role = replica; truncate public.agent_sms, public.agent_calls cascade").await?;
+    owner.batch_execute("begin; set local session_replication_role = replica; set local enable_nestloop = off; truncate public.agent_sms, public.agent_calls cascade").await?;
     let (drop, create) = indexes(owner).await?;
     owner.batch_execute(&drop).await?;
     let mut low = 0;
