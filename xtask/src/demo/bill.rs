@@ -25,7 +25,7 @@ pub const RATE: &str =
 pub struct Bill {
     /// A call or an SMS each, in the order in which they happened.
     lines: Vec<Map<String, Value>>,
-    /// A pair of currencies each.
+    /// Calls and SMS, a pair of currencies each.
     totals: Vec<Map<String, Value>>,
 }
 
@@ -40,7 +40,8 @@ impl Bill {
                         and (select count(*) > 0 and bool_and(margin is not null) from public.agent_calls)";
         world.wait_for_sql(whole, patience).await.context("a call or an SMS is not on the bill, or without a price")?;
         let communications = "
-            select 'call' as kind, id, started_at as at, phone_number, status, duration_seconds, null::smallint as segments, cost, cost_currency, revenue,
+            select 'call' as kind, id, started_at as at, phone_number, status,
+                   coalesce(duration_seconds, extract(epoch from ended_at - coalesce(answered_at, started_at)))::integer as duration_seconds, null::smallint as segments, cost, cost_currency, revenue,
                    revenue_currency, fx_rate, margin from public.agent_calls
             union all
             select 'sms', id, sent_at, phone_number, status, null, segments, cost, cost_currency, revenue, revenue_currency, fx_rate, margin from public.agent_sms";
@@ -53,11 +54,10 @@ impl Bill {
             .await?;
         let totals = world
             .rows(&format!(
-                "select cost_currency, revenue_currency, count(*) filter (where kind = 'call') as calls, count(*) filter (where kind = 'sms') as sms,
-                        trim_scale(sum(cost))::text as cost, trim_scale(sum(revenue))::text as revenue, trim_scale(sum(margin))::text as margin,
-                        trim_scale(round(avg(margin), 6))::text as margin_each,
+                "select kind, count(*) as count, cost_currency, revenue_currency, trim_scale(sum(cost))::text as cost, trim_scale(sum(revenue))::text as revenue,
+                        trim_scale(sum(margin))::text as margin, trim_scale(round(avg(margin), 6))::text as margin_each,
                         trim_scale(sum(sum(margin)) over (partition by revenue_currency))::text as margin_in_all
-                   from ({communications}) c group by 1, 2 order by 1, 2"
+                   from ({communications}) c group by kind, cost_currency, revenue_currency order by kind, cost_currency"
             ))
             .await?;
         ensure!(!totals.is_empty(), "the bill has no total");
@@ -96,14 +96,11 @@ impl Bill {
                 amount(line, "margin", "revenue_currency"),
             ));
         }
-        let count =
-            |total: &Map<String, Value>, name: &str| total.get(name).and_then(Value::as_i64).unwrap_or_default();
         for total in &self.totals {
             progress::done(&format!(
-                "{} calls and {} SMS bought in {}: cost {}, sold for {}, margin {}, {} each",
-                count(total, "calls"),
-                count(total, "sms"),
-                text(total, "cost_currency"),
+                "{} {}: cost {}, sold for {}, margin {}, that is {} each",
+                total.get("count").and_then(Value::as_i64).unwrap_or_default(),
+                if text(total, "kind") == "call" { "calls" } else { "SMS" },
                 amount(total, "cost", "cost_currency"),
                 amount(total, "revenue", "revenue_currency"),
                 amount(total, "margin", "revenue_currency"),

@@ -245,6 +245,8 @@ async fn at_size(options: &Sms, rows: i64, seed: u64, faults: &mut Vec<String>) 
         }
         sms_plans::check(&owner, kind, &mut subjects, faults).await?;
     }
+    // As the sweep does each minute.
+    owner.query("select private.fold_sms_changes(1000000)", &[]).await?;
     drop(owner);
     let cold_note = format!(
         "{place}; before each the server is started anew and the kernel drops its files from memory (what the disk below remembers stays)"
