@@ -128,11 +128,19 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
     let step = Step::start("clients, deployments, prices", None);
     owner.batch_execute(&BUSINESS.replace("{rows}", &rows.to_string())).await?;
     step.finish();
-    let mut step = Step::start(&format!("{rows} SMS"), Some("about a minute for four millions"));
+    let mut step = Step::start(&format!("{rows} SMS"), Some("some minutes for tens of millions"));
     // What is emptied in the same transaction is not written to the log of changes.
     owner.batch_execute("begin; set local session_replication_role = replica; set local enable_nestloop = off; truncate public.agent_sms, public.agent_calls cascade").await?;
     let (drop, create) = indexes(owner).await?;
     owner.batch_execute(&drop).await?;
+    // A check calls a function for each row. Of the numbers here a plain one says the same, in a tenth of the time.
+    let sql = "select pg_get_functiondef('private.is_e164(text)'::regprocedure)";
+    let as_migrated: String = owner.query_one(sql, &[]).await?.get(0);
+    owner
+        .batch_execute(
+            "create or replace function private.is_e164(p_text text) returns boolean language sql immutable parallel safe as $$ select p_text like '+%' $$",
+        )
+        .await?;
     let mut low = 0;
     while low < rows {
         let messages = MESSAGES.replace("{low}", &low.to_string()).replace("{high}", &(low + PORTION).to_string());
@@ -147,6 +155,7 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
         step.tick(&index);
         owner.batch_execute(&index).await?;
     }
+    owner.batch_execute(&as_migrated).await?;
     owner.batch_execute("commit").await?;
     step.finish();
     let step = Step::start("sums an hour, a day and a month, as after rows were loaded past the triggers", None);
