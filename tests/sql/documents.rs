@@ -2,9 +2,12 @@
 
 use crate::support::{Db, refusal, root};
 
-/// What stands between ```sql and ``` in a document.
-fn printed(document: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(root().join("docs").join(document)).unwrap();
+fn document(name: &str) -> String {
+    std::fs::read_to_string(root().join("docs").join(name)).unwrap()
+}
+
+/// What stands between ```sql and ``` in a text.
+fn printed(text: &str) -> Vec<String> {
     let blocks = text.split("```sql\n").skip(1);
     blocks.map(|block| block.split("```").next().unwrap().trim().trim_end_matches(';').to_owned()).collect()
 }
@@ -27,7 +30,7 @@ async fn every_question_of_the_document_is_answered() {
            from public.agent_deployments d, generate_series(1, 3) n where d.name = 'louis-kigali';",
     ))
     .await;
-    let questions = printed("sms-tracking.md");
+    let questions = printed(&document("sms-tracking.md"));
     assert!(questions.len() >= 9, "{questions:?}");
     for question in &questions {
         let sql = format!("select count(*) from ({question}) q");
@@ -56,11 +59,40 @@ async fn messages_are_priced_again_as_the_operators_guide_says() {
     )
     .await;
     assert_eq!(db.value("select to_jsonb(revenue is null and segments = 2) from public.agent_sms").await, true);
-    let guide = printed("operate.md");
+    let guide = printed(&document("operate.md"));
     let update = guide.iter().find(|sql| sql.starts_with("update agent_sms set unit_revenue")).unwrap();
     db.service.batch_execute(update).await.unwrap();
     let priced = db
         .value("select jsonb_build_array(revenue::text, revenue_currency, revenue_source) from public.agent_sms")
         .await;
     assert_eq!(priced, serde_json::json!(["40.000000", "RWF", "price_list"]));
+}
+
+#[tokio::test]
+async fn what_operators_are_told_of_prices_runs_and_does_what_it_says() {
+    let db = Db::new().await;
+    db.run("update public.clients set slug = 'easymo' where is_default").await;
+    let guide = document("operate.md");
+    let (_, section) = guide.split_once("## Prices, rates and bills\n").unwrap();
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let statements = printed(section);
+    assert!(statements.len() >= 5, "{statements:?}");
+    for statement in &statements {
+        if let Err(error) = db.admin.batch_execute(statement).await {
+            panic!("{statement}: {}", refusal(&error).message);
+        }
+    }
+    // The client's own price for Airtel counts before the general one, and no other number has it.
+    let price = |number: &str| {
+        format!(
+            "select to_jsonb(trim_scale(p.price)) from public.clients c, private.price_of(c.id, 'revenue', 'mtn', 'segment', '{number}', '2026-12-02') p
+              where c.slug = 'easymo'"
+        )
+    };
+    assert_eq!(db.value(&price("+250722123456")).await, 20);
+    assert_eq!(db.value(&price("+250788123456")).await, 18);
+    assert_eq!(
+        db.value("select settings -> 'sms_retention_months' from public.clients where slug = 'easymo'").await,
+        60
+    );
 }

@@ -14,13 +14,14 @@ use crate::places;
 /// As the local world names it where a cluster is kept.
 const DATABASE: &str = "ihuza";
 /// While rows come in: nothing is written twice, and indexes are sorted in memory.
-const LOADING: [&str; 7] = [
+const LOADING: [&str; 8] = [
     "fsync=off",
     "wal_level=minimal",
     "max_wal_senders=0",
     "max_wal_size=4GB",
     "shared_buffers=512MB",
     "maintenance_work_mem=1GB",
+    "work_mem=256MB",
     "autovacuum=off",
 ];
 
