@@ -120,3 +120,117 @@ async fn dead_letters_are_listed_masked_put_back_and_dropped() {
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("dead_letter_dropped"));
 }
+
+#[tokio::test]
+async fn finance_gets_every_row_of_a_period_to_the_last_decimal() {
+    let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
+    let statements = [
+        "insert into clients (slug, brand) values ('other', 'Other')",
+        // More than one portion; the last of them is a formula and a loss.
+        "insert into agent_sms (client_id, phone_number, message_content, provider, provider_message_sid, status, provider_status, failure_reason, sent_at,
+                                cost, cost_currency, revenue, revenue_currency)
+         select id, '+250788123456', 'A \"house\", no. ' || n, 'twilio', 'SM' || lpad(n::text, 32, '0'), 'sent', 'sent',
+                case when n = 6000 then '=HYPERLINK(\"http://x\",\"y\")' end, '2026-11-01 00:00Z'::timestamptz + n * interval '1 minute',
+                0.007900, 'USD', case when n = 6000 then 0.001 else 0.0125 end, 'USD'
+           from clients, generate_series(1, 6000) n where is_default",
+        // The day after the last does not count; another client's does, unless one is asked for.
+        "insert into agent_sms (client_id, phone_number, message_content, sent_at) select id, '+250788123456', 'Late', '2026-12-01 00:00Z' from clients where is_default",
+        "insert into agent_sms (client_id, phone_number, message_content, sent_at) select id, '+250788123457', 'Theirs', '2026-11-30 23:59Z' from clients where slug = 'other'",
+        "insert into agent_calls (client_id, deployment_id, phone_number, started_at, duration_seconds, cost, cost_currency)
+         select c.id, d.id, '+250788123456', '2026-11-30 23:58Z', 61, 1.5, 'USD' from clients c join agent_deployments d on d.client_id = c.id where c.is_default and d.is_default",
+    ];
+    for statement in statements {
+        world.execute(statement, &[]).await.unwrap();
+    }
+    let folder = std::env::temp_dir().join(format!("ihuza-export-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).unwrap();
+    let export = |name: &str, more: &[&str]| {
+        let file = folder.join(name);
+        let ran = xtask()
+            .args(["export", "--from", "2026-11-01", "--to", "2026-12-01", "--out"])
+            .arg(&file)
+            .args(more)
+            .env("DATABASE_URL", world.database_url())
+            .output()
+            .unwrap();
+        (ran.status.success(), String::from_utf8_lossy(&ran.stderr).into_owned(), file)
+    };
+
+    let (done, told, file) = export("all.csv", &[]);
+    assert!(done, "{told}");
+    assert!(
+        told.contains("6002 rows") && told.contains("47.400000 USD") && told.contains("1 calls: cost 1.500000 USD"),
+        "{told}"
+    );
+    let csv = std::fs::read_to_string(&file).unwrap();
+    let lines: Vec<&str> = csv.split("\r\n").collect();
+    assert_eq!(lines.len(), 1 + 6002 + 1, "a header, the rows, and the end of the last line");
+    assert!(
+        lines[0].starts_with("kind,id,at,client,deployment,agent_type,direction,phone_number,status,"),
+        "{}",
+        lines[0]
+    );
+    assert!(lines[0].ends_with(",prospect_id,sequence_id") && !csv.contains("house"), "no text unless it is asked for");
+    assert!(
+        lines[1].contains(",2026-11-01T00:01:00.000000Z,") && lines[1].contains(",'+250788123456,"),
+        "{}",
+        lines[1]
+    );
+    let formula = lines.iter().find(|line| line.contains("HYPERLINK")).unwrap();
+    assert!(
+        formula.contains(",\"'=HYPERLINK(\"\"http://x\"\",\"\"y\"\")\",") && formula.contains(",-0.006900,"),
+        "{formula}"
+    );
+    assert!(
+        lines[6001].starts_with("call,") && lines[6002].starts_with("sms,"),
+        "oldest first: {} {}",
+        lines[6001],
+        lines[6002]
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds people's numbers");
+
+    let (done, told, file) = export("theirs.jsonl", &["--format", "jsonl", "--client", "other", "--texts"]);
+    assert!(done, "{told}");
+    let jsonl = std::fs::read_to_string(&file).unwrap();
+    let rows: Vec<serde_json::Value> = jsonl.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 1);
+    assert_eq!(
+        (&rows[0]["message_content"], &rows[0]["segments"], &rows[0]["client"]),
+        (&"Theirs".into(), &1.into(), &"other".into())
+    );
+
+    // What goes wrong leaves what was there before as it was, and nothing half done beside it.
+    let before = std::fs::read(folder.join("theirs.jsonl")).unwrap();
+    let (done, told, _) = export("theirs.jsonl", &["--client", "nobody"]);
+    assert!(!done && told.contains("nobody"), "{told}");
+    assert_eq!(std::fs::read(folder.join("theirs.jsonl")).unwrap(), before);
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn an_operator_is_told_how_it_goes() {
+    let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
+    world
+        .execute(
+            "insert into agent_sms (client_id, phone_number, message_content, provider, provider_message_sid, status, failure_reason)
+             select id, '+250788123456', 'A house', 'twilio', 'SM1', 'failed', 'no answer from +250788123456' from clients where is_default",
+            &[],
+        )
+        .await
+        .unwrap();
+    let ran = xtask().arg("stats").env("DATABASE_URL", world.database_url()).output().unwrap();
+    let told = String::from_utf8(ran.stdout).unwrap();
+    assert!(ran.status.success(), "{told}{}", String::from_utf8_lossy(&ran.stderr));
+    for expected in [
+        "active sessions",
+        "no answer from +25078****456",
+        "sums of SMS not folded",
+        "not kept here: create extension pg_stat_statements",
+    ] {
+        assert!(told.contains(expected), "{expected:?} is not in:\n{told}");
+    }
+    assert!(!told.contains("788123456") && !told.contains("A house"), "{told}");
+    assert!(!told.contains("could not be answered"), "{told}");
+}

@@ -38,6 +38,9 @@ const SERVER_SETTINGS: [&str; 8] = [
     "timezone=UTC",
 ];
 
+/// What the server must be told in any case, so that only we reach it.
+const REACHABLE: [&str; 2] = ["listen_addresses=127.0.0.1", "unix_socket_directories="];
+
 /// Where the cluster lives.
 #[derive(Clone, Debug)]
 pub enum Data {
@@ -102,14 +105,24 @@ impl Binaries {
 
     /// Starts a server on the cluster in `data`, which stays; port 0 takes any free one.
     pub async fn start(&self, data: &Path, port: u16, log: &Path) -> Result<Server> {
+        Box::pin(self.start_on(data, port, log, &SERVER_SETTINGS)).await
+    }
+
+    /// Starts a server on the cluster in `data` with PostgreSQL's own settings and these: for measuring.
+    pub async fn start_as_installed(&self, data: &Path, log: &Path, settings: &[&str]) -> Result<Server> {
+        let settings = [&REACHABLE, settings].concat();
+        Box::pin(self.start_on(data, 0, log, &settings)).await
+    }
+
+    async fn start_on(&self, data: &Path, port: u16, log: &Path, settings: &[&str]) -> Result<Server> {
         if port != 0 {
-            return self.start_once(data, port, log, false).await;
+            return self.start_once(data, port, log, settings, false).await;
         }
         // Somebody else may take the port between our finding it free and the server's binding it.
-        let first = self.start_once(data, free_port()?, log, false).await;
+        let first = self.start_once(data, free_port()?, log, settings, false).await;
         match first {
             Ok(server) => Ok(server),
-            Err(_) => self.start_once(data, free_port()?, log, false).await,
+            Err(_) => self.start_once(data, free_port()?, log, settings, false).await,
         }
     }
 
@@ -121,23 +134,23 @@ impl Binaries {
     {
         let copy = self.fresh_copy(ingredients, &prepare).await?;
         if port != 0 {
-            return self.start_once(&copy, port, &copy.join("server.log"), true).await;
+            return self.start_once(&copy, port, &copy.join("server.log"), &SERVER_SETTINGS, true).await;
         }
-        match self.start_once(&copy, free_port()?, &copy.join("server.log"), true).await {
+        match self.start_once(&copy, free_port()?, &copy.join("server.log"), &SERVER_SETTINGS, true).await {
             Ok(server) => Ok(server),
             Err(_) => {
                 let copy = self.fresh_copy(ingredients, &prepare).await?;
-                self.start_once(&copy, free_port()?, &copy.join("server.log"), true).await
+                self.start_once(&copy, free_port()?, &copy.join("server.log"), &SERVER_SETTINGS, true).await
             }
         }
     }
 
-    async fn start_once(&self, data: &Path, port: u16, log: &Path, fresh: bool) -> Result<Server> {
+    async fn start_once(&self, data: &Path, port: u16, log: &Path, settings: &[&str], fresh: bool) -> Result<Server> {
         let program = self.dir.join("postgres");
         let mut words = self.user.words(&program);
         words.extend(["-D".into(), data.into(), "-p".into(), port.to_string().into()]);
-        for setting in SERVER_SETTINGS {
-            words.extend(["-c".into(), setting.into()]);
+        for setting in settings {
+            words.extend(["-c".into(), (*setting).into()]);
         }
         let mut words = words.into_iter();
         let first = words.next().unwrap_or_default();

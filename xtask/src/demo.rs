@@ -1,7 +1,9 @@
-//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens. It begins with a phone call.
+//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens. It begins with a phone call and
+//! ends with the bill.
 //!
 //! Every step is believed only when the database and the carriers' simulators show it.
 
+mod bill;
 mod phone_call;
 mod report;
 mod story;

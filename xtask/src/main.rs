@@ -12,6 +12,7 @@ mod demo;
 mod deploy;
 mod dev;
 mod eval;
+mod export;
 mod functions;
 mod local_world;
 mod migrate;
@@ -19,6 +20,7 @@ mod places;
 mod progress;
 mod setup;
 mod soak;
+mod stats;
 mod test;
 mod vars_file;
 mod wasm_toolchain;
@@ -56,6 +58,10 @@ enum Chore {
     Agents(agents::Options),
     /// Work that was given up: list it, put it back, drop it.
     DeadLetters(dead_letters::Options),
+    /// Every SMS and call of a period with its cost and revenue, as CSV or JSON lines, for finance.
+    Export(export::Options),
+    /// How it goes, in tables: deliveries, failures, sessions, what waits, times.
+    Stats(stats::Options),
     /// Deploy the functions to Cloudflare, or check a deployment.
     Deploy(deploy::Options),
 }
@@ -74,6 +80,8 @@ fn main() -> std::process::ExitCode {
         Chore::Migrate(options) => migrate::run(&options),
         Chore::Agents(options) => agents::run(&options),
         Chore::DeadLetters(options) => dead_letters::run(&options),
+        Chore::Export(options) => export::run(&options),
+        Chore::Stats(options) => stats::run(&options),
         Chore::Deploy(options) => deploy::run(&options),
     };
     match done {

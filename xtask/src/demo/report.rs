@@ -19,6 +19,9 @@ pub async fn write(file: &Path, world: &World, story: &Story<'_>) -> Result<()> 
             let name = heard.file_name().unwrap_or_default().to_string_lossy();
             report.insert("caller_heard".to_owned(), json!(name));
         }
+        if let Some(bill) = story.bill() {
+            report.insert("bill".to_owned(), json!(bill));
+        }
         report.insert("provider_received".to_owned(), json!(received(world)));
         report.insert("timings_ms".to_owned(), json!(story.timings()));
     }

@@ -9,6 +9,7 @@ use ihuza_sim::whatsapp::Statuses;
 use ihuza_sim::world::{Provider, World};
 use serde_json::{Map, Value, json};
 
+use super::bill::{self, Bill};
 use super::phone_call;
 use crate::local_world::Keys;
 use crate::progress;
@@ -36,6 +37,7 @@ pub struct Story<'a> {
     patience: Duration,
     timings: Map<String, Value>,
     phone_call: Option<PhoneCall>,
+    bill: Option<Bill>,
 }
 
 /// How a call comes about.
@@ -55,7 +57,7 @@ struct Session {
 impl<'a> Story<'a> {
     pub fn new(world: &'a World, keys: &'a Keys) -> Self {
         let patience = if keys.real.is_empty() { PATIENCE } else { PATIENCE_WITH_REAL_ONES };
-        Self { world, keys, patience, timings: Map::new(), phone_call: None }
+        Self { world, keys, patience, timings: Map::new(), phone_call: None, bill: None }
     }
 
     /// Milliseconds that each step took, by person and step.
@@ -68,9 +70,17 @@ impl<'a> Story<'a> {
         self.phone_call.as_ref()
     }
 
+    /// What the story cost, when it was told to its end.
+    pub fn bill(&self) -> Option<&Bill> {
+        self.bill.as_ref()
+    }
+
     pub async fn tell(&mut self, only_to: Option<&str>) -> Result<()> {
         let started = Instant::now();
         self.world.execute(BUDGET, &[]).await.context("the budget was not written")?;
+        for entry in [bill::PRICES, bill::RATE] {
+            self.world.execute(entry, &[]).await.context("the prices were not written")?;
+        }
         // The people of the story look at what arrives.
         self.world.whatsapp().set_statuses(Statuses { read_after: Some(READ_AFTER), ..Statuses::default() });
         if let Some(number) = only_to {
@@ -86,6 +96,8 @@ impl<'a> Story<'a> {
             self.sms_without_call().await?;
         }
         self.delivery_reports().await?;
+        let bill = Bill::read(self.world, self.patience).await;
+        self.bill.insert(bill.with_context(|| step("The operator", "there is no bill"))?).print();
         progress::headline(&format!("The whole story took {}", progress::seconds(started.elapsed())));
         Ok(())
     }
