@@ -364,17 +364,6 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
             d.push(dice.below(6) as i32);
             w.push(["queued", "sent", "delivered", "undelivered", "canceled"][dice.below(5)]);
             n.push(number);
-        let mut columns: (Vec<&str>, Vec<&str>, Vec<String>, Vec<Option<String>>, Vec<i32>, Vec<&str>, Vec<i64>) =
-            Default::default();
-        for n in 0..each {
-            let number = batch as i64 * each as i64 + n as i64 + 1;
-            columns.0.push(CLIENTS[dice.below(2)]);
-            columns.1.push(NUMBERS[dice.below(NUMBERS.len())]);
-            columns.2.push(text(&mut dice));
-            columns.3.push((dice.below(5) > 0).then(|| format!("SM{number}")));
-            columns.4.push(dice.below(6) as i32);
-            columns.5.push(["queued", "sent", "delivered", "undelivered", "canceled"][dice.below(5)]);
-            columns.6.push(number);
         }
         db.service.execute(insert, &[&c, &p, &x, &s, &d, &at(0), &w, &n]).await.unwrap();
     }
