@@ -104,7 +104,7 @@ fn script(said: &Model) -> Script {
         Model::Tools { tools } => {
             Script::Tools(tools.iter().map(|(name, given)| (name.clone(), given.clone())).collect())
         }
-        Model::Down { .. } => Script::Failed,
+        Model::Refuse { refuse } => Script::Refusal(refuse.clone()),
     }
 }
 

@@ -72,10 +72,9 @@ pub enum Model {
     Tools {
         tools: Vec<(String, Value)>,
     },
-    /// It fails; the text says why, for readers.
-    Down {
-        #[serde(rename = "down")]
-        _why: String,
+    /// It will not answer.
+    Refuse {
+        refuse: String,
     },
 }
 
