@@ -133,6 +133,9 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
     owner.batch_execute("begin; set local session_replication_role = replica; set local enable_nestloop = off; truncate public.agent_sms, public.agent_calls cascade").await?;
     let (drop, create) = indexes(owner).await?;
     owner.batch_execute(&drop).await?;
+    // A trigger that does not run still has every row copied for it.
+    let (drop, count_again) = counting(owner).await?;
+    owner.batch_execute(&drop).await?;
     // A check calls a function for each row. Of the numbers here a plain one says the same, in a tenth of the time.
     let sql = "select pg_get_functiondef('private.is_e164(text)'::regprocedure)";
     let as_migrated: String = owner.query_one(sql, &[]).await?.get(0);
@@ -156,6 +159,7 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
         owner.batch_execute(&index).await?;
     }
     owner.batch_execute(&as_migrated).await?;
+    owner.batch_execute(&count_again).await?;
     owner.batch_execute("commit").await?;
     step.finish();
     let step = Step::start("sums an hour, a day and a month, as after rows were loaded past the triggers", None);
@@ -166,6 +170,18 @@ pub async fn fill(owner: &Client, rows: i64) -> Result<()> {
     owner.batch_execute("vacuum (analyze)").await?;
     step.finish();
     Ok(())
+}
+
+/// What drops the triggers that see whole statements, and what makes them again.
+async fn counting(owner: &Client) -> Result<(String, String)> {
+    let sql = "select tgname::text, pg_get_triggerdef(oid) from pg_trigger
+                where tgrelid = 'public.agent_sms'::regclass and not tgisinternal and tgtype & 1 = 0";
+    let (mut drop, mut create) = (String::new(), String::new());
+    for row in owner.query(sql, &[]).await? {
+        let _ = write!(drop, "drop trigger {} on public.agent_sms;", row.get::<_, String>(0));
+        let _ = write!(create, "{};", row.get::<_, String>(1));
+    }
+    Ok((drop, create))
 }
 
 /// What drops the indexes of the two tables, and what makes them again. Those that are a table's key stay.
