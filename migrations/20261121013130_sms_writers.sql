@@ -198,6 +198,10 @@ begin
   if v_own is not null and v_client_id <> v_own then
     raise exception using errcode = 'PT403', message = 'client_of_another_key';
   end if;
+  -- Whoever sends does not say what is billed for it.
+  if v_own is not null and p_revenue is not null then
+    raise exception using errcode = 'PT403', message = 'field p_revenue is not for this key', hint = 'Leave it out: the price list says what the client pays.';
+  end if;
   if p_deployment_id is not null then
     select d.client_id into v_client_id from public.agent_deployments d
      where d.id = p_deployment_id and d.client_id = coalesce(v_client_id, d.client_id);

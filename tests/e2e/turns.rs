@@ -74,7 +74,7 @@ async fn several_messages_in_a_burst_become_one_turn() {
 async fn messages_that_come_while_one_is_being_answered_are_answered_next_and_together() {
     let stage = alone().await;
     let phone = stage.stranger();
-    let slow = Duration::from_millis(1200);
+    let slow = Duration::from_millis(2500);
     stage.openai().fail_with(Fault::Slow).on("text").delay(slow).always();
     let seen = stage.openai().questions().len();
     burst(&stage, &phone, &["I look for a house with a red door", "in Remera please", "for 400k a month"]).await;

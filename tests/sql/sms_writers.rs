@@ -292,6 +292,11 @@ async fn the_key_of_a_client_writes_for_this_client_and_reads_nothing() {
     p.as_object_mut().unwrap().remove("p_client_id");
     assert_eq!(call(&key, "log_agent_sms", p).await.unwrap()["created"], true);
     assert_eq!(call(&key, "log_agent_sms", message(&other, "SM2")).await.unwrap_err().code, "PT403");
+    let mut priced = message(&own, "SM3");
+    priced["p_revenue"] = json!("0.01");
+    priced["p_revenue_currency"] = json!("USD");
+    let refused = call(&key, "log_agent_sms", priced).await.unwrap_err();
+    assert!(refused.code == "PT403" && refused.message.contains("p_revenue"), "{refused:?}");
     let theirs =
         value(&db.admin, &format!("select id from public.agent_deployments where client_id = '{other}'")).await;
     let p = json!({"p_deployment_id": theirs, "p_phone_number": PHONE, "p_message_content": "Muraho", "p_provider_message_sid": "SM2"});
