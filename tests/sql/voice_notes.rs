@@ -37,6 +37,9 @@ async fn one_listens_and_the_others_wait_until_its_lease_is_over() {
     assert_eq!(note(&db).await.get(0), Some(&json!("pending")));
     db.rpc("finish_voice_note", with(finish(&wamid, 2, 123_000, "transcribed"), told)).await;
     assert_eq!(note(&db).await, json!(["transcribed", 2, 40, 0.003, "USD", null]));
+    // A copy that comes before the conversation has the words is not listened to again; the holder may have died meanwhile.
+    assert_eq!(decision(&db, &wamid, 4, 124_000).await, "busy");
+    assert_eq!(note(&db).await.get(1), Some(&json!(2)));
     // Nothing in it names the person: a WhatsApp id spells the number.
     assert_eq!(
         db.value("select to_jsonb(n)::text like '%' || $$wamid$$ || '%' from public.voice_notes n").await,
@@ -46,6 +49,17 @@ async fn one_listens_and_the_others_wait_until_its_lease_is_over() {
                          "text": "[voice message] Muraho", "correlation_id": "corr", "lease_token": token(3), "now": at_text(124_000)});
     db.rpc("begin_sms_turn", message).await;
     assert_eq!(decision(&db, &wamid, 4, 125_000).await, "known");
+}
+
+#[tokio::test]
+async fn who_heard_it_and_died_is_followed_by_another() {
+    let db = Db::new().await;
+    let wamid = format!("wamid.{}", unique());
+    assert_eq!(decision(&db, &wamid, 1, 0).await, "go");
+    db.rpc("finish_voice_note", finish(&wamid, 1, 1_000, "transcribed")).await;
+    let waits = db.rpc("begin_voice_note", begin(&wamid, 2, 2_000)).await;
+    assert_eq!((text(&waits, "/decision"), &waits["retry_after_s"]), ("busy".into(), &json!(19)));
+    assert_eq!(decision(&db, &wamid, 2, 21_001).await, "go");
 }
 
 #[tokio::test]
