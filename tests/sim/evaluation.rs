@@ -70,7 +70,9 @@ async fn steps(world: &World, scenario: &Scenario, phone: &str, simulated: bool,
     for sql in &scenario.prepare {
         world.query(&of(sql, phone), &[]).await?;
     }
+    let mut written = 0;
     for step in &scenario.steps {
+        written += usize::from(matches!(step, Step::Sms { .. } | Step::Whatsapp { .. }));
         let model = match step {
             Step::Sms { model, .. } | Step::Whatsapp { model, .. } => model.as_slice(),
             Step::Call(_) | Step::Do { .. } => &[],
@@ -83,11 +85,11 @@ async fn steps(world: &World, scenario: &Scenario, phone: &str, simulated: bool,
         match step {
             Step::Sms { sms, .. } => {
                 world.sms_from(phone, sms).await?;
-                settled(world, phone, patience).await?;
+                settled(world, phone, written, patience).await?;
             }
             Step::Whatsapp { whatsapp, .. } => {
                 world.whatsapp_from(phone, whatsapp).await?;
-                settled(world, phone, patience).await?;
+                settled(world, phone, written, patience).await?;
             }
             Step::Call(call) => ended(world, call, phone, patience).await?,
             Step::Do { sql } => {
@@ -95,7 +97,19 @@ async fn steps(world: &World, scenario: &Scenario, phone: &str, simulated: bool,
             }
         }
     }
-    Ok(())
+    // What a tool sends is on its way while the answer is out already; only then is it certain what did not come as well.
+    let sent = format!(
+        "select not exists (select from message_delivery_log l where l.profile_id in {} and l.direction = 'outbound' and l.status in ('queued', 'sending'))",
+        theirs(phone)
+    );
+    world.wait_for_sql(&sent, patience).await
+}
+
+/// The profiles of a number, as a list for `in`.
+fn theirs(phone: &str) -> String {
+    format!(
+        "(select profile_id from profile_identities where value = '{phone}' union select id from profiles where phone_number = '{phone}')"
+    )
 }
 
 fn script(said: &Model) -> Script {
@@ -108,17 +122,13 @@ fn script(said: &Model) -> Script {
     }
 }
 
-/// Every message of the person has been dealt with, and every answer is on its way or there.
-async fn settled(world: &World, phone: &str, patience: Duration) -> Result<()> {
-    let theirs = format!(
-        "(select profile_id from profile_identities where value = '{phone}' union select id from profiles where phone_number = '{phone}')"
-    );
+/// All that the person has written is stored and dealt with.
+async fn settled(world: &World, phone: &str, written: usize, patience: Duration) -> Result<()> {
     let sql = format!(
-        "select count(*) > 0 and bool_and(m.handled_at is not null)
-           from conversation_messages m where m.direction = 'inbound' and m.profile_id in {theirs}"
+        "select count(*) = {written} and bool_and(m.handled_at is not null)
+           from conversation_messages m where m.direction = 'inbound' and m.profile_id in {}",
+        theirs(phone)
     );
-    // The webhook answers before the message is stored: an earlier one that is settled says nothing of this one.
-    tokio::time::sleep(Duration::from_millis(150)).await;
     world.wait_for_sql(&sql, patience).await
 }
 

@@ -2,8 +2,6 @@
 //!
 //! Numbers and texts are masked unless they are asked for; who replays or drops says why, and the database keeps it.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use ihuza_core::redact;
@@ -17,12 +15,8 @@ use crate::places;
 pub struct Options {
     #[command(subcommand)]
     action: Action,
-    /// Where the database is; better DATABASE_URL in the environment than on the command line.
-    #[arg(long, value_name = "URL", global = true)]
-    db_url: Option<String>,
-    /// Certificate authority of the database, in PEM form.
-    #[arg(long, value_name = "FILE", global = true)]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    database: connection::Place,
 }
 
 #[derive(Subcommand)]
@@ -66,22 +60,11 @@ struct Settle {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let url = match &options.db_url {
-        Some(url) => url.clone(),
-        None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the asynchronous runtime")?;
-    runtime.block_on(async {
-        let client = connection::open(&url, options.ca.as_deref()).await?;
-        match &options.action {
-            Action::List { all, queue, limit } => list(&client, *all, queue.as_deref(), *limit).await,
-            Action::Show { id, payload } => show(&client, id, *payload).await,
-            Action::Replay(settle) => each(&client, "replay_dead_letter", settle).await,
-            Action::Drop(settle) => each(&client, "drop_dead_letter", settle).await,
-        }
+    options.database.run(async |client| match &options.action {
+        Action::List { all, queue, limit } => list(&client, *all, queue.as_deref(), *limit).await,
+        Action::Show { id, payload } => show(&client, id, *payload).await,
+        Action::Replay(settle) => each(&client, "replay_dead_letter", settle).await,
+        Action::Drop(settle) => each(&client, "drop_dead_letter", settle).await,
     })
 }
 

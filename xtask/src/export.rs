@@ -16,7 +16,6 @@ use clap::ValueEnum;
 use tokio_postgres::Client;
 
 use crate::migrate::connection;
-use crate::places;
 use crate::progress;
 
 /// Rows that are in memory at a time.
@@ -30,12 +29,8 @@ line; text that a spreadsheet would take for a formula (beginning with = + - @, 
 before it, amounts have not. There is no Parquet: JSON lines, where amounts are strings, lose nothing and are read by what reads
 Parquet (DuckDB: read_json_auto). The file holds people's numbers: only its owner can read it.")]
 pub struct Options {
-    /// Where the database is; better DATABASE_URL in the environment than on the command line.
-    #[arg(long, value_name = "URL")]
-    db_url: Option<String>,
-    /// Certificate authority of the database, in PEM form.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    database: connection::Place,
     /// First day, such as 2026-11-01, or a moment of ISO 8601.
     #[arg(long, value_name = "TIME")]
     from: String,
@@ -66,16 +61,7 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let url = match &options.db_url {
-        Some(url) => url.clone(),
-        None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the asynchronous runtime")?;
-    runtime.block_on(async {
-        let client = connection::open(&url, options.ca.as_deref()).await?;
+    options.database.run(async |client| {
         let mut file = Draft::beside(&options.out)?;
         let rows = write(&client, options, &mut file).await?;
         file.becomes(&options.out)?;

@@ -5,10 +5,9 @@
 pub mod connection;
 mod indexes;
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result, bail};
 use ihuza_sim::migrate;
+use tokio_postgres::Client;
 
 use crate::places;
 use crate::progress;
@@ -20,35 +19,22 @@ the password). Anything but this machine is spoken to over TLS: Supabase's certi
 its own, so download it there and name it with --ca.
 On a big table run --indexes first: it builds new indexes without blocking writers, and the migration finds them.")]
 pub struct Options {
-    /// Where the database is; better in the environment than on the command line.
-    #[arg(long, value_name = "URL")]
-    db_url: Option<String>,
+    #[command(flatten)]
+    database: connection::Place,
     /// Say what would be applied; change nothing.
     #[arg(long)]
     dry_run: bool,
     /// Only build the indexes of pending migrations, one by one, without blocking writers.
     #[arg(long)]
     indexes: bool,
-    /// Certificate authority of the database, in PEM form.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let url = match &options.db_url {
-        Some(url) => url.clone(),
-        None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the asynchronous runtime")?;
-    runtime.block_on(migrate(&url, options))
+    options.database.run(async |client| migrate(client, options).await)
 }
 
-async fn migrate(url: &str, options: &Options) -> Result<()> {
+async fn migrate(mut client: Client, options: &Options) -> Result<()> {
     let migrations = migrate::read(&places::project().join("migrations"))?;
-    let mut client = connection::open(url, options.ca.as_deref()).await?;
     progress::headline("Migrations");
     if options.indexes {
         return indexes::build(&mut client, &migrations, options.dry_run).await;

@@ -4,14 +4,11 @@
 mod questions;
 mod table;
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use ihuza_core::redact;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::migrate::connection;
-use crate::places;
 use questions::{QUESTIONS, Question};
 
 #[derive(clap::Args)]
@@ -19,28 +16,15 @@ use questions::{QUESTIONS, Question};
 Nothing is written. Numbers of people are masked, and no text is shown. Live times of statements need the extension
 pg_stat_statements.")]
 pub struct Options {
-    /// Where the database is; better DATABASE_URL in the environment than on the command line.
-    #[arg(long, value_name = "URL")]
-    db_url: Option<String>,
-    /// Certificate authority of the database, in PEM form.
-    #[arg(long, value_name = "FILE")]
-    ca: Option<PathBuf>,
+    #[command(flatten)]
+    database: connection::Place,
     /// Only these; may be given several times.
     #[arg(long, value_name = "QUESTION", value_parser = QUESTIONS.iter().map(|question| question.name).collect::<Vec<_>>())]
     only: Vec<String>,
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    let url = match &options.db_url {
-        Some(url) => url.clone(),
-        None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("could not start the asynchronous runtime")?;
-    runtime.block_on(async {
-        let client = connection::open(&url, options.ca.as_deref()).await?;
+    options.database.run(async |client| {
         client.batch_execute("set default_transaction_read_only = on; set timezone = 'UTC'").await?;
         let mut unanswered = Vec::new();
         for question in QUESTIONS {

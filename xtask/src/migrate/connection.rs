@@ -1,6 +1,6 @@
 //! A connection to the operator's database: over TLS and verified, unless it is on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,35 @@ use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
+use crate::places;
+
+/// Where a chore finds the database; the same words for all of them.
+#[derive(clap::Args)]
+pub struct Place {
+    /// Where the database is; better DATABASE_URL in the environment than on the command line.
+    #[arg(long, value_name = "URL", global = true)]
+    db_url: Option<String>,
+    /// Certificate authority of the database, in PEM form.
+    #[arg(long, value_name = "FILE", global = true)]
+    ca: Option<PathBuf>,
+}
+
+impl Place {
+    /// Does `work` with a connection.
+    pub fn run<T>(&self, work: impl AsyncFnOnce(Client) -> Result<T>) -> Result<T> {
+        let url = match &self.db_url {
+            Some(url) => url.clone(),
+            None => places::set("DATABASE_URL").context("say where the database is: --db-url URL, or DATABASE_URL")?,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("could not start the asynchronous runtime")?;
+        runtime.block_on(async { work(open(&url, self.ca.as_deref()).await?).await })
+    }
+}
+
+async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
     // The URL holds a password: it is not repeated in any message.
     let mut config: Config =
         url.parse().context("the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE")?;
