@@ -1,7 +1,8 @@
 //! What a dashboard, a list, a bill, a provider's callback and a writer ask of agent_sms, timed at each size, warm and cold, by a
 //! client's member under row level security and by the service role, on PostgreSQL's default settings.
 
-use std::time::Instant;
+use std::path::PathBuf;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use tokio_postgres::types::ToSql;
@@ -25,6 +26,10 @@ pub struct Sms {
     /// [default: 360000].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i64).range(10_000..=100_000_000))]
     sms_rows: Vec<i64>,
+    /// Keep the filled server in this folder, one below it for each size, and use what an earlier run left there: tens of
+    /// millions of rows are filled in at one time and asked at another, when the machine does nothing else.
+    #[arg(long, value_name = "FOLDER")]
+    sms_keep: Option<PathBuf>,
     /// Ask only this kind of question; may be given several times.
     #[arg(long, value_name = "KIND", value_parser = KINDS.iter().map(|kind| kind.name).collect::<Vec<_>>())]
     sms_kind: Vec<String>,
@@ -222,10 +227,18 @@ pub async fn measure(options: &Sms, seed: u64, faults: &mut Vec<String>) -> Resu
 
 async fn at_size(options: &Sms, rows: i64, seed: u64, faults: &mut Vec<String>) -> Result<Vec<Figure>> {
     let step = Step::start("a server of its own", None);
-    let mut server = SmsServer::to_be_loaded().await?;
+    let keep = options.sms_keep.as_ref().map(|folder| folder.join(size(rows)));
+    let mut server = SmsServer::start(keep.as_deref()).await?;
     step.finish();
     let owner = server.connect().await?;
-    sms_rows::fill(&owner, rows).await?;
+    if server.is_loaded() {
+        let step = Step::start("vacuum and statistics", None);
+        owner.batch_execute("vacuum (analyze)").await?;
+        step.finish();
+    } else {
+        sms_rows::fill(&owner, rows).await?;
+        server.set_loaded()?;
+    }
     drop(owner);
     server.restart().await?;
     let owner = server.connect().await?;
@@ -317,7 +330,10 @@ impl Subjects {
         }
         sids.dedup();
         ensure!(!known.is_empty() && !sids.is_empty(), "there is nobody and nothing to ask about");
-        Ok(Self { known, sids, dice, asked: 0 })
+        // New messages get ids that no earlier run gave in a database that was kept.
+        let seconds = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970")?.as_secs();
+        let asked = usize::try_from(seconds << 20).context("a number for the first question")?;
+        Ok(Self { known, sids, dice, asked })
     }
 
     pub fn next(&mut self) -> Result<Subject> {

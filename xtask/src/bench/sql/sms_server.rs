@@ -1,5 +1,5 @@
-//! A server for one size of agent_sms: its data are below `target/` and gone afterwards; it can be stopped, forgotten by the
-//! machine's memory and started again.
+//! A server for one size of agent_sms: its data are below `target/` and gone afterwards, or kept where one says; it can be
+//! stopped, forgotten by the machine's memory and started again.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -32,36 +32,62 @@ pub struct SmsServer {
     home: Home,
 }
 
-/// The folder of the cluster; it goes with this.
+/// The folder of the cluster; it goes with this, unless it is kept.
 struct Home {
     data: PathBuf,
     log: PathBuf,
+    kept: bool,
+}
+
+impl Home {
+    /// Is there when the rows of an earlier run are.
+    fn mark(&self) -> PathBuf {
+        self.data.join("loaded-by-the-benchmark")
+    }
 }
 
 impl Drop for Home {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.data);
+        if !self.kept {
+            let _ = std::fs::remove_dir_all(&self.data);
+        }
     }
 }
 
 impl SmsServer {
-    /// A migrated database, ready to be loaded.
-    pub async fn to_be_loaded() -> Result<Self> {
+    /// A migrated database: either ready to be loaded, or with what an earlier run kept in `keep`.
+    pub async fn start(keep: Option<&Path>) -> Result<Self> {
         let root = places::project();
         let binaries = Binaries::find(&root)?;
-        let folder = places::native_target().join("bench-sql");
+        let folder = keep.map_or_else(|| places::native_target().join("bench-sql"), Path::to_path_buf);
         let logs = places::logs();
         std::fs::create_dir_all(&logs).with_context(|| format!("could not make {}", logs.display()))?;
         let log = logs.join("bench-sql.log");
         let data = binaries.reachable(&folder)?;
-        if data.exists() {
-            std::fs::remove_dir_all(&data)
-                .with_context(|| format!("could not remove {} of an earlier run", data.display()))?;
+        let home = Home { data, log, kept: keep.is_some() };
+        if home.data.exists() && !home.mark().exists() {
+            // Nothing is removed that we did not make: a cluster that an earlier run could not fill, or an empty folder.
+            let ours = keep.is_none()
+                || home.data.join("PG_VERSION").exists()
+                || std::fs::read_dir(&home.data)?.next().is_none();
+            anyhow::ensure!(ours, "{} is there and is no cluster of this benchmark", home.data.display());
+            std::fs::remove_dir_all(&home.data)
+                .with_context(|| format!("could not remove {} of an earlier run", home.data.display()))?;
         }
-        let home = Home { data, log };
         drop(Database::start(&root, &Data::Keep(home.data.clone()), 0, &logs).await?);
         let server = binaries.start_as_installed(&home.data, &home.log, &LOADING).await?;
         Ok(Self { binaries, server: Some(server), home })
+    }
+
+    /// Whether an earlier run left its rows here.
+    pub fn is_loaded(&self) -> bool {
+        self.home.mark().exists()
+    }
+
+    /// Says to later runs that all rows are here.
+    pub fn set_loaded(&self) -> Result<()> {
+        let mark = self.home.mark();
+        std::fs::write(&mark, "").with_context(|| format!("could not write {}", mark.display()))
     }
 
     /// As its superuser.
