@@ -91,10 +91,18 @@ impl Network {
                 for late in late_ms {
                     let (datagram, carried) = (buffer[..length].to_vec(), carried.clone());
                     let socket = if moved { second.clone() } else { first.clone() };
-                    tokio::spawn(async move {
-                        tokio::time::sleep(Duration::from_millis(late)).await;
+                    let carry = async move {
                         *carried.lock().unwrap() += 1;
                         let _ = socket.send_to(&datagram, to).await;
+                    };
+                    // Only what is late is overtaken.
+                    if late == 0 {
+                        carry.await;
+                        continue;
+                    }
+                    tokio::spawn(async move {
+                        tokio::time::sleep(Duration::from_millis(late)).await;
+                        carry.await;
                     });
                 }
             }

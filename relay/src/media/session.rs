@@ -34,6 +34,8 @@ const MOST_AT_ONCE: u32 = 3;
 const LONGEST_PAYLOAD: usize = 40_000;
 /// Until nothing was heard for so long, the model hears nothing either: packets of 40 ms are no gap.
 const FILL_AFTER: Duration = Duration::from_millis(40);
+/// A packet of the stream before that comes so soon after another began was overtaken by it: no jitter buffer of ours is deeper.
+const OVERTAKEN: Duration = Duration::from_millis(200);
 
 /// What a call's media is made of.
 #[derive(Debug, Clone)]
@@ -142,6 +144,8 @@ pub struct Session {
     source: Source,
     // From the caller.
     remote_ssrc: Option<u32>,
+    /// The stream that this one replaced, and when.
+    before: Option<(u32, Moment)>,
     numbers: SequenceNumbers,
     reception: Reception,
     buffer: JitterBuffer<Content>,
@@ -181,6 +185,7 @@ impl Session {
         Session {
             source: Source::new(setup.remote, setup.allowed.clone()),
             remote_ssrc: None,
+            before: None,
             numbers: SequenceNumbers::default(),
             reception: Reception::default(),
             buffer: JitterBuffer::default(),
@@ -228,8 +233,13 @@ impl Session {
             Verdict::TakeFromNew => self.restart(),
             Verdict::Take => {}
         }
+        // It would begin its stream anew, and be heard behind what came after it.
+        if self.before.is_some_and(|(ssrc, ended)| ssrc == packet.ssrc && now.since(ended) < OVERTAKEN) {
+            return;
+        }
         // Whoever sends with our own number, or with another than before, is another stream (RFC 3550 §8.2).
-        if self.remote_ssrc.replace(packet.ssrc).is_some_and(|before| before != packet.ssrc) {
+        if let Some(before) = self.remote_ssrc.replace(packet.ssrc).filter(|before| *before != packet.ssrc) {
+            self.before = Some((before, now));
             self.numbers = SequenceNumbers::default();
             self.reception = Reception::default();
             self.restart();

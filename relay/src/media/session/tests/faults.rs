@@ -194,6 +194,27 @@ fn another_source_number_every_second_loses_nothing() {
 }
 
 #[test]
+fn the_last_packet_of_a_stream_that_the_next_one_overtook_is_left_out() {
+    let mut call = Call::new(setup());
+    let second = |n: u64| packet(8, 40_000 + n as u16, 9 + n as u32 * 160, 6, &[tag(n); 160]);
+    for n in 0..49 {
+        call.arrives(n * 20, CALLER, &frame(n));
+    }
+    call.arrives(50 * 20, CALLER, &second(50)).arrives(50 * 20 + 1, CALLER, &frame(49));
+    for n in 51..100 {
+        call.arrives(n * 20, CALLER, &second(n));
+    }
+    // The first of them is blended with what was made up for the one that is missing.
+    ends_with(&call, &frames(51..100));
+    assert!(!call.audio().windows(160).any(|window| window == [tag(49); 160]), "it is heard behind its successor");
+    // Much later the first stream may come back.
+    for n in 150..200 {
+        call.arrives(n * 20, CALLER, &frame(n));
+    }
+    ends_with(&call, &frames(152..200));
+}
+
+#[test]
 fn a_port_that_a_translator_changes_is_followed_and_a_stranger_with_the_same_numbers_is_not() {
     let mut call = Call::new(setup());
     for n in 0..FRAMES {
