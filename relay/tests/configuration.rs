@@ -1,5 +1,5 @@
-//! `docs/relay-configuration.md` is written from `src/config.rs`: every setting with its type, its default and its meaning
-//! as they stand there.
+//! `docs/relay-configuration.md` is written from `src/config.rs` and `src/config/text.rs`: every setting with its type, its
+//! default and its meaning as they stand there.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use ihuza_relay::config::Config;
 
-const SOURCE: &str = include_str!("../src/config.rs");
+const SOURCES: [&str; 2] = [include_str!("../src/config.rs"), include_str!("../src/config/text.rs")];
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/relay-configuration.md");
 /// The least that is a configuration; what else is in it once it was read is a default.
 const LEAST: &str = r#"
@@ -45,7 +45,8 @@ fn kinds() -> BTreeMap<String, Kind> {
     let mut kinds = BTreeMap::new();
     let (mut doc, mut attributes) = (Vec::new(), String::new());
     let mut current: Option<(String, Kind, bool, String)> = None;
-    for line in SOURCE.split("#[cfg(test)]").next().unwrap().lines().map(str::trim) {
+    let sources = SOURCES.map(|source| source.split("#[cfg(test)]").next().unwrap());
+    for line in sources.iter().flat_map(|source| source.lines()).map(str::trim) {
         if let Some(text) = line.strip_prefix("///") {
             doc.push(text.trim().to_owned());
         } else if line.starts_with("#[") {
@@ -96,7 +97,7 @@ fn kinds() -> BTreeMap<String, Kind> {
         }
     }
     // `by_text!(Name(Inner), parse, show, "meaning");`
-    for part in SOURCE.split("by_text!(").skip(1) {
+    for part in sources.iter().flat_map(|source| source.split("by_text!(").skip(1)) {
         let whole = part.split("\n);").next().unwrap().trim();
         let (name, _) = whole.split_once('(').unwrap();
         let doc = whole.trim_end().trim_end_matches('"').rsplit_once('"').unwrap().1.to_owned();
