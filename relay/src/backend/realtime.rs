@@ -5,12 +5,15 @@
 //! seconds of it.
 
 mod history;
+mod items;
+mod keys;
+mod settings;
+mod tools;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ihuza_core::locale::{self, ALL, Locale};
-use ihuza_core::realtime::{in_language, pressed};
+use ihuza_core::locale::Locale;
 use ihuza_core::realtime_event::Event;
 use ihuza_core::spoken::Language;
 use serde_json::{Value, json};
@@ -18,11 +21,11 @@ use serde_json::{Value, json};
 use super::audio::Converter;
 use super::{Input, LanguageSource, Link, Output, Speaker, Usage, VoiceBackend};
 use crate::config::{AudioFormat, TurnDetection};
-use crate::media::dtmf::Digit;
 use crate::media::g711::Law;
-use crate::media::playout::{Heard, ItemId};
 use crate::moment::Moment;
 use history::History;
+use items::{Item, detected};
+use tools::Tool;
 
 /// A set-up that takes longer has failed.
 const SET_UP_WITHIN: Duration = Duration::from_secs(4);
@@ -32,23 +35,10 @@ const WAITS_MS: [u64; 4] = [0, 250, 500, 1000];
 const LASTS: Duration = Duration::from_secs(10);
 /// Sound that waits for a connection: three seconds.
 const MOST_WAITING: usize = 150;
-/// Keys further apart are not one number.
-const KEYS_APART: Duration = Duration::from_secs(2);
-const MOST_KEYS: usize = 32;
-/// Numbers that were ended with `#` and wait for a connection; of more the first are forgotten.
-const MOST_NUMBERS: usize = 8;
-/// A tool that takes longer is spoken over.
-const FILLER_AFTER: Duration = Duration::from_millis(800);
-/// A tool that takes longer is answered for.
-const TOOL_WITHIN: Duration = Duration::from_secs(8);
 /// A response that was asked for begins within this time, or never.
 const BEGINS_WITHIN: Duration = Duration::from_secs(5);
 /// Waits before an answer that failed is asked for again; after the last one the model is given up.
 const AGAIN_MS: [u64; 3] = [500, 2000, 4000];
-/// Uses of tools in one response.
-const MOST_TOOLS: usize = 16;
-/// Items whose end is not known yet.
-const MOST_ITEMS: usize = 64;
 /// Errors that another connection would not mend.
 const FATAL: [&str; 5] = [
     "insufficient_quota",
@@ -100,42 +90,6 @@ struct Connection {
     since: Moment,
     /// Language hints were refused once: the second try is without.
     without_hints: bool,
-}
-
-/// An item of the agent's, until it is known how much of it was heard.
-#[derive(Debug)]
-struct Item {
-    id: ItemId,
-    response: String,
-    text: String,
-    /// Some of it was heard, or will be.
-    sounds: bool,
-    /// The text is whole.
-    written: bool,
-    /// What was heard, once that is known.
-    heard: Option<(Heard, bool)>,
-}
-
-#[derive(Debug)]
-struct Tool {
-    call_id: String,
-    /// The response that wants it; any, if that is not known.
-    response: Option<String>,
-    /// Since when it runs: not before its response is complete.
-    begun: Option<Moment>,
-    name: String,
-    arguments: String,
-    output: Option<String>,
-}
-
-impl Tool {
-    fn is_of(&self, response: &str) -> bool {
-        self.response.as_deref().is_none_or(|id| id == response)
-    }
-
-    fn is_awaited(&self, call_id: &str) -> bool {
-        self.call_id == call_id && self.begun.is_some() && self.output.is_none()
-    }
 }
 
 /// One conversation.
@@ -327,57 +281,6 @@ impl Realtime {
         self.out.push_back(Output::Send(link, message.to_string()));
     }
 
-    fn session(&self, hints: bool) -> Value {
-        let format = self.format();
-        let turn_detection = match self.setup.turn_detection {
-            TurnDetection::ServerVad => json!({
-                "type": "server_vad", "threshold": 0.55, "prefix_padding_ms": 300, "silence_duration_ms": 500,
-                "create_response": true, "interrupt_response": true,
-            }),
-            TurnDetection::SemanticVad => json!({
-                "type": "semantic_vad", "eagerness": "auto", "create_response": true, "interrupt_response": true,
-            }),
-        };
-        json!({
-            "type": "realtime",
-            "output_modalities": ["audio"],
-            "instructions": self.setup.instructions,
-            "audio": {
-                "input": {
-                    "format": format, "noise_reduction": { "type": "near_field" },
-                    "transcription": self.transcription(hints),
-                    "turn_detection": turn_detection,
-                },
-                "output": { "format": format, "voice": self.setup.voice },
-            },
-            "tools": self.setup.tools,
-            "tool_choice": "auto",
-            "truncation": {
-                "type": "retention_ratio", "retention_ratio": 0.8, "token_limits": { "post_instructions": 8000 },
-            },
-        })
-    }
-
-    /// The language that is spoken comes first among the hints; the others stay, or a change would never be noticed.
-    fn transcription(&self, hints: bool) -> Value {
-        let mut transcription = json!({ "model": "gpt-transcribe" });
-        if hints && let Some(fields) = transcription.as_object_mut() {
-            let current = self.language.current();
-            let others = ALL.into_iter().filter(|locale| *locale != current);
-            let languages: Vec<_> = [current].into_iter().chain(others).map(Locale::as_str).collect();
-            fields.insert("languages".into(), json!(languages));
-        }
-        transcription
-    }
-
-    fn format(&self) -> Value {
-        match (self.setup.format, self.setup.law) {
-            (AudioFormat::Pcm16, _) => json!({ "type": "audio/pcm", "rate": 24000 }),
-            (AudioFormat::G711, Law::A) => json!({ "type": "audio/pcma" }),
-            (AudioFormat::G711, Law::Mu) => json!({ "type": "audio/pcmu" }),
-        }
-    }
-
     fn take_over(&mut self, now: Moment, formats: [Option<String>; 2]) {
         let wanted = self.format();
         if formats.iter().flatten().any(|format| wanted.get("type").and_then(Value::as_str) != Some(format)) {
@@ -477,11 +380,7 @@ impl Realtime {
                 self.settle();
             }
             Event::FunctionCall { response, call_id, name, arguments } => {
-                let known = self.tools.iter().any(|tool| tool.call_id == call_id);
-                if !known && self.tools.len() < MOST_TOOLS {
-                    let response = Some(response).filter(|id| !id.is_empty()).or_else(|| self.response.clone());
-                    self.tools.push(Tool { call_id, response, begun: None, name, arguments, output: None });
-                }
+                self.wants_tool(response, call_id, name, arguments);
             }
             Event::ResponseDone { response, completed, failure, usage } => {
                 self.response_done(now, link, &response, completed, usage);
@@ -494,20 +393,6 @@ impl Realtime {
             // Playing and keys of the telephone are the relay's own.
             Event::Played { .. } | Event::Cleared { .. } | Event::Truncated { .. } | Event::Digit { .. } => {}
             Event::SessionCreated { .. } | Event::SessionUpdated { .. } | Event::Error { .. } | Event::Other => {}
-        }
-    }
-
-    fn audio(&mut self, response: String, item: String, delta: &str) {
-        if self.cut.as_ref() == Some(&response) {
-            return;
-        }
-        let Some(audio) = self.converter.from_model(delta) else {
-            self.out.push_back(Output::Warning("sound of the model's could not be read".into()));
-            return;
-        };
-        if let Some(known) = self.item(&response, &item) {
-            known.sounds = true;
-            self.out.push_back(Output::Play { item: item.into(), audio });
         }
     }
 
@@ -540,26 +425,6 @@ impl Realtime {
         }
     }
 
-    /// Starts what a complete response wants done, also while tools of an earlier one still run.
-    fn begin_tools(&mut self, now: Moment, response: &str) {
-        if self.oldest_tool().is_none() {
-            self.filler_told = false;
-        }
-        for tool in self.tools.iter_mut().filter(|tool| tool.begun.is_none() && tool.is_of(response)) {
-            tool.begun = Some(now);
-            self.out.push_back(Output::ToolCall {
-                call_id: tool.call_id.clone(),
-                name: tool.name.clone(),
-                arguments: tool.arguments.clone(),
-            });
-        }
-    }
-
-    /// When the oldest of those that run began.
-    fn oldest_tool(&self) -> Option<Moment> {
-        self.tools.iter().filter(|tool| tool.output.is_none()).filter_map(|tool| tool.begun).min()
-    }
-
     /// The model had no answer, as when it is asked too often: it is asked again, and the caller hears that it takes longer.
     fn failed_to_answer(&mut self, now: Moment, code: &str) {
         if FATAL.contains(&code) {
@@ -573,32 +438,6 @@ impl Realtime {
         self.failures += 1;
         self.asked = None;
         self.again_at = Some(now + Duration::from_millis(*wait));
-    }
-
-    fn tool_result(&mut self, now: Moment, call_id: &str, output: String) {
-        // A second answer, or one after the deadline, changes nothing.
-        if let Some(tool) = self.tools.iter_mut().find(|tool| tool.is_awaited(call_id)) {
-            tool.output = Some(output);
-        }
-        if let Some(link) = self.ready() {
-            self.return_tools(now, link);
-        }
-    }
-
-    /// All results of what runs go back together, and are followed by one request for a response.
-    fn return_tools(&mut self, now: Moment, link: Link) {
-        let (begun, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.tools).into_iter().partition(|tool| tool.begun.is_some());
-        if begun.is_empty() || begun.iter().any(|tool| tool.output.is_none()) {
-            self.tools = begun.into_iter().chain(others).collect();
-            return;
-        }
-        self.tools = others;
-        for tool in begun {
-            let item = json!({ "type": "function_call_output", "call_id": tool.call_id, "output": tool.output });
-            self.out.push_back(Output::Send(link, created(&item)));
-        }
-        self.ask(now, json!({}));
     }
 
     /// Asks for a response, now or when the present one is done: two at a time are an error.
@@ -616,87 +455,6 @@ impl Realtime {
 
     fn ready(&self) -> Option<Link> {
         self.active.as_ref().filter(|active| active.stage == Stage::Ready).map(|active| active.link)
-    }
-
-    fn item(&mut self, response: &str, id: &str) -> Option<&mut Item> {
-        if let Some(at) = self.items.iter().position(|item| *item.id == *id) {
-            return self.items.get_mut(at);
-        }
-        if self.items.len() == MOST_ITEMS {
-            self.items.pop_front();
-        }
-        self.items.push_back(Item {
-            id: id.into(),
-            response: response.to_owned(),
-            text: String::new(),
-            sounds: false,
-            written: false,
-            heard: None,
-        });
-        self.items.back_mut()
-    }
-
-    fn spoken(&mut self, heard: Heard) {
-        if let Some(item) = self.items.iter_mut().find(|item| item.id == heard.item) {
-            item.heard = Some((heard, false));
-        }
-        self.settle();
-    }
-
-    /// The caller interrupted: tells the model what was heard. The model thinks that it said all of it.
-    fn was_cut(&mut self, heard: Vec<Heard>) {
-        for heard in heard {
-            let Some(item) = self.items.iter_mut().find(|item| item.id == heard.item) else { continue };
-            item.written |= self.response.as_ref() != Some(&item.response);
-            let id = item.id.clone();
-            let (played_ms, received_ms) = (heard.played_ms, heard.received_ms);
-            item.heard = Some((heard, true));
-            let Some(link) = self.active.as_ref().map(|active| active.link) else { continue };
-            let message = match played_ms {
-                // A truncation to nothing is refused.
-                0 => json!({ "type": "conversation.item.delete", "item_id": &*id }),
-                _ if played_ms < received_ms => json!({
-                    "type": "conversation.item.truncate", "item_id": &*id, "content_index": 0, "audio_end_ms": played_ms,
-                }),
-                _ => continue,
-            };
-            self.out.push_back(Output::Send(link, message.to_string()));
-        }
-        self.settle();
-    }
-
-    /// Tells of the items that are written and heard, in their order.
-    fn settle(&mut self) {
-        while let Some(item) = self.items.pop_front_if(|item| item.written && item.heard.is_some()) {
-            let Some((heard, interrupted)) = item.heard else { continue };
-            let text = if interrupted { heard_part(&item.text, &heard) } else { item.text };
-            let locale = detected(&text);
-            self.said(Speaker::Agent, text, locale, interrupted);
-        }
-    }
-
-    fn said(&mut self, speaker: Speaker, text: String, locale: Option<(Locale, LanguageSource)>, interrupted: bool) {
-        if text.trim().is_empty() {
-            return;
-        }
-        self.history.push(speaker, &text);
-        self.out.push_back(Output::Said { speaker, text, locale, interrupted });
-    }
-
-    /// The caller has changed the language: the agent is told to speak it too, on this connection and on later ones.
-    fn speak(&mut self, locale: Locale) {
-        self.setup.instructions = in_language(&self.setup.instructions, locale);
-        self.out.push_back(Output::Language(locale));
-        let Some(active) = self.active.as_ref().filter(|active| active.stage == Stage::Ready) else { return };
-        let transcription = self.transcription(!active.without_hints);
-        let message = json!({
-            "type": "session.update",
-            "session": {
-                "type": "realtime", "instructions": self.setup.instructions,
-                "audio": { "input": { "transcription": transcription } },
-            },
-        });
-        self.out.push_back(Output::Send(active.link, message.to_string()));
     }
 
     fn hear(&mut self, audio: Vec<u8>) {
@@ -721,46 +479,8 @@ impl Realtime {
         self.out.push_back(Output::Send(link, message));
     }
 
-    fn key(&mut self, now: Moment, digit: Digit) {
-        if self.keys.is_empty() {
-            self.cut.clone_from(&self.response);
-            self.out.push_back(Output::Flush);
-        }
-        self.last_key = now;
-        match digit.as_char() {
-            '*' => self.keys.clear(),
-            '#' => self.end_number(now),
-            key if self.keys.len() < MOST_KEYS => self.keys.push(key),
-            _ => {}
-        }
-    }
-
-    /// The number that was typed is whole.
-    fn end_number(&mut self, now: Moment) {
-        if !self.keys.is_empty() {
-            if self.numbers.len() == MOST_NUMBERS {
-                self.numbers.pop_front();
-            }
-            self.numbers.push_back(std::mem::take(&mut self.keys));
-        }
-        self.tell_numbers(now);
-    }
-
-    /// Numbers that are typed while there is no connection wait for the next one.
-    fn tell_numbers(&mut self, now: Moment) {
-        let Some(link) = self.ready().filter(|_| !self.numbers.is_empty()) else { return };
-        for number in std::mem::take(&mut self.numbers) {
-            let text = pressed(&number);
-            let item =
-                json!({ "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }] });
-            self.out.push_back(Output::Send(link, created(&item)));
-        }
-        self.ask(now, json!({}));
-    }
-
     fn timeout(&mut self, now: Moment) {
-        // Without a connection it may go on: what is typed after a pause while nobody listens is still one number.
-        if !self.keys.is_empty() && self.ready().is_some() && now >= self.last_key + KEYS_APART {
+        if self.number_ends_at().is_some_and(|at| now >= at) {
             self.end_number(now);
         }
         if self.retry_at.is_some_and(|at| now >= at) {
@@ -779,21 +499,7 @@ impl Realtime {
         if self.roll_over_at().is_some_and(|at| now >= at && (quiet || now >= at + Duration::from_secs(120))) {
             self.open(now);
         }
-        let Some(since) = self.oldest_tool() else { return };
-        if now >= since + FILLER_AFTER && !std::mem::replace(&mut self.filler_told, true) {
-            self.out.push_back(Output::Filler);
-        }
-        if now >= since + TOOL_WITHIN {
-            let is_late = |begun: Moment| now >= begun + TOOL_WITHIN;
-            for tool in self.tools.iter_mut().filter(|tool| tool.output.is_none() && tool.begun.is_some_and(is_late)) {
-                tool.output = Some(
-                    r#"{"status":"pending","detail":"it takes longer; the result will be sent by message"}"#.into(),
-                );
-            }
-            if let Some(link) = self.ready() {
-                self.return_tools(now, link);
-            }
-        }
+        self.tools_take_long(now);
     }
 
     fn roll_over_at(&self) -> Option<Moment> {
@@ -805,23 +511,8 @@ impl Realtime {
 /// Names our settings in an error that is about them.
 const SETTINGS: &str = "ihuza-settings";
 
-fn detected(text: &str) -> Option<(Locale, LanguageSource)> {
-    Some((locale::detect(text)?, LanguageSource::Detected))
-}
-
 fn created(item: &Value) -> String {
     json!({ "type": "conversation.item.create", "item": item }).to_string()
-}
-
-/// The part of a text that was heard, by time: the best guess there is, cut at a word.
-fn heard_part(text: &str, heard: &Heard) -> String {
-    if heard.played_ms >= heard.received_ms {
-        return text.to_owned();
-    }
-    let all = text.chars().count() as u64;
-    let kept = all * u64::from(heard.played_ms) / u64::from(heard.received_ms.max(1));
-    let cut: String = text.chars().take(kept as usize).collect();
-    cut.rsplit_once(char::is_whitespace).map_or(String::new(), |(whole, _)| whole.to_owned())
 }
 
 impl VoiceBackend for Realtime {
@@ -865,10 +556,11 @@ impl VoiceBackend for Realtime {
         if self.failed {
             return None;
         }
-        let keys = (!self.keys.is_empty() && self.ready().is_some()).then(|| self.last_key + KEYS_APART);
         let set_up = self.next.as_ref().map(|next| next.since + SET_UP_WITHIN);
-        let tools = self.oldest_tool().map(|begun| begun + if self.filler_told { TOOL_WITHIN } else { FILLER_AFTER });
-        [keys, set_up, tools, self.retry_at, self.again_at, self.roll_over_at()].into_iter().flatten().min()
+        [self.number_ends_at(), set_up, self.next_of_tools(), self.retry_at, self.again_at, self.roll_over_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
+use super::items::heard_part;
 use super::*;
+use crate::media::dtmf::Digit;
+use crate::media::playout::Heard;
 
 struct Talk {
     realtime: Realtime,

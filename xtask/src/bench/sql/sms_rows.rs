@@ -81,18 +81,18 @@ with thrown as materialized (
          (r >> 28) & 1023 as reply, lpad(to_hex((n * 2654435761) % 4294967296), 8, '0') || lpad(to_hex(n), 8, '0') as mark
     from (select h.first + i as n, h.at + (i + 0.5) / h.count * interval '1 hour' as at, hashint8extended(h.first + i, 2) as r
             from bench.hours h, generate_series(0, h.count - 1) i where h.first >= {low} and h.first < {high}) x
-), told as (
+), told as materialized (
   select t.*, s.client_id, s.deployment_id, s.provider, s.cost_currency, s.revenue_currency, s.fx_rate, x.encoding, x.segments,
          left(x.text, -8) || right(t.mark, 8) as message,
          case when t.at < now() - interval '1 year' then s.cost_before else s.cost_now end as unit_cost,
          case when t.at < now() - interval '1 year' then s.revenue_before else s.revenue_now end as unit_revenue,
          -- Most reports come within seconds; one in a hundred takes hours, up to three days.
-         t.at + case when t.haste < 10 then t.haste * interval '7 hours' else -ln((t.haste + 1) / 1025.0) * interval '9 seconds' + interval '1 second' end as reported_at
+         t.at + case when t.haste < 10 then t.haste * interval '7 hours' else -ln((t.haste + 1) / 1025.0::float8) * interval '9 seconds' + interval '1 second' end as reported_at
     from thrown t
     join (select slot, id as deployment_id, client_id, provider, cost_currency, cost_before, cost_now, revenue_currency, revenue_before, revenue_now, fx_rate from bench.slots) s
       on s.slot = t.slot
     join bench.texts x on x.number = t.text
-), ended as (
+), ended as materialized (
   select t.*, case when fate < 5 then 'cancelled' when fate < 15 then 'refused' when fate < 46 and reported_at < now() then 'failed'
                    when fate < 87 or reported_at >= now() then 'sent' else 'delivered' end as came_to from told t
 )
