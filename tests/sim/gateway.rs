@@ -58,6 +58,22 @@ struct Front {
     http: reqwest::Client,
 }
 
+/// What our functions call themselves.
+const FUNCTIONS: &str = "ihuza/1.0";
+
+/// Whether every version of PostgREST answers it alike. Of what differs between 12 and 14 (filters, limits, media types, paths,
+/// preferences; PostgREST's CHANGELOG) nothing concerns a function that is called by POST with a body of JSON.
+fn is_alike_everywhere(request: &Request, path: &str) -> bool {
+    let chosen = ["accept-profile", "content-profile", "prefer", "range"];
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    request.method == "POST"
+        && path.strip_prefix("/rpc/").is_some_and(is_name)
+        && request.query.is_empty()
+        && request.header("content-type") == Some("application/json")
+        && request.header("accept").is_none_or(|accept| accept == "*/*")
+        && chosen.iter().all(|name| request.header(name).is_none())
+}
+
 impl Service for Front {
     fn subjects(&self, _: &Request) -> Vec<String> {
         Vec::new()
@@ -71,6 +87,10 @@ impl Service for Front {
         let Some(path) = request.path.strip_prefix(PREFIX).map(str::to_owned) else {
             return Answer::json(404, &json!({"message": "no Route matched with those values"}));
         };
+        if request.header("user-agent") == Some(FUNCTIONS) && !is_alike_everywhere(&request, &path) {
+            let message = "the functions may only POST JSON to /rpc/<name>: other requests differ between PostgREST 12, 14 and 16";
+            return Answer::json(400, &json!({ "code": "IHUZA", "message": message }));
+        }
         if met.is(Fault::Duplicate) {
             let _ = self.forward(&request, &path, &authorization).await;
         }
@@ -172,4 +192,49 @@ fn invalid_key() -> Answer {
         401,
         &json!({"message": "Invalid API key", "hint": "Double check your Supabase `anon` or `service_role` API key."}),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hyper::HeaderMap;
+    use hyper::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    fn request(method: &str, query: &str, headers: &[(&'static str, &'static str)]) -> Request {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        }
+        Request {
+            method: method.to_owned(),
+            path: String::new(),
+            query: query.to_owned(),
+            headers: map,
+            body: Bytes::new(),
+        }
+    }
+
+    #[test]
+    fn functions_may_ask_only_what_all_versions_answer_alike() {
+        let json = ("content-type", "application/json");
+        assert!(is_alike_everywhere(&request("POST", "", &[json]), "/rpc/begin_sms_turn"));
+        assert!(is_alike_everywhere(&request("POST", "", &[json, ("accept", "*/*")]), "/rpc/begin_sms_turn"));
+        for (method, query, headers, path) in [
+            ("GET", "", &[json][..], "/rpc/begin_sms_turn"),
+            ("PATCH", "limit=1", &[json], "/message_delivery_log"),
+            ("POST", "select=id", &[json], "/rpc/begin_sms_turn"),
+            ("POST", "", &[], "/rpc/begin_sms_turn"),
+            ("POST", "", &[json, ("accept", "application/vnd.pgrst.object+json")], "/rpc/begin_sms_turn"),
+            ("POST", "", &[json, ("prefer", "max-affected=1")], "/rpc/begin_sms_turn"),
+            ("POST", "", &[json], "/rpc/"),
+            ("POST", "", &[json], "/rpc/begin_sms_turn/1"),
+        ] {
+            assert!(
+                !is_alike_everywhere(&request(method, query, headers), path),
+                "{method} {path}?{query} {headers:?}"
+            );
+        }
+    }
 }
