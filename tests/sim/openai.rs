@@ -25,6 +25,7 @@ pub mod realtime;
 pub mod sip;
 mod summary;
 pub mod transcribe;
+mod wishes;
 mod words;
 
 use answer::Reply;

@@ -2,13 +2,13 @@
 //!
 //! Numbers and texts are masked unless they are asked for; who replays or drops says why, and the database keeps it.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use ihuza_core::redact;
 use serde_json::{Value, json};
 use tokio_postgres::Client;
 
-use crate::migrate::connection;
+use crate::migrate::connection::{self, call};
 use crate::places;
 
 #[derive(clap::Args)]
@@ -172,19 +172,6 @@ async fn each(client: &Client, function: &str, settle: &Settle) -> Result<()> {
         bail!("{failed} of {} were refused, as told above", settle.ids.len());
     }
     Ok(())
-}
-
-/// Calls a function of one argument. Postgres' detail may hold a row: its message and hint are all that is told.
-async fn call(client: &Client, function: &str, p: &Value) -> Result<Value> {
-    match client.query_one(&format!("select public.{function}($1)"), &[p]).await {
-        Ok(row) => Ok(row.get(0)),
-        Err(error) => match error.as_db_error() {
-            Some(said) => {
-                bail!("{}{}", said.message(), said.hint().map(|hint| format!(": {hint}")).unwrap_or_default())
-            }
-            None => Err(error).with_context(|| format!("{function} was not answered")),
-        },
-    }
 }
 
 #[cfg(test)]

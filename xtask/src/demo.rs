@@ -1,11 +1,13 @@
-//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens. It begins with a phone call and
-//! ends with the bill.
+//! `cargo xtask demo`: the local world, and in it the story of three people, told as it happens. It begins with a phone call, in
+//! which a ride is booked, and ends with the bill.
 //!
 //! Every step is believed only when the database and the carriers' simulators show it.
 
 mod bill;
+mod handover;
 mod phone_call;
 mod report;
+mod ride;
 mod story;
 
 use std::path::PathBuf;

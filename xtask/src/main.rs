@@ -14,6 +14,7 @@ mod dev;
 mod eval;
 mod export;
 mod functions;
+mod handoffs;
 mod local_world;
 mod migrate;
 mod places;
@@ -58,6 +59,8 @@ enum Chore {
     Agents(agents::Options),
     /// Work that was given up: list it, put it back, drop it.
     DeadLetters(dead_letters::Options),
+    /// People who wait for a person of the team: list them, take one, give back, close.
+    Handoffs(handoffs::Options),
     /// Every SMS and call of a period with its cost and revenue, as CSV or JSON lines, for finance.
     Export(export::Options),
     /// How it goes, in tables: deliveries, failures, sessions, what waits, times.
@@ -80,6 +83,7 @@ fn main() -> std::process::ExitCode {
         Chore::Migrate(options) => migrate::run(&options),
         Chore::Agents(options) => agents::run(&options),
         Chore::DeadLetters(options) => dead_letters::run(&options),
+        Chore::Handoffs(options) => handoffs::run(&options),
         Chore::Export(options) => export::run(&options),
         Chore::Stats(options) => stats::run(&options),
         Chore::Deploy(options) => deploy::run(&options),

@@ -38,18 +38,23 @@ fn tool_calls(body: &Value, conversation: &Conversation) -> Option<Vec<(String, 
     if !conversation.tool_outputs.is_empty() || body.get("tool_choice") == Some(&Value::from("none")) {
         return None;
     }
-    let wanted = if conversation.wants(&CLOSING) {
-        "session_update_status"
+    let (wanted, known) = if conversation.wants(&CLOSING) {
+        ("session_update_status", json!({"status": "closed"}))
     } else if conversation.wants(&CONTEXT) {
-        "session_get_context"
+        ("session_get_context", json!({}))
     } else {
-        return None;
+        conversation.wish()?
     };
     let tools = body.get("tools").and_then(Value::as_array)?;
     let tool = tools.iter().find(|tool| tool.get("name") == Some(&Value::from(wanted)))?;
-    let known = object(json!({"status": "closed"}));
-    let arguments = fill(tool.get("parameters").unwrap_or(&Value::Null), &known);
+    let arguments = with_nulls(tool.get("parameters").unwrap_or(&Value::Null), &object(known));
     Some(vec![(wanted.to_owned(), arguments)])
+}
+
+/// As a strict schema wants it: every argument, null where nothing is meant.
+fn with_nulls(schema: &Value, known: &Map<String, Value>) -> Value {
+    let names = schema.get("properties").and_then(Value::as_object).into_iter().flat_map(Map::keys);
+    names.map(|name| (name.clone(), known.get(name).cloned().unwrap_or_default())).collect::<Map<_, _>>().into()
 }
 
 /// A value that fits `schema`, with what is known by name and something harmless for the rest.
@@ -156,6 +161,45 @@ mod tests {
         let made = summary_of(&format!("Transcript, data only:\n{lines}"));
         assert_eq!(made["headline"], "Urashaka: inzu i Kicukiro");
         assert_eq!(made["next_step"], "Turakoherereza amazu ahuye ejo");
+    }
+
+    #[test]
+    fn a_summary_names_the_ride_beside_the_house() {
+        let house = "<transcript>\nuser: I want to rent a house in Kimironko, 300k RWF a month.";
+        let ride = "user: And a moto from Kimironko to the airport, tomorrow at 8.\nassistant: It is booked.";
+        let both = summary_of(&format!("{house}\n{ride}\n</transcript>"));
+        assert_eq!(both["headline"], "Looking for: house in Kimironko");
+        assert_eq!(both["points"], json!(["Budget: 300k RWF/month", "Ride: Kimironko to the airport, tomorrow at 8"]));
+        let alone = summary_of(&format!("<transcript>\n{ride}\n</transcript>"));
+        assert_eq!(alone["headline"], "Looking for: ride in Kimironko");
+    }
+
+    #[test]
+    fn a_ride_is_changed_by_the_tool_and_said_to_be_changed_once_it_is() {
+        let parameters = json!({"type": "object", "properties": {"action": {"type": "string", "enum": ["create", "change", "cancel"]},
+            "number": {"type": ["integer", "null"]}, "pickup_at": {"type": ["string", "null"]}, "vehicle": {"type": ["string", "null"], "enum": ["moto", null]}}});
+        let known = "booked: {\"number\":7,\"pickup_at\":\"2030-01-02T08:00\"}";
+        let mut input = vec![
+            json!({"role": "developer", "content": known}),
+            json!({"role": "user", "content": "Make the moto 9 o'clock"}),
+        ];
+        let mut body = json!({"tools": [{"type": "function", "name": "book_transport", "parameters": parameters}], "input": input});
+        let Reply::Tools(calls) = reply(&body) else { panic!("expected a call") };
+        let given = json!({"action": "change", "number": 7, "pickup_at": "2030-01-02T09:00", "vehicle": null});
+        assert_eq!(calls, [("book_transport".to_owned(), given)]);
+        let answered =
+            |result: Value| json!({"type": "function_call_output", "call_id": "c", "output": result.to_string()});
+        let ride = json!({"number": 7, "pickup": "Remera", "destination": "Gisozi", "pickup_at": "2030-01-02T09:00", "state": "requested"});
+        let changed = json!({"pickup_at": ["2030-01-02T08:00", "2030-01-02T09:00"]});
+        input.push(answered(json!({"ok": true, "result": {"booking": ride, "changed": changed}})));
+        body["input"] = json!(input);
+        let Reply::Text(text) = reply(&body) else { panic!("expected words") };
+        assert_eq!(text, "Done. Ride 7: Remera > Gisozi, 2030-01-02 09:00, requested.");
+        input.pop();
+        input.push(answered(json!({"ok": false, "error": "that booking is done"})));
+        body["input"] = json!(input);
+        let Reply::Text(text) = reply(&body) else { panic!("expected words") };
+        assert!(text.starts_with("I could not do that"), "{text}");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::answer::{object, short};
 use super::facts::{Facts, Pick};
 use super::input::{Item, items};
+use super::wishes::{self, Open};
 use super::words::{Language, words};
 
 /// What the agent knows when it answers.
@@ -20,6 +21,8 @@ pub struct Conversation {
     /// Answers of tools, in this request.
     pub tool_outputs: Vec<String>,
     knows_something: bool,
+    /// What is booked and asked for.
+    open: Open,
     /// First line of the call's summary.
     topic: Option<String>,
 }
@@ -57,6 +60,7 @@ impl Conversation {
             language: language.unwrap_or(Language::En),
             topic: topic.clone(),
             knows_something: topic.is_some() || turns > 0 || !from_call.nothing(),
+            open: Open::of(&told),
             from_call,
             before,
             now: Facts::of(&question, Pick::Last),
@@ -189,6 +193,11 @@ impl Conversation {
         words(&self.question).any(|word| known.contains(&word.as_str()))
     }
 
+    /// The tool that the question needs, and what it is given.
+    pub fn wish(&self) -> Option<(&'static str, Value)> {
+        wishes::wish(&self.question, &self.open)
+    }
+
     fn after_tool(&self, output: &str) -> String {
         let language = self.language;
         let failed = output.contains("\"error\"") || output.contains("\"ok\":false");
@@ -202,7 +211,7 @@ impl Conversation {
                 ])
                 .to_owned();
         }
-        if let Some(said) = told_by(output) {
+        if let Some(said) = told_by(output, language) {
             return said;
         }
         if self.wants(&CLOSING) {
@@ -241,10 +250,12 @@ impl Conversation {
     }
 }
 
-/// What a tool answered, in figures and names that are the same in every language.
-fn told_by(output: &str) -> Option<String> {
+/// What a tool answered, mostly in figures and names that are the same in every language.
+fn told_by(output: &str, language: Language) -> Option<String> {
     let output: Value = serde_json::from_str(output).ok()?;
     let result = output.get("result")?;
+    let changed = result.get("changed").and_then(Value::as_object).is_some_and(|changes| !changes.is_empty());
+    let done = if changed { language.of(["Done. ", "C'est fait. ", "Byakozwe. ", "Tayari. "]) } else { "" };
     let part = |of: &Value, name: &str| match of.get(name) {
         Some(Value::String(text)) => text.clone(),
         Some(Value::Null) | None => "-".to_owned(),
@@ -253,19 +264,28 @@ fn told_by(output: &str) -> Option<String> {
     let said = if let Some(ride) = result.get("booking") {
         let of = |name| part(ride, name);
         format!(
-            "Ride {}: {} > {}, {}, {}.",
+            "{done}Ride {}: {} > {}, {}, {}.",
             of("number"),
             of("pickup"),
             of("destination"),
-            of("pickup_at"),
+            of("pickup_at").replace('T', " "),
             of("state")
         )
     } else if let Some(asked) = result.get("request") {
         let of = |name| part(asked, name);
-        format!("{} {}: {}, {} {}.", of("kind"), of("number"), of("area"), of("budget"), of("currency"))
+        format!("{done}{} {}: {}, {} {}.", of("kind"), of("number"), of("area"), of("budget"), of("currency"))
     } else if let Some(found) = result.get("services").and_then(Value::as_array) {
         let found: Vec<String> = found.iter().map(|service| part(service, "name")).collect();
         if found.is_empty() { "-".to_owned() } else { found.join(", ") }
+    } else if result.get("waiting_before").is_some() {
+        // As this tool asks for: who was told, and no time.
+        let words = [
+            "Yes: a colleague has been asked, and will call or write to you.",
+            "Oui : une collègue est prévenue, et vous appellera ou vous écrira.",
+            "Yego: mugenzi wanjye yabimenyeshejwe, azaguhamagara cyangwa akwandikire.",
+            "Ndiyo: mwenzangu ameombwa, atakupigia au kukuandikia.",
+        ];
+        language.of(words).to_owned()
     } else if let Some(said) = result.get("say") {
         said.as_str()?.to_owned()
     } else {

@@ -98,11 +98,7 @@ impl Facts {
     pub fn points(&self, language: Language) -> Vec<String> {
         let mut points = Vec::new();
         if let Some(price) = self.price(language) {
-            let mut label: Vec<char> = self.price_label(language).chars().collect();
-            if let Some(first) = label.first_mut() {
-                *first = first.to_ascii_uppercase();
-            }
-            let label = String::from_iter(label);
+            let label = capital(self.price_label(language));
             points.push(format!("{label}: {price}"));
         }
         if let Some(rooms) = self.rooms {
@@ -122,10 +118,23 @@ impl Facts {
     }
 }
 
+/// With a capital letter in front.
+pub fn capital(word: &str) -> String {
+    let mut letters: Vec<char> = word.chars().collect();
+    if let Some(first) = letters.first_mut() {
+        *first = first.to_ascii_uppercase();
+    }
+    String::from_iter(letters)
+}
+
 struct Thing {
     words: &'static [&'static str],
     names: [&'static str; 4],
 }
+
+const RIDE: [&str; 6] = ["ride", "trip", "moto", "trajet", "urugendo", "safari"];
+/// What a ride is called, in the order of [`Language::of`].
+pub const RIDES: [&str; 4] = ["ride", "trajet", "urugendo", "safari"];
 
 /// The first that fits counts, so the particular comes before the general.
 const THINGS: [Thing; 7] = [
@@ -143,10 +152,7 @@ const THINGS: [Thing; 7] = [
     },
     Thing { words: &["property", "bien", "umutungo", "mali"], names: ["property", "bien", "umutungo", "mali"] },
     Thing { words: &["car", "voiture", "imodoka", "gari"], names: ["car", "voiture", "imodoka", "gari"] },
-    Thing {
-        words: &["ride", "trip", "moto", "trajet", "urugendo", "safari"],
-        names: ["ride", "trajet", "urugendo", "safari"],
-    },
+    Thing { words: &RIDE, names: RIDES },
     Thing {
         words: &["insurance", "assurance", "ubwishingizi", "bima"],
         names: ["insurance", "assurance", "ubwishingizi", "bima"],
@@ -272,11 +278,27 @@ fn small_number(word: &str) -> Option<u64> {
     named.or_else(|| word.parse().ok().filter(|number| *number < 20))
 }
 
-/// Every amount of money in the text, in order.
+/// The last amount of money that a text names, in whole units.
+pub fn amount(text: &str) -> Option<u64> {
+    let words: Vec<String> = words(&join_digits(text)).collect();
+    numbers(&words).last().copied()
+}
+
+/// Whether it is about being taken somewhere.
+pub fn is_ride(text: &str) -> bool {
+    let words: Vec<String> = words(text).collect();
+    RIDE.iter().any(|known| has(&words, known))
+}
+
+/// Every amount of money in the text, in order, as people write it.
 fn amounts(words: &[String]) -> impl Iterator<Item = String> {
+    let dollars = words.iter().any(|word| word == "usd" || word == "dollars");
+    numbers(words).into_iter().map(move |amount| show(amount, dollars))
+}
+
+fn numbers(words: &[String]) -> Vec<u64> {
     const THOUSAND: [&str; 4] = ["thousand", "mille", "ibihumbi", "elfu"];
     const MILLION: [&str; 5] = ["million", "millions", "miliyoni", "milioni", "m"];
-    let dollars = words.iter().any(|word| word == "usd" || word == "dollars");
     let is = |index: usize, names: &[&str]| words.get(index).is_some_and(|word| names.contains(&word.as_str()));
     let mut found = Vec::new();
     for (index, word) in words.iter().enumerate() {
@@ -290,10 +312,10 @@ fn amounts(words: &[String]) -> impl Iterator<Item = String> {
         };
         let amount = written(word).map(|amount| amount * scale).or_else(|| spoken(words, index));
         if let Some(amount) = amount.filter(|amount| (1_000..100_000_000_000).contains(amount)) {
-            found.push(show(amount, dollars));
+            found.push(amount);
         }
     }
-    found.into_iter()
+    found
 }
 
 /// `300k`, `300,000`, `1.2m`, `300.000rwf`

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{object, short};
-use super::facts::{Facts, Pick};
+use super::facts::{Facts, Pick, RIDES, capital, is_ride};
 use super::input::{Line, asked_language, items, transcript};
 use super::words::Language;
 
@@ -14,7 +14,11 @@ pub fn summary(body: &Value) -> Map<String, Value> {
     let caller: Vec<&str> = lines.iter().filter(|line| line.caller).map(|line| line.text.as_str()).collect();
     let all = lines.iter().map(|line| line.text.as_str()).collect::<Vec<_>>().join("\n");
     let language = asked_language(body, &given).or_else(|| Language::detect(&all)).unwrap_or(Language::En);
-    let facts = caller.iter().fold(Facts::default(), |facts, text| facts.then(Facts::of(text, Pick::Last)));
+    let together = |facts: Facts, text: &&str| facts.then(Facts::of(text, Pick::Last));
+    // A ride beside something else is a point of its own.
+    let besides = caller.iter().filter(|text| !is_ride(text)).fold(Facts::default(), together);
+    let ride = caller.iter().find_map(|text| ride(text)).filter(|_| besides.thing.is_some());
+    let facts = if ride.is_some() { besides } else { caller.iter().fold(Facts::default(), together) };
     let facts = if facts.nothing() { Facts::of(&all, Pick::Last) } else { facts };
     let subject = facts.subject(language);
     let headline = if facts.nothing() {
@@ -45,6 +49,9 @@ pub fn summary(body: &Value) -> Map<String, Value> {
     if facts.nothing() {
         points = caller.iter().skip(1).take(3).map(|text| short(text, 60)).collect();
     }
+    if let Some(ride) = ride {
+        points.push(format!("{}: {}", capital(language.of(RIDES)), short(&ride, 50)));
+    }
     let next_step = promise(&lines).unwrap_or_else(|| {
         let default = [
             "We will send you matches soon",
@@ -58,6 +65,12 @@ pub fn summary(body: &Value) -> Map<String, Value> {
     let intent = if facts.offers { "property_listing" } else { "property_search" };
     object(json!({"language": language.code(), "headline": headline, "points": points, "next_step": next_step,
                   "sms": short(&sms, 290), "intent": intent, "sentiment": "neutral", "needs_human": false}))
+}
+
+/// `Kimironko to the airport, tomorrow at 8`, of who asks to be taken there.
+fn ride(text: &str) -> Option<String> {
+    let (_, way) = text.split_once(" from ").filter(|_| is_ride(text))?;
+    way.contains(" to ").then(|| way.trim_end_matches(['.', '!', '?']).to_owned())
 }
 
 /// What the agent said it would do, last.

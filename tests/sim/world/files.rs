@@ -24,13 +24,17 @@ const PREFIXES: [(&str, Provider); 3] =
 const REPORT_VERSION: u32 = 1;
 
 /// The row lists of the report, and the table that each is read from.
-const REPORTED: [(&str, &str); 14] = [
+const REPORTED: [(&str, &str); 18] = [
     ("profiles", "profiles"),
     ("voice_calls", "voice_calls"),
     ("openai_sessions", "openai_sessions"),
     ("transcripts", "transcripts"),
     ("voice_events", "voice_events"),
     ("tool_calls", "mcp_tool_calls"),
+    ("bookings", "transport_bookings"),
+    ("service_requests", "service_requests"),
+    ("request_changes", "request_changes"),
+    ("handoffs", "handoffs"),
     ("call_summaries", "call_summaries"),
     ("call_notifications", "call_notifications"),
     ("sessions", "omnichannel_sessions"),

@@ -1,8 +1,9 @@
 //! The phone call with which the story begins: spoken over SIP and RTP into the relay, and heard to have been answered.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use ihuza_sim::openai::realtime::Script;
 use ihuza_sim::phone::PhoneCall;
 use ihuza_sim::speech::{self, Speech};
 use ihuza_sim::world::World;
@@ -31,10 +32,11 @@ struct Line<'a> {
     patience: Duration,
 }
 
-/// Calls, asks, interrupts, hangs up; and reads what was stored.
+/// Calls, asks, interrupts, has a ride booked, hangs up; and reads what was stored.
 pub async fn tell(world: &World, phone: &str, patience: Duration) -> Result<Told> {
     let sql = "insert into public.services (name, category, area, keywords, price) values ($1, 'housing', 'Kimironko', 'house inzu', '300,000 RWF')";
     world.execute(sql, &[&SERVICE]).await?;
+    world.openai().realtime().script(Script::house_and_ride(SystemTime::now().into()));
     let mut timings = Map::new();
     let relay = world.relay()?;
     progress::note(&format!("dials {}, which is the relay at {} (SIP over UDP):", relay.number, relay.sip));
@@ -58,11 +60,11 @@ pub async fn tell(world: &World, phone: &str, patience: Duration) -> Result<Told
     note("answer_begins", since);
     line.hears_all("agent", &speech::AGENT_LOOKING).await?;
     let tool = line.searched().await?;
-    progress::done(&format!("the agent calls search_services: {tool}"));
+    progress::done(&format!("the agent calls service_request_save and search_services: {tool}"));
     line.hears(&speech::AGENT_OFFER, PATIENT_FOR_MS).await?;
     progress::note(&format!("   agent: {}", speech::AGENT_OFFER.text));
     line.says("person, interrupting", &speech::CALLER_INTERRUPTS).await;
-    line.hears_all("agent", &speech::AGENT_PARKING).await?;
+    line.hears_all("agent", &speech::AGENT_BEHIND).await?;
     let offered = call.heard_of(&speech::AGENT_OFFER).unwrap_or_default();
     ensure!(
         offered < speech::AGENT_OFFER.ms() - 2000,
@@ -73,6 +75,12 @@ pub async fn tell(world: &World, phone: &str, patience: Duration) -> Result<Told
         "interrupted: the caller heard {offered} ms of the offer's {} ms",
         speech::AGENT_OFFER.ms()
     ));
+    line.says("person", &speech::CALLER_RIDE).await;
+    line.hears_all("agent", &speech::AGENT_RIDE).await?;
+    line.says("person", &speech::CALLER_YES).await;
+    let ride = line.booked().await?;
+    progress::done(&format!("the agent calls book_transport: {ride}"));
+    line.hears_all("agent", &speech::AGENT_BOOKED).await?;
     call.hang_up().await.context("the relay did not take the end of the call")?;
     let hung_up = Instant::now();
     let id = line.stored().await.context("the call is not stored as it was")?;
@@ -98,16 +106,47 @@ impl Line<'_> {
         Ok(self.world.wait_for(what, self.patience, look).await?)
     }
 
-    /// What the search gave, as it is stored.
-    async fn searched(&self) -> Result<String> {
+    /// A tool's row of this call, once it is there.
+    async fn used(&self, tool: &str) -> Result<Value> {
         let sql = format!(
             "select t.arguments, t.result from public.mcp_tool_calls t join public.voice_calls c on c.id = t.call_id
-              where c.provider_call_id = '{}' and t.name = 'search_services'",
+              where c.provider_call_id = '{}' and t.name = '{tool}'",
             self.call.call_id
         );
         let look = async || Ok(self.world.rows(&sql).await?.into_iter().next());
-        let row = self.world.wait_for("a search in mcp_tool_calls", self.patience, look).await?;
-        let row = Value::Object(row);
+        let row = self.world.wait_for(format!("{tool} in mcp_tool_calls"), self.patience, look).await?;
+        Ok(Value::Object(row))
+    }
+
+    /// What was booked, as it is stored.
+    async fn booked(&self) -> Result<String> {
+        let used = self.used("book_transport").await?;
+        ensure!(used.pointer("/result/ok") == Some(&Value::Bool(true)), "the ride was not booked: {used}");
+        let sql = format!(
+            "select b.number, b.pickup, b.destination, b.vehicle, b.state, to_char(b.pickup_at at time zone 'Africa/Kigali', 'YYYY-MM-DD HH24:MI') as at
+               from public.transport_bookings b join public.voice_calls c on c.id = b.call_id where c.provider_call_id = '{}'",
+            self.call.call_id
+        );
+        let rides = self.world.rows(&sql).await?;
+        let [ride] = rides.as_slice() else { bail!("there should be one booking of the call: {rides:?}") };
+        let text = |name: &str| ride.get(name).and_then(Value::as_str).unwrap_or_default();
+        ensure!(
+            text("state") == "requested" && text("at").ends_with("08:00"),
+            "the ride is not the one asked for: {ride:?}"
+        );
+        Ok(format!(
+            "ride {} in transport_bookings, by {} from {} to {}, {}",
+            ride.get("number").unwrap_or(&Value::Null),
+            text("vehicle"),
+            text("pickup"),
+            text("destination"),
+            text("at")
+        ))
+    }
+
+    /// What the search gave, as it is stored.
+    async fn searched(&self) -> Result<String> {
+        let row = self.used("search_services").await?;
         let name = row.pointer("/result/result/services/0/name").and_then(Value::as_str).unwrap_or_default();
         ensure!(name == SERVICE, "the search did not find the house: {row}");
         let area = row.pointer("/arguments/area").and_then(Value::as_str).unwrap_or_default();
@@ -135,8 +174,8 @@ impl Line<'_> {
         let cut: Vec<&Map<String, Value>> =
             said.iter().filter(|turn| turn.get("interrupted") == Some(&Value::Bool(true))).collect();
         ensure!(
-            said.len() == 6 && cut.len() == 1,
-            "the transcript should have six turns, one of them interrupted: {said:?}"
+            said.len() == 10 && cut.len() == 1,
+            "the transcript should have ten turns, one of them interrupted: {said:?}"
         );
         let heard = cut.first().and_then(|turn| turn.get("text")?.as_str()).unwrap_or_default();
         let is_beginning = speech::AGENT_OFFER.text.starts_with(heard) && heard.len() < speech::AGENT_OFFER.text.len();

@@ -32,9 +32,9 @@ const ERIC: &str = "+250788200200";
 const UWASE: &str = "+250788300300";
 
 pub struct Story<'a> {
-    world: &'a World,
-    keys: &'a Keys,
-    patience: Duration,
+    pub(super) world: &'a World,
+    pub(super) keys: &'a Keys,
+    pub(super) patience: Duration,
     timings: Map<String, Value>,
     phone_call: Option<PhoneCall>,
     bill: Option<Bill>,
@@ -135,7 +135,7 @@ impl<'a> Story<'a> {
         let wish = "Change budget to 250k";
         progress::note("An answer by SMS:");
         own_bubble(wish);
-        let texts_before = self.world.mtn().messages_to(phone).len();
+        let texts_before = self.sms_to(phone).await?;
         let since = Instant::now();
         self.text(phone, wish).await.with_context(|| step(who, "the SMS was not accepted"))?;
         self.happened(key, "reply_accepted", since, "sms-inbound-webhook accepted it");
@@ -155,7 +155,10 @@ impl<'a> Story<'a> {
         ensure!(after.id == before.id, step(who, "the answer is in another session than the summary"));
         progress::done(&format!("the same session as the call, now {}", after.status));
         if phones {
+            self.budget_is_changed(&call).await.with_context(|| step(who, "the budget is not changed in its row"))?;
             self.one_id(&call, wish).await.with_context(|| step(who, "no one id leads from the call to the answer"))?;
+            self.ride_is_changed(who, key, phone, &call).await?;
+            self.asks_for_a_person(who, key, phone, &before.id).await?;
         }
         Ok(())
     }
@@ -219,7 +222,7 @@ impl<'a> Story<'a> {
         let wish = "Can I see it on Saturday?";
         progress::note("And back to SMS:");
         own_bubble(wish);
-        let texts_before = self.world.mtn().messages_to(phone).len();
+        let texts_before = self.sms_to(phone).await?;
         let since = Instant::now();
         self.text(phone, wish).await.with_context(|| step(who, "the second SMS was not accepted"))?;
         let answer = self.received("sms", phone, texts_before + 1).await;
@@ -256,7 +259,22 @@ impl<'a> Story<'a> {
         Ok((call, since))
     }
 
-    /// The id that the relay drew at the INVITE is on the call, its tool call and its summary's messages; the turn that
+    /// What was asked for on the phone is one row, which the SMS has changed.
+    async fn budget_is_changed(&self, call: &SeededCall) -> Result<()> {
+        let sql = format!(
+            "select count(*) = 1 and bool_and(r.budget = 250000 and exists (
+                      select from public.request_changes c where c.service_request_id = r.id and c.channel = 'sms' and c.changed_by = 'person'))
+               from public.service_requests r where r.call_id = '{}'",
+            call.id
+        );
+        self.world.wait_for_sql(&sql, self.patience).await?;
+        progress::done(
+            "the request of the call says so now: one row of service_requests, changed by service_request_save",
+        );
+        Ok(())
+    }
+
+    /// The id that the relay drew at the INVITE is on the call, its tool calls and its summary's messages; the turn that
     /// answers the reply is in the conversation which that id leads to, and its messages name the call.
     async fn one_id(&self, call: &SeededCall, wish: &str) -> Result<()> {
         let sid = json!(call.provider_call_id);
@@ -268,7 +286,7 @@ impl<'a> Story<'a> {
         let id = id.replace('\'', "");
         let sql = format!(
             "select (select correlation_id = '{id}' from public.voice_calls where id = '{call}')
-                and (select bool_and(correlation_id = '{id}') from public.mcp_tool_calls where call_id = '{call}')
+                and (select bool_and(correlation_id = '{id}') from public.mcp_tool_calls where call_id = '{call}' and turn_id is null)
                 and (select bool_and(correlation_id = '{id}') from public.message_delivery_log where call_id = '{call}' and purpose = 'call_summary')
                 and exists (
                   select from public.conversation_turns turn
@@ -364,7 +382,7 @@ impl<'a> Story<'a> {
     }
 
     /// An SMS into our webhook: from the simulated carrier, or, where the real one is used, with its secret.
-    async fn text(&self, phone: &str, text: &str) -> Result<()> {
+    pub(super) async fn text(&self, phone: &str, text: &str) -> Result<()> {
         if !self.keys.is_real(Provider::Mtn) {
             let posted = self.world.sms_from(phone, text).await?;
             ensure!(posted.status == Some(200), "it answered {:?} {}", posted.status, posted.answer);
@@ -379,10 +397,24 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Waits until the carrier holds `count` messages to this phone, and returns the newest. Where the carrier is the
-    /// real one, only the delivery log can tell.
-    async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
+    /// Waits until the carrier holds `count` messages to this phone, and returns the newest.
+    pub(super) async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
         let what = format!("message {count} to {phone} by {channel}");
+        let look = async || {
+            let texts = self.arrived(channel, phone).await?;
+            Ok(texts.into_iter().nth(count - 1))
+        };
+        Ok(self.world.wait_for(what, self.patience, look).await?)
+    }
+
+    /// How many SMS this phone has got.
+    pub(super) async fn sms_to(&self, phone: &str) -> Result<usize> {
+        Ok(self.arrived("sms", phone).await?.len())
+    }
+
+    /// What the carrier was given for this phone, oldest first. Where the carrier is the real one, only the delivery log
+    /// can tell.
+    async fn arrived(&self, channel: &str, phone: &str) -> ihuza_sim::error::Result<Vec<String>> {
         let carrier = if channel == "whatsapp" { Provider::WhatsApp } else { Provider::Mtn };
         if self.keys.is_real(carrier) {
             let sql = format!(
@@ -390,26 +422,16 @@ impl<'a> Story<'a> {
                   where p.phone_number = '{phone}' and d.channel = '{channel}' and d.direction = 'outbound'
                     and d.status in ('sent', 'delivered', 'read') order by d.created_at"
             );
-            return Ok(self
-                .world
-                .wait_for(what, self.patience, async || {
-                    let rows = self.world.rows(&sql).await?;
-                    let newest = rows.get(count - 1).and_then(|row| row.get("content")?.as_str().map(str::to_owned));
-                    Ok(newest)
-                })
-                .await?);
+            let rows = self.world.rows(&sql).await?;
+            let content =
+                |row: &Map<String, Value>| row.get("content").and_then(Value::as_str).unwrap_or_default().to_owned();
+            return Ok(rows.iter().map(content).collect());
         }
-        Ok(self
-            .world
-            .wait_for(what, self.patience, async || {
-                let texts: Vec<String> = if channel == "whatsapp" {
-                    self.world.whatsapp().messages_to(phone).into_iter().map(|sent| sent.shown).collect()
-                } else {
-                    self.world.mtn().messages_to(phone).into_iter().map(|sms| sms.text).collect()
-                };
-                Ok(texts.into_iter().nth(count - 1))
-            })
-            .await?)
+        Ok(if channel == "whatsapp" {
+            self.world.whatsapp().messages_to(phone).into_iter().map(|sent| sent.shown).collect()
+        } else {
+            self.world.mtn().messages_to(phone).into_iter().map(|sms| sms.text).collect()
+        })
     }
 
     fn check_summary(&self, channel: &str, text: &str) -> Result<()> {
@@ -461,7 +483,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    fn happened(&mut self, who: &str, what: &str, since: Instant, words: &str) {
+    pub(super) fn happened(&mut self, who: &str, what: &str, since: Instant, words: &str) {
         let took = since.elapsed();
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.timings.insert(format!("{who}.{what}"), json!(millis));
@@ -469,7 +491,7 @@ impl<'a> Story<'a> {
     }
 }
 
-fn step(who: &str, what: &str) -> String {
+pub(super) fn step(who: &str, what: &str) -> String {
     format!("the story broke off. {who} {what}")
 }
 
@@ -487,13 +509,13 @@ fn said(seed: &CallSeed) {
 }
 
 /// A message that arrives on a phone.
-fn bubble(text: &str) {
+pub(super) fn bubble(text: &str) {
     for line in text.lines() {
         progress::note(&format!("    │ {line}"));
     }
 }
 
 /// A message that a person writes.
-fn own_bubble(text: &str) {
+pub(super) fn own_bubble(text: &str) {
     progress::note(&format!("    > {text}"));
 }

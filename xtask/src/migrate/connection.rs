@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+use serde_json::Value;
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -39,7 +40,8 @@ impl Place {
     }
 }
 
-async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
+/// Opens a connection; `ca`: certificate authority of the database, in PEM form.
+pub async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
     // The URL holds a password: it is not repeated in any message.
     let mut config: Config =
         url.parse().context("the database URL is not understood: write postgres://USER:PASSWORD@HOST:5432/DATABASE")?;
@@ -59,6 +61,19 @@ async fn open(url: &str, ca: Option<&Path>) -> Result<Client> {
     let (client, connection) = config.connect(MakeRustlsConnect::new(tls(ca)?)).await.map_err(explain)?;
     tokio::spawn(connection);
     Ok(client)
+}
+
+/// Calls a function of one argument. Postgres' detail may hold a row: its message and hint are all that is told.
+pub async fn call(client: &Client, function: &str, p: &Value) -> Result<Value> {
+    match client.query_one(&format!("select public.{function}($1)"), &[p]).await {
+        Ok(row) => Ok(row.get(0)),
+        Err(error) => match error.as_db_error() {
+            Some(said) => {
+                bail!("{}{}", said.message(), said.hint().map(|hint| format!(": {hint}")).unwrap_or_default())
+            }
+            None => Err(error).with_context(|| format!("{function} was not answered")),
+        },
+    }
 }
 
 fn is_local(config: &Config) -> bool {

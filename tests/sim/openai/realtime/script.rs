@@ -5,8 +5,9 @@
 
 use std::collections::VecDeque;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::speech::{self, Speech};
 
@@ -73,6 +74,48 @@ impl Default for Script {
             ],
         }
     }
+}
+
+impl Script {
+    /// Somebody looks for a house, interrupts, and has a ride booked for the next morning. What they look for is kept, and that
+    /// a ride is booked is said only when the tool says so.
+    pub fn house_and_ride(now: DateTime<Utc>) -> Self {
+        let call = |name: &str, arguments: Value, saying: Option<Speech>| Act::Call {
+            name: name.to_owned(),
+            arguments,
+            saying,
+        };
+        let request =
+            json!({"kind": "housing", "area": "Kimironko", "budget": 300_000, "details": "two bedrooms, to rent"});
+        let ride = json!({"action": "create", "pickup": "Kimironko", "destination": "Kigali airport", "pickup_at": tomorrow_at_eight(now), "vehicle": "moto"});
+        let house = vec![
+            call("service_request_save", request, Some(speech::AGENT_LOOKING)),
+            call("search_services", json!({"query": "house", "area": "Kimironko"}), None),
+            Act::SayIfTold { told: "garden".to_owned(), then: speech::AGENT_OFFER, otherwise: speech::AGENT_NOTHING },
+        ];
+        let booking = vec![
+            call("book_transport", ride, None),
+            Act::SayIfTold {
+                told: "requested".to_owned(),
+                then: speech::AGENT_BOOKED,
+                otherwise: speech::AGENT_NOT_DONE,
+            },
+        ];
+        Self {
+            greeting: speech::AGENT_GREETING,
+            turns: vec![
+                Turn::new(speech::CALLER_QUESTION.text, house),
+                Turn::new(speech::CALLER_INTERRUPTS.text, vec![Act::Say(speech::AGENT_BEHIND)]),
+                Turn::new(speech::CALLER_RIDE.text, vec![Act::Say(speech::AGENT_RIDE)]),
+                Turn::new(speech::CALLER_YES.text, booking),
+            ],
+        }
+    }
+}
+
+/// As the tool takes it: Kigali is two hours ahead of UTC all year.
+fn tomorrow_at_eight(now: DateTime<Utc>) -> String {
+    (now + TimeDelta::hours(2) + TimeDelta::days(1)).format("%Y-%m-%dT08:00").to_string()
 }
 
 /// How far a conversation is.
@@ -176,4 +219,16 @@ fn spoken(name: &str) -> Result<Speech, String> {
         let known: Vec<&str> = speech::ALL.iter().map(|speech| speech.name).collect();
         format!("there is no speech {name:?}: one of {}", known.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tomorrow_is_kigalis() {
+        let at = |text: &str| tomorrow_at_eight(text.parse().unwrap());
+        assert_eq!(at("2030-12-30T21:59:00Z"), "2030-12-31T08:00");
+        assert_eq!(at("2030-12-30T22:00:00Z"), "2031-01-01T08:00");
+    }
 }
