@@ -122,6 +122,59 @@ async fn dead_letters_are_listed_masked_put_back_and_dropped() {
 }
 
 #[tokio::test]
+async fn a_hand_over_is_listed_masked_taken_given_back_and_closed() {
+    let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
+    let statements = [
+        "insert into profiles (phone_number) values ('+250788123456'), ('+250788123457')",
+        "insert into handoffs (client_id, profile_id, channel, department, urgent, reason)
+         select c.id, p.id, 'sms', 'support', p.phone_number like '%7', 'Call +250788123499 about the rent'
+           from clients c, profiles p where c.is_default order by p.phone_number",
+    ];
+    for statement in statements {
+        world.execute(statement, &[]).await.unwrap();
+    }
+    let ran = |arguments: &[&str]| {
+        let ran = xtask().arg("handoffs").args(arguments).env("DATABASE_URL", world.database_url()).output().unwrap();
+        (ran.status.success(), String::from_utf8(ran.stdout).unwrap() + &String::from_utf8_lossy(&ran.stderr))
+    };
+    let chore = |arguments: &[&str]| {
+        let (done, told) = ran(arguments);
+        assert!(done, "{arguments:?}: {told}");
+        told
+    };
+    let listed = chore(&["list"]);
+    let lines: Vec<&str> = listed.lines().collect();
+    assert_eq!(lines.len(), 3, "{listed}");
+    assert!(
+        lines[0].starts_with("#2  ") && lines[0].contains("waiting  just now  urgent  sms  support  +25078****457"),
+        "{listed}"
+    );
+    assert!(
+        lines[1].starts_with("#1  ") && lines[1].ends_with("+25078****456  Call +25078****499 about the rent"),
+        "{listed}"
+    );
+    assert!(!listed.contains("788123"), "{listed}");
+
+    // By its id, in full only where that is asked for, and by one operator.
+    let id = lines[1].split_whitespace().nth(1).unwrap();
+    let taken = chore(&["take", id, "--by", "Aline"]);
+    assert!(taken.contains("taken by Aline") && !taken.contains("788123456"), "{taken}");
+    let (done, told) = ran(&["take", "1", "--by", "Eric"]);
+    assert!(!done && told.contains("taken by Aline"), "{told}");
+    assert!(chore(&["take", "2", "--by", "Eric", "--whole"]).contains("\"phone_number\": \"+250788123457\""));
+    let (done, told) = ran(&["release", "1", "--by", "Eric"]);
+    assert!(!done && told.contains("has taken no hand-over"), "{told}");
+    assert!(chore(&["release", "1", "--by", "Aline"]).contains("  waiting  "));
+    let closed = chore(&["close", "2", "--by", "Eric", "--outcome", "called back"]);
+    assert!(closed.contains("closed by Eric: called back"), "{closed}");
+    assert_eq!(chore(&["list"]).lines().count(), 2, "one, and how many");
+    assert_eq!(chore(&["list", "--all"]).lines().count(), 3);
+    assert_eq!(chore(&["list", "--client", "nobody"]).lines().count(), 1);
+    let (done, told) = ran(&["close", "3", "--by", "Eric"]);
+    assert!(!done && told.contains("there is no hand-over 3"), "{told}");
+}
+
+#[tokio::test]
 async fn finance_gets_every_row_of_a_period_to_the_last_decimal() {
     let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
     let statements = [

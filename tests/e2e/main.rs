@@ -33,6 +33,7 @@ mod outage;
 mod phone;
 mod reconciliation;
 mod reports;
+mod ride;
 mod scenarios;
 mod shell;
 mod sms_alone;

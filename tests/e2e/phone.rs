@@ -29,7 +29,7 @@ fn config() -> WorldConfig {
 
 /// Whoever phones is alone: a cut connection and a script are everybody's. Calls last as long as people speak, so that
 /// there are two worlds, in turns.
-async fn stage() -> Stage {
+pub async fn stage() -> Stage {
     static PLAYS: AtomicUsize = AtomicUsize::new(0);
     let name = if PLAYS.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) { "phone" } else { "phone-2" };
     let stage = Stage::alone(name, config).await;
@@ -59,7 +59,7 @@ async fn hears(stage: &Stage, call: &PhoneCall, speech: &Speech, ms: u64) {
     }
 }
 
-async fn hears_all(stage: &Stage, call: &PhoneCall, speech: &Speech) {
+pub async fn hears_all(stage: &Stage, call: &PhoneCall, speech: &Speech) {
     hears(stage, call, speech, speech.ms()).await;
 }
 
@@ -69,14 +69,14 @@ async fn is_ended(stage: &Stage, call: &PhoneCall) -> String {
 }
 
 /// The row of a call; waits until it has ended.
-async fn ended(stage: &Stage, call: &PhoneCall) -> crate::stage::Row {
+pub async fn ended(stage: &Stage, call: &PhoneCall) -> crate::stage::Row {
     let rows = format!("from voice_calls where provider_call_id = '{}'", call.call_id);
     stage.until(&format!("select ended_at is not null {rows}")).await;
     stage.row(&format!("select * {rows}")).await
 }
 
 /// The session of the model that began last.
-fn session(stage: &Stage) -> Seen {
+pub fn session(stage: &Stage) -> Seen {
     stage.openai().realtime().sessions().pop().unwrap()
 }
 

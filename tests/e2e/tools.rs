@@ -56,7 +56,7 @@ async fn a_budget_is_changed_by_sms_in_the_row_that_a_message_before_had_made() 
     assert!(answer.contains("Kimirongo, 300000 RWF"), "{answer}");
     let answer =
         asks(&stage, &phone, "Change budget to 250k", "service_request_save", json!({"budget": 250_000})).await;
-    assert!(answer.contains("250000 RWF"), "{answer}");
+    assert!(answer.contains("250k RWF instead of 300k RWF"), "{answer}");
     let row = theirs(
         &stage,
         &phone,

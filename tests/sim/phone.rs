@@ -340,8 +340,8 @@ impl Ear {
 /// How many bytes of `speech` stand in `sound`, from its beginning. Silence may have come between them, as on a machine that
 /// did not keep up for a moment.
 fn heard_of(sound: &[u8], speech: &[u8]) -> Option<usize> {
-    // A tenth of a second is enough to know it by.
-    const KNOWN_BY: usize = 800;
+    // A packet is enough to know it by; behind it there may be silence already.
+    const KNOWN_BY: usize = PACKET;
     // Half a second.
     const MOST_SILENCE: usize = 4000;
     let beginning = speech.get(..KNOWN_BY)?;
@@ -398,6 +398,8 @@ mod tests {
         assert_eq!(heard_of(&sound[..9000], AGENT_PARKING.alaw), None);
         let late = [&AGENT_PARKING.alaw[..2000], &vec![SILENCE; 320], &AGENT_PARKING.alaw[2000..]].concat();
         assert_eq!(heard_of(&late, AGENT_PARKING.alaw), Some(AGENT_PARKING.alaw.len()));
+        let soon = [&AGENT_PARKING.alaw[..160], &vec![SILENCE; 320], &AGENT_PARKING.alaw[160..]].concat();
+        assert_eq!(heard_of(&soon, AGENT_PARKING.alaw), Some(AGENT_PARKING.alaw.len()));
         let lost = [&AGENT_PARKING.alaw[..2000], &vec![SILENCE; 320], &AGENT_PARKING.alaw[2320..]].concat();
         assert!((2000..2340).contains(&heard_of(&lost, AGENT_PARKING.alaw).unwrap()), "what is lost is not heard");
     }

@@ -203,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_that_a_tool_changed_is_told_as_the_tool_has_it() {
+        let result = json!({"request": {"kind": "housing", "number": 1, "area": "Remera", "budget": 250_000, "currency": "RWF"},
+                            "changed": {"budget": [300_000, 250_000]}});
+        let output = json!({"ok": true, "result": result}).to_string();
+        answers(
+            json!([{"role": "user", "content": "A house in Remera, change budget to 200k"},
+                   {"type": "function_call_output", "call_id": "c", "output": output}]),
+            "Done: your budget is now 250k RWF instead of 300k RWF. I keep looking for your house in Remera.",
+        );
+    }
+
+    #[test]
     fn an_answer_remembers_the_call() {
         answers(
             json!([{"role": "developer", "content": "Call summary: house in Kimironko, budget 300k RWF/month"},

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::answer::{object, short};
-use super::facts::{Facts, Pick};
+use super::facts::{Facts, Pick, show};
 use super::input::{Item, items};
 use super::wishes::{self, Open};
 use super::words::{Language, words};
@@ -82,7 +82,8 @@ impl Conversation {
         if let (Some(new), Some(old)) = (&self.now.budget, self.before.price(language))
             && self.before.budget.as_ref() != Some(new)
         {
-            return self.new_price(&old);
+            let new = self.before.clone().then(self.now.clone()).price(language).unwrap_or_default();
+            return self.new_price(&old, &new);
         }
         if let (Some(new), Some(old)) = (&self.now.place, &self.before.place)
             && new != old
@@ -142,10 +143,10 @@ impl Conversation {
     }
 
     /// Old price and new one, the new one first: that is the one we read back out of our own words later.
-    fn new_price(&self, old: &str) -> String {
+    fn new_price(&self, old: &str, new: &str) -> String {
         let language = self.language;
         let all = self.before.clone().then(self.now.clone());
-        let (label, new) = (all.price_label(language), all.price(language).unwrap_or_default());
+        let label = all.price_label(language);
         let subject = all.subject(language);
         let goes_on = match (language, all.offers) {
             (Language::En, true) => format!("Your listing is updated: {subject}."),
@@ -211,6 +212,9 @@ impl Conversation {
                 ])
                 .to_owned();
         }
+        if let Some((old, new)) = new_budget(output) {
+            return self.new_price(&old, &new);
+        }
         if let Some(said) = told_by(output, language) {
             return said;
         }
@@ -248,6 +252,16 @@ impl Conversation {
                       "content": answer, "intent": intent, "needs_human": false}),
         )
     }
+}
+
+/// The budget before and now, where a tool changed one.
+fn new_budget(output: &str) -> Option<(String, String)> {
+    let output: Value = serde_json::from_str(output).ok()?;
+    let asked = output.pointer("/result/request")?;
+    let before = output.pointer("/result/changed/budget/0")?.as_f64()?;
+    let currency = asked.get("currency")?.as_str()?;
+    let shown = |amount: f64| show(amount.round() as u64, currency);
+    Some((shown(before), shown(asked.get("budget")?.as_f64()?)))
 }
 
 /// What a tool answered, mostly in figures and names that are the same in every language.

@@ -292,8 +292,8 @@ pub fn is_ride(text: &str) -> bool {
 
 /// Every amount of money in the text, in order, as people write it.
 fn amounts(words: &[String]) -> impl Iterator<Item = String> {
-    let dollars = words.iter().any(|word| word == "usd" || word == "dollars");
-    numbers(words).into_iter().map(move |amount| show(amount, dollars))
+    let currency = if words.iter().any(|word| word == "usd" || word == "dollars") { "USD" } else { "RWF" };
+    numbers(words).into_iter().map(move |amount| show(amount, currency))
 }
 
 fn numbers(words: &[String]) -> Vec<u64> {
@@ -366,8 +366,8 @@ fn spoken(words: &[String], index: usize) -> Option<u64> {
     (word(end) == Some("thousand")).then_some((ones * 100 + tens.unwrap_or(0)) * 1_000)
 }
 
-fn show(amount: u64, dollars: bool) -> String {
-    let currency = if dollars { "USD" } else { "RWF" };
+/// As a person writes it: `300k RWF`.
+pub fn show(amount: u64, currency: &str) -> String {
     if amount.is_multiple_of(100_000) && amount >= 1_000_000 {
         let (whole, tenth) = (amount / 1_000_000, amount / 100_000 % 10);
         return if tenth == 0 { format!("{whole}M {currency}") } else { format!("{whole}.{tenth}M {currency}") };
