@@ -23,8 +23,8 @@ use crate::progress;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Each run begins with a fresh database. The first person phones: SIP and RTP over UDP into the relay, which speaks with the
-simulated model; with OpenAI's key in .dev.vars the call is written into the database instead, for nobody knows what the
-real one would say. With real carriers' keys in .dev.vars the people of the story would be strangers:
+simulated model; with OpenAI's key in .dev.vars the call is written into the database instead, without ride and hand-over, for
+nobody knows what the real one would say. With real carriers' keys in .dev.vars the people of the story would be strangers:
 give --to with a number of your own, which then gets the messages.")]
 pub struct Options {
     /// Tell the story and end; fails when any part of it did not happen.
