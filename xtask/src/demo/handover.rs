@@ -1,11 +1,9 @@
 //! The person asks for a person: the hand-over waits in the queue, and somebody of the team takes it.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::story::{Story, bubble, own_bubble, step};
+use super::story::{Story, step};
 use crate::handoffs;
 use crate::migrate::connection;
 use crate::progress;
@@ -18,14 +16,7 @@ impl Story<'_> {
     pub(super) async fn asks_for_a_person(&mut self, who: &str, key: &str, phone: &str, session: &str) -> Result<()> {
         let wish = "I want to speak to a person";
         progress::note("Then a person is asked for:");
-        own_bubble(wish);
-        let texts_before = self.sms_to(phone).await?;
-        let since = Instant::now();
-        self.text(phone, wish).await.with_context(|| step(who, "the SMS that asks for a person was not accepted"))?;
-        let answer = self.received("sms", phone, texts_before + 1).await;
-        let answer = answer.with_context(|| step(who, "no answer arrived by SMS when a person was asked for"))?;
-        self.happened(key, "person_asked_for", since, "the AI answers by SMS");
-        bubble(&answer);
+        let answer = self.says(who, key, phone, session, ("person_asked_for", wish)).await?;
         ensure!(answer.contains("colleague"), step(who, "the answer does not say that a colleague was asked"));
         let id = self.waits(session).await.with_context(|| step(who, "nothing waits in the queue of the team"))?;
         self.is_taken(&id).await.with_context(|| step(OPERATOR, "could not take the hand-over"))

@@ -1,27 +1,25 @@
 //! The ride that was booked on the phone is changed by SMS: one row of transport_bookings, before and after.
 
-use std::time::Instant;
-
 use anyhow::{Context, Result, ensure};
 use ihuza_sim::verbs::SeededCall;
 use serde_json::Value;
 
-use super::story::{Story, bubble, own_bubble, step};
+use super::story::{Story, step};
 use crate::progress;
 
 impl Story<'_> {
     /// An hour later than booked, in the person's words.
-    pub(super) async fn ride_is_changed(&mut self, who: &str, key: &str, phone: &str, call: &SeededCall) -> Result<()> {
+    pub(super) async fn ride_is_changed(
+        &mut self,
+        who: &str,
+        key: &str,
+        phone: &str,
+        call: &SeededCall,
+        session: &str,
+    ) -> Result<()> {
         let wish = "Please make the moto 9 o'clock";
         progress::note("The ride of the call is changed by SMS:");
-        own_bubble(wish);
-        let texts_before = self.sms_to(phone).await?;
-        let since = Instant::now();
-        self.text(phone, wish).await.with_context(|| step(who, "the SMS about the ride was not accepted"))?;
-        let answer = self.received("sms", phone, texts_before + 1).await;
-        let answer = answer.with_context(|| step(who, "no answer about the ride arrived by SMS"))?;
-        self.happened(key, "ride_changed", since, "the AI answers by SMS");
-        bubble(&answer);
+        let answer = self.says(who, key, phone, session, ("ride_changed", wish)).await?;
         ensure!(answer.contains("09:00"), step(who, "the answer does not tell of the new time"));
         let told = self.changed_row(call).await.with_context(|| step(who, "the ride is not changed in its row"))?;
         progress::done(&format!("the same row of transport_bookings: {told}"));

@@ -33,7 +33,7 @@ const UWASE: &str = "+250788300300";
 
 pub struct Story<'a> {
     pub(super) world: &'a World,
-    pub(super) keys: &'a Keys,
+    keys: &'a Keys,
     pub(super) patience: Duration,
     timings: Map<String, Value>,
     phone_call: Option<PhoneCall>,
@@ -157,7 +157,7 @@ impl<'a> Story<'a> {
         if phones {
             self.budget_is_changed(&call).await.with_context(|| step(who, "the budget is not changed in its row"))?;
             self.one_id(&call, wish).await.with_context(|| step(who, "no one id leads from the call to the answer"))?;
-            self.ride_is_changed(who, key, phone, &call).await?;
+            self.ride_is_changed(who, key, phone, &call, &before.id).await?;
             self.asks_for_a_person(who, key, phone, &before.id).await?;
         }
         Ok(())
@@ -257,6 +257,30 @@ impl<'a> Story<'a> {
         self.announce(&call).await.with_context(|| step(who, "the notification was not accepted"))?;
         self.happened(key, "accepted", since, "post-call-notify accepted it");
         Ok((call, since))
+    }
+
+    /// Writes an SMS, which is answered by SMS in the session that there is; the answer. `what` it is about, for the timings.
+    pub(super) async fn says(
+        &mut self,
+        who: &str,
+        key: &str,
+        phone: &str,
+        session: &str,
+        (what, wish): (&str, &str),
+    ) -> Result<String> {
+        own_bubble(wish);
+        let texts_before = self.sms_to(phone).await?;
+        let since = Instant::now();
+        let failed = |what: &str| step(who, &format!("{what} ({wish:?})"));
+        self.text(phone, wish).await.with_context(|| failed("the SMS was not accepted"))?;
+        let answer = self.received("sms", phone, texts_before + 1).await;
+        let answer = answer.with_context(|| failed("no answer arrived by SMS"))?;
+        self.happened(key, what, since, "the AI answers by SMS");
+        bubble(&answer);
+        let answered = self.session_with_answer(phone, wish).await;
+        let answered = answered.with_context(|| failed("the SMS and its answer are not in one session"))?;
+        ensure!(answered.id == session, failed("the answer is in another session than the summary"));
+        Ok(answer)
     }
 
     /// What was asked for on the phone is one row, which the SMS has changed.
@@ -382,7 +406,7 @@ impl<'a> Story<'a> {
     }
 
     /// An SMS into our webhook: from the simulated carrier, or, where the real one is used, with its secret.
-    pub(super) async fn text(&self, phone: &str, text: &str) -> Result<()> {
+    async fn text(&self, phone: &str, text: &str) -> Result<()> {
         if !self.keys.is_real(Provider::Mtn) {
             let posted = self.world.sms_from(phone, text).await?;
             ensure!(posted.status == Some(200), "it answered {:?} {}", posted.status, posted.answer);
@@ -398,7 +422,7 @@ impl<'a> Story<'a> {
     }
 
     /// Waits until the carrier holds `count` messages to this phone, and returns the newest.
-    pub(super) async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
+    async fn received(&self, channel: &str, phone: &str, count: usize) -> Result<String> {
         let what = format!("message {count} to {phone} by {channel}");
         let look = async || {
             let texts = self.arrived(channel, phone).await?;
@@ -408,7 +432,7 @@ impl<'a> Story<'a> {
     }
 
     /// How many SMS this phone has got.
-    pub(super) async fn sms_to(&self, phone: &str) -> Result<usize> {
+    async fn sms_to(&self, phone: &str) -> Result<usize> {
         Ok(self.arrived("sms", phone).await?.len())
     }
 
@@ -454,9 +478,10 @@ impl<'a> Story<'a> {
             "select s.id::text, s.status from public.omnichannel_sessions s
                join public.profiles p on p.id = s.profile_id and p.phone_number = '{phone}'
                join public.conversation_messages asked on asked.session_id = s.id and asked.direction = 'inbound'
-                and asked.role = 'user' and asked.channel = 'sms' and asked.content = '{words}'
+                and asked.role = 'user' and asked.channel = 'sms' and asked.content = '{}'
                join public.conversation_messages answered on answered.session_id = s.id and answered.direction = 'outbound'
-                and answered.role = 'assistant' and answered.seq > asked.seq"
+                and answered.role = 'assistant' and answered.seq > asked.seq",
+            words.replace('\'', "''")
         );
         self.session("a question and its answer in one session", &sql).await
     }
@@ -483,7 +508,7 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    pub(super) fn happened(&mut self, who: &str, what: &str, since: Instant, words: &str) {
+    fn happened(&mut self, who: &str, what: &str, since: Instant, words: &str) {
         let took = since.elapsed();
         let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         self.timings.insert(format!("{who}.{what}"), json!(millis));
@@ -509,13 +534,13 @@ fn said(seed: &CallSeed) {
 }
 
 /// A message that arrives on a phone.
-pub(super) fn bubble(text: &str) {
+fn bubble(text: &str) {
     for line in text.lines() {
         progress::note(&format!("    │ {line}"));
     }
 }
 
 /// A message that a person writes.
-pub(super) fn own_bubble(text: &str) {
+fn own_bubble(text: &str) {
     progress::note(&format!("    > {text}"));
 }
