@@ -26,6 +26,7 @@ mod keywords;
 mod logs;
 mod many;
 mod mcp;
+mod memories;
 mod notify;
 mod openai_sip;
 mod openapi;

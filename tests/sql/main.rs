@@ -39,6 +39,7 @@ mod fold;
 mod guards;
 mod limits;
 mod lints;
+mod memories;
 mod metrics;
 mod migrations;
 mod n8n;

@@ -66,6 +66,10 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
     for row in turns {
         requeue(cx, "sms-inbound", row, obj(&mut [("session_id", row.get("session_id").into())])).await;
     }
+    let memories = items_at(&found, "memories");
+    for row in memories {
+        requeue(cx, "post-call-notify", row, obj(&mut [("memories_of", row.get("session_id").into())])).await;
+    }
     let mut sent = 0;
     let last_begins = host::now() + ROUNDS_FOR;
     for _ in 0..ROUNDS {
@@ -90,6 +94,7 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         ("jobs", jobs.into()),
         ("notifications", notify.len().into()),
         ("turns", turns.len().into()),
+        ("memories", memories.len().into()),
         ("deliveries", sent.into()),
         ("expired_deliveries", found.get("expired_deliveries").into()),
         ("closed_sessions", found.get("closed_sessions").into()),

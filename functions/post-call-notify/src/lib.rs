@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `POST /` with `{callId, profileId?, phoneNumber?, correlationId?}` and the service key | 202 once the work is durable |
 //! | `GET /<correlationId>` with the service key | what became of it |
+//! | its queue, `{memories_of: session}` | reads what was written for what is worth remembering |
 //! | `GET /health` | each dependency, each missing setting |
 
 mod accept;
+mod remember;
 mod summarise;
 mod work;
 

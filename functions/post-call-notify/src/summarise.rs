@@ -21,13 +21,15 @@ pub struct Found {
     pub source: &'static str,
     model: Option<String>,
     usage: Value,
+    /// What the caller said that is worth remembering.
+    memories: Vec<Value>,
     /// Model calls, for the breaker.
     pub providers: Vec<Value>,
 }
 
 impl Found {
     fn plain(summary: CallSummary, source: &'static str) -> Found {
-        Found { summary, source, model: None, usage: Value::Null, providers: Vec::new() }
+        Found { summary, source, model: None, usage: Value::Null, memories: Vec::new(), providers: Vec::new() }
     }
 
     /// The `summary` of `finish_call_notification`.
@@ -41,6 +43,7 @@ impl Found {
             ("source", self.source.into()),
             ("model", (&self.model).into()),
             ("usage", (&self.usage).into()),
+            ("memories", self.memories.clone().into()),
         ])
     }
 }
@@ -70,26 +73,27 @@ async fn from_model(cx: &Cx, work: &Notification, locale: Locale) -> Found {
         brand: &work.claim.client.brand,
         locale: Some(locale),
         transcript: &work.transcript,
+        memory_keys: &work.memory_keys,
         safety_identifier: &safety_identifier,
     });
     match model::respond(cx, &request, cx.config.number("SUMMARY_TIMEOUT_MS")).await {
         Ok(reply) => {
             let parsed =
                 reply.answer().ok_or(summary::SummaryError::Empty).and_then(|text| summary::parse_answer(text, locale));
-            let (summary, source) = match parsed {
-                Ok(summary) => {
+            let (summary, memories, source) = match parsed {
+                Ok((summary, memories)) => {
                     cx.log(
                         Level::Info,
                         Event::SummaryCreated,
                         "the model wrote the summary",
-                        &[("points", summary.points.len().into())],
+                        &[("points", summary.points.len().into()), ("memories", memories.len().into())],
                     );
-                    (summary, "model")
+                    (summary, memories, "model")
                 }
                 Err(error) => {
                     let refused = if reply.refused { "the model refused" } else { "the model's answer was not whole" };
                     cx.log(Level::Warn, Event::SummaryFallback, &format!("{refused}: {error}"), &[]);
-                    (facts(work, locale), "facts")
+                    (facts(work, locale), Vec::new(), "facts")
                 }
             };
             Found {
@@ -97,6 +101,7 @@ async fn from_model(cx: &Cx, work: &Notification, locale: Locale) -> Found {
                 source,
                 model: reply.model.or_else(|| Some(name.to_owned())),
                 usage: reply.usage.to_value(),
+                memories,
                 providers: vec![model::outcome(Ok(()))],
             }
         }

@@ -19,7 +19,7 @@ use ihuza_edge::{
 };
 use serde_json::Value;
 
-use crate::{ENDPOINT, summarise};
+use crate::{ENDPOINT, remember, summarise};
 
 /// What `begin_call_notification` returns when there is something to do.
 pub struct Notification {
@@ -29,6 +29,8 @@ pub struct Notification {
     pub call: Value,
     pub summary: Value,
     pub transcript: Vec<TranscriptTurn>,
+    /// Names of what is remembered of the person.
+    pub memory_keys: Vec<String>,
 }
 
 impl Notification {
@@ -38,20 +40,29 @@ impl Notification {
             claim: Claim::read(claimed)?,
             call: claimed.get("call")?.clone(),
             summary: claimed.get("summary").cloned().unwrap_or_default(),
-            transcript: items_at(claimed, "transcript")
-                .iter()
-                .filter_map(|turn| {
-                    Some(TranscriptTurn { role: string_at(turn, "role")?, text: string_at(turn, "text")? })
-                })
-                .collect(),
+            transcript: transcript(claimed),
+            memory_keys: memory_keys(claimed),
         })
     }
+}
+
+/// What was said, oldest first.
+pub fn transcript(claimed: &Value) -> Vec<TranscriptTurn> {
+    let turn = |turn: &Value| Some(TranscriptTurn { role: string_at(turn, "role")?, text: string_at(turn, "text")? });
+    items_at(claimed, "transcript").iter().filter_map(turn).collect()
+}
+
+pub fn memory_keys(claimed: &Value) -> Vec<String> {
+    items_at(claimed, "memory_keys").iter().filter_map(|key| Some(key.as_str()?.to_owned())).collect()
 }
 
 /// How often a call that is not there yet is looked for.
 const LATE_CALL_EVERY_S: u32 = 5;
 
 pub async fn notify(cx: Cx, envelope: Envelope) -> Verdict {
+    if let Some(session_id) = str_at(&envelope.body, "memories_of") {
+        return remember::read(&cx, &envelope, session_id).await;
+    }
     let lease_token = claim::lease_token(&cx.correlation_id);
     let p = claim::request(&cx, &envelope.body, &lease_token);
     let claimed = match database::rpc(&cx, "begin_call_notification", &p).await {

@@ -27,6 +27,7 @@ pub mod known;
 pub mod locale;
 pub mod log;
 pub mod mcp;
+pub mod memory;
 pub mod mtn;
 pub mod openai;
 pub mod openai_sip;

@@ -96,6 +96,8 @@ events! {
     SummaryCreated = "SUMMARY_CREATED",
     /// The model could not be used: the plain summary goes out.
     SummaryFallback = "SUMMARY_FALLBACK",
+    /// A conversation in writing was read for what is worth remembering.
+    MemoriesTaken = "MEMORIES_TAKEN",
     /// The agent answered.
     AgentReply = "AGENT_REPLY",
     /// The model could not be used: the fixed apology goes out.

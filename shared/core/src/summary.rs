@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::json::{clip, field, text as text_field};
 use crate::locale::Locale;
+use crate::memory;
 use crate::phone;
 use crate::sms::{self, SmsText};
 use crate::whatsapp;
@@ -241,15 +242,19 @@ pub const MAX_ITEM_CHARS: usize = 160;
 /// The schema the model must answer in (strict subset of structured outputs: every property required, no others).
 pub fn schema() -> Value {
     // As text, because a parser that is there anyway costs less wasm than the code that builds the same value.
-    const SCHEMA: &str = r#"{"type":"object","additionalProperties":false,
-        "required":["language","headline","points","next_step","intent"],
+    const SCHEMA: &str = concat!(
+        r#"{"type":"object","additionalProperties":false,
+        "required":["language","headline","points","next_step","intent","memories"],
         "properties":{
             "language":{"type":"string","enum":["en","fr","rw","sw"]},
             "headline":{"type":"string","description":"What was done or asked, at most 60 characters"},
             "points":{"type":"array","maxItems":5,
                 "items":{"type":"string","description":"One particular, at most 60 characters"}},
             "next_step":{"type":["string","null"],"description":"What happens next, at most 60 characters"},
-            "intent":{"type":"string","description":"What the caller wants, in snake_case English"}}}"#;
+            "intent":{"type":"string","description":"What the caller wants, in snake_case English"},"#,
+        memory::schema!(),
+        "}}"
+    );
     serde_json::from_str(SCHEMA).unwrap_or_default()
 }
 
@@ -264,20 +269,27 @@ pub enum SummaryError {
     Empty,
 }
 
-/// Reads a model's answer: everything is checked again, flattened to single lines of plain text and cut to length.
-pub fn parse_answer(answer: &str, default_language: Locale) -> Result<CallSummary, SummaryError> {
+/// Reads a model's answer, the summary and what is to be remembered ([`memory::memories`]): everything is checked again,
+/// flattened to single lines of plain text and cut to length.
+pub fn parse_answer(answer: &str, default_language: Locale) -> Result<(CallSummary, Vec<Value>), SummaryError> {
+    let value = unfenced(answer).ok_or(SummaryError::NotJson)?;
+    let summary = from_value(&value, default_language).ok_or(SummaryError::Empty)?;
+    Ok((summary, memory::memories(&value)))
+}
+
+/// The object that a model answered with.
+pub fn unfenced(answer: &str) -> Option<Value> {
     let answer = answer.trim();
     // Some substitutes wrap JSON in a code fence in spite of the schema.
     let answer = answer.strip_prefix("```json").or_else(|| answer.strip_prefix("```")).unwrap_or(answer);
     let answer = answer.strip_suffix("```").unwrap_or(answer).trim();
-    let value = crate::json::foreign_object(answer.as_bytes()).map_err(|_| SummaryError::NotJson)?;
-    from_value(&value, default_language).ok_or(SummaryError::Empty)
+    crate::json::foreign_object(answer.as_bytes()).ok()
 }
 
 /// Reads a summary from a row or an answer; nothing if there is nothing to write in it.
 pub fn from_value(value: &Value, default_language: Locale) -> Option<CallSummary> {
     let language = text_field(value, "language").and_then(|tag| Locale::from_tag(&tag)).unwrap_or(default_language);
-    let item = |text: &str| shorten_line(&one_line(text), MAX_ITEM_CHARS);
+    let item = |text: &str| item(text, MAX_ITEM_CHARS);
     let headline = text_field(value, "headline").map(|text| item(&text)).unwrap_or_default();
     let points = match field(value, "points") {
         Some(Value::Array(points)) => points
@@ -295,6 +307,11 @@ pub fn from_value(value: &Value, default_language: Locale) -> Option<CallSummary
         return None;
     }
     Some(CallSummary { language, headline, points, next_step, intent })
+}
+
+/// Plain text on one line, at most `max` characters.
+pub(crate) fn item(text: &str, max: usize) -> String {
+    shorten_line(&one_line(text), max)
 }
 
 /// Plain text on one line: marks and line breaks gone, spaces single.
@@ -322,7 +339,6 @@ fn same(a: &str, b: &str) -> bool {
     a.to_lowercase() == b.to_lowercase()
 }
 
-/// A short name in `[a-z0-9_]`, at most 64 characters.
 /// A short name in `snake_case`, of what a model or a tool calls an intent.
 pub(crate) fn slug(text: &str) -> Option<String> {
     let mut out = String::new();
@@ -665,8 +681,9 @@ mod tests {
 
     #[test]
     fn a_models_answer_is_checked_again() {
-        let answer = r#"{"language":"rw","headline":"**Inzu**\nyanditswe","points":["a","", 3, "b","c","d","e","f"],"next_step":null,"intent":"Property Listing!"}"#;
-        let summary = parse_answer(answer, Locale::En).unwrap();
+        let answer = r#"{"language":"rw","headline":"**Inzu**\nyanditswe","points":["a","", 3, "b","c","d","e","f"],"next_step":null,"intent":"Property Listing!","memories":[{"kind":"fact","key":"children","value":"two","confidence":100}]}"#;
+        let (summary, memories) = parse_answer(answer, Locale::En).unwrap();
+        assert_eq!(memories.len(), 1);
         assert_eq!(summary.language, Locale::Rw);
         assert_eq!(summary.headline, "Inzu yanditswe");
         assert_eq!(summary.points, ["a", "3", "b", "c", "d"]);
@@ -675,7 +692,8 @@ mod tests {
         assert_eq!(parse_answer("{\"headline\":\"cut off", Locale::En), Err(SummaryError::NotJson));
         assert_eq!(parse_answer("{\"headline\":\" \",\"points\":[]}", Locale::En), Err(SummaryError::Empty));
         let long = format!("{{\"language\":\"de\",\"headline\":\"{}\"}}", "word ".repeat(200));
-        let summary = parse_answer(&long, Locale::Sw).unwrap();
+        let (summary, memories) = parse_answer(&long, Locale::Sw).unwrap();
+        assert!(memories.is_empty());
         assert_eq!(summary.language, Locale::Sw);
         assert!(summary.headline.chars().count() <= MAX_ITEM_CHARS && summary.headline.ends_with("word..."));
     }

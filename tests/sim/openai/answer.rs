@@ -25,7 +25,7 @@ pub fn reply(body: &Value) -> Reply {
         };
     };
     let wants_summary =
-        ["headline", "points"].iter().any(|key| schema.pointer(&format!("/properties/{key}")).is_some());
+        ["headline", "points", "memories"].iter().any(|key| schema.pointer(&format!("/properties/{key}")).is_some());
     let known = if wants_summary { summary(body) } else { conversation.structured() };
     if !wants_summary && let Some(calls) = tool_calls(body, &conversation) {
         return Reply::Tools(calls);
@@ -212,6 +212,16 @@ mod tests {
                    {"type": "function_call_output", "call_id": "c", "output": output}]),
             "Done: your budget is now 250k RWF instead of 300k RWF. I keep looking for your house in Remera.",
         );
+    }
+
+    #[test]
+    fn what_is_remembered_is_what_the_caller_said_of_themselves() {
+        let made = summary_of(
+            "caller: I prefer houses with a garden. Anything free?\nagent: I prefer Remera.\ncaller: Thanks",
+        );
+        let garden = json!({"kind": "preference", "key": "preference", "value": "I prefer houses with a garden", "confidence": 95});
+        assert_eq!(made["memories"], json!([garden]));
+        assert_eq!(summary_of("caller: A house please")["memories"], json!([]));
     }
 
     #[test]

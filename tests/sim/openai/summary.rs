@@ -64,7 +64,18 @@ pub fn summary(body: &Value) -> Map<String, Value> {
     let sms = [vec![headline.clone()], points.clone(), vec![next_step.clone()]].concat().join(". ");
     let intent = if facts.offers { "property_listing" } else { "property_search" };
     object(json!({"language": language.code(), "headline": headline, "points": points, "next_step": next_step,
-                  "sms": short(&sms, 290), "intent": intent, "sentiment": "neutral", "needs_human": false}))
+                  "sms": short(&sms, 290), "intent": intent, "sentiment": "neutral", "needs_human": false,
+                  "memories": memories(&caller)}))
+}
+
+/// What callers say they prefer, in whichever language.
+fn memories(caller: &[&str]) -> Vec<Value> {
+    const PREFER: [&str; 4] = ["prefer", "préfère", "nkunda", "napendelea"];
+    let said = caller.iter().flat_map(|text| sentences(text));
+    let preferred = said.filter(|sentence| PREFER.iter().any(|word| sentence.to_lowercase().contains(word)));
+    let last = preferred.map(|sentence| short(&sentence, 120)).next_back();
+    let memory = |value| json!({"kind": "preference", "key": "preference", "value": value, "confidence": 95});
+    last.map(memory).into_iter().collect()
 }
 
 /// `Kimironko to the airport, tomorrow at 8`, of who asks to be taken there.
