@@ -110,3 +110,106 @@ async fn a_silent_model_costs_an_answer_a_pause() {
         assert_eq!((&turn["claims"], &turn["status"]), (&2.into(), &"answered".into()));
     }
 }
+
+/// Turns of a person, oldest first: `state source`, and `owed` before that of an answer that made an apology good.
+async fn turns(stage: &Stage, phone: &str) -> String {
+    let sql = format!(
+        "select coalesce(string_agg(concat_ws(' ', case when t.owed_for is not null then 'owed' end, t.status,
+                  (select m.source from conversation_messages m where m.turn_id = t.id and m.direction = 'outbound')), ', '
+                  order by t.created_at, t.owed_for nulls first), '') as turns
+           from conversation_turns t join profiles p on p.id = t.profile_id where p.phone_number = '{phone}'"
+    );
+    stage.value(&sql).await.as_str().unwrap().to_owned()
+}
+
+async fn until_turns(stage: &Stage, phone: &str, expected: &str) {
+    let look = async || Ok((turns(stage, phone).await == expected).then_some(()));
+    if let Err(trouble) = stage.wait_for(expected, crate::stage::SOON, look).await {
+        panic!("the turns are `{}`, not `{expected}`: {trouble:?}", turns(stage, phone).await);
+    }
+}
+
+/// As if the pause before the next try were over.
+async fn sweep_now(stage: &Stage) {
+    stage
+        .execute(
+            "update conversation_turns set next_attempt_at = now(), swept_at = null where owed_for is not null and status = 'released'",
+            &[],
+        )
+        .await
+        .unwrap();
+    stage.cron().await.unwrap();
+}
+
+async fn tried_once(stage: &Stage, phone: &str) {
+    stage
+        .until(&format!(
+            "select bool_and(t.status = 'released' and t.claims = 1) from conversation_turns t join profiles p on p.id = t.profile_id
+              where p.phone_number = '{phone}' and t.owed_for is not null"
+        ))
+        .await;
+}
+
+async fn apologised(stage: &Stage, phone: &str) {
+    order_down(stage);
+    stage.sms_from(phone, "I look for a house in Remera").await.unwrap();
+    assert!(stage.sms_to(phone, 1).await.contains("sorry"));
+    until_turns(stage, phone, "answered fallback, owed released").await;
+}
+
+fn order_down(stage: &Stage) {
+    drop(stage.openai().fail_with(Fault::Status500Before).on("text").always());
+}
+
+#[tokio::test]
+async fn after_an_apology_the_real_answer_comes_when_the_model_is_back() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    apologised(&stage, &phone).await;
+    // Still away: nothing is said a second time.
+    let asked = stage.openai().questions().len();
+    sweep_now(&stage).await;
+    tried_once(&stage, &phone).await;
+    assert!(stage.openai().questions().len() > asked, "it was asked");
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 1);
+    // Back.
+    stage.openai().control().clear_faults();
+    sweep_now(&stage).await;
+    let answer = stage.sms_to(&phone, 2).await;
+    assert!(answer.contains("Remera"), "{answer}");
+    until_turns(&stage, &phone, "answered fallback, owed answered model").await;
+    stage.delivered(&phone, "sms delivered 1, sms delivered 1").await;
+    // Once.
+    stage.cron().await.unwrap();
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 2, "{}", stage.outbox(&phone));
+}
+
+#[tokio::test]
+async fn when_the_model_stays_away_the_apology_was_the_answer() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    apologised(&stage, &phone).await;
+    sweep_now(&stage).await;
+    tried_once(&stage, &phone).await;
+    stage.execute("update conversation_turns set owed_until = now() where owed_for is not null", &[]).await.unwrap();
+    sweep_now(&stage).await;
+    until_turns(&stage, &phone, "answered fallback, owed abandoned").await;
+    stage.openai().control().clear_faults();
+    stage.cron().await.unwrap();
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 1, "{}", stage.outbox(&phone));
+}
+
+#[tokio::test]
+async fn who_writes_on_after_an_apology_gets_one_answer_to_both() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    apologised(&stage, &phone).await;
+    stage.openai().control().clear_faults();
+    let answer = stage.says(&phone, "My budget is 400k").await;
+    let question = stage.openai().questions().pop().unwrap().body;
+    assert!(question.contains("Remera") && question.contains("400k"), "{question}");
+    until_turns(&stage, &phone, "answered fallback, owed abandoned, answered model").await;
+    sweep_now(&stage).await;
+    stage.delivered(&phone, "sms delivered 1, sms delivered 1").await;
+    assert_eq!(stage.mtn().messages_to(&phone).len(), 2, "one after {answer}");
+}

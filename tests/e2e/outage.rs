@@ -111,7 +111,9 @@ async fn while_the_model_is_away_an_answer_is_tried_again_and_then_apologised_fo
     let apology = stage.sms_to(&phone, 1).await;
     assert!(apology.contains("sorry"), "{apology}");
     stage.delivered(&phone, "sms delivered 1").await;
-    let turn = stage.row("select claims, status from conversation_turns where kind = 'conversation'").await;
+    let turn = stage
+        .row("select claims, status from conversation_turns where kind = 'conversation' and owed_for is null")
+        .await;
     assert_eq!((&turn["claims"], &turn["status"]), (&3.into(), &"answered".into()));
     let source = stage
         .value("select source from conversation_messages where direction = 'outbound' and kind = 'conversation'")

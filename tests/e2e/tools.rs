@@ -53,7 +53,7 @@ async fn a_budget_is_changed_by_sms_in_the_row_that_a_message_before_had_made() 
     let phone = stage.stranger();
     let wish = json!({"number": null, "kind": "housing", "area": "Kimirongo", "budget": 300_000, "currency": null, "details": "two bedrooms", "state": null});
     let answer = asks(&stage, &phone, "A house in Kimirongo up to 300k", "service_request_save", wish).await;
-    assert!(answer.contains("Kimirongo, 300000 RWF"), "{answer}");
+    assert!(answer.contains("Kimirongo, 300,000 RWF"), "{answer}");
     let answer =
         asks(&stage, &phone, "Change budget to 250k", "service_request_save", json!({"budget": 250_000})).await;
     assert!(answer.contains("250k RWF instead of 300k RWF"), "{answer}");

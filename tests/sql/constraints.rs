@@ -163,6 +163,8 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "conversation_turns_keyword_belongs_to_its_kind",
             "conversation_turns_kind_is_known",
             "conversation_turns_one_open",
+            "conversation_turns_owed_has_an_end",
+            "conversation_turns_owed_once",
             "conversation_turns_status_is_known",
             "dead_letter_actions_action_is_known",
             "dead_letter_actions_reason_is_given",

@@ -46,6 +46,7 @@ mod n8n;
 mod openai_sip;
 mod opt_out;
 mod orders;
+mod owed_answers;
 mod parallel;
 mod people;
 mod plans;

@@ -39,7 +39,10 @@ async fn a_caller_is_known_again_with_conversation_memories_and_language() {
     assert_eq!((&first["decision"], &first["created"]), (&json!("go"), &json!(true)));
     assert_eq!((&first["locale"], &first["agent"]["slug"]), (&json!("rw"), &json!("call-center")));
     assert!(text(&first, "/agent/instructions").contains("Witaba telefone ya EasyMO"), "{first}");
-    assert_eq!((&first["memories"], &first["context"]), (&json!([]), &Value::Null));
+    assert_eq!((&first["memories"], &first["context"]["call_summary"]), (&json!([]), &Value::Null));
+    for nothing in ["requests", "bookings", "memories", "messages"] {
+        assert_eq!(first["context"][nothing], json!([]), "{nothing}");
+    }
     let row = db.value("select jsonb_build_array(origin, provider_call_id, mtn_call_sid, status, locale, profile_id is not null, session_id is not null) from public.voice_calls").await;
     assert_eq!(row, json!(["mtn_sip", "a", "a", "in_progress", "rw-RW", true, true]));
 
@@ -371,4 +374,49 @@ async fn two_columns_of_one_id_become_one_and_no_index_keeps_the_old_name() {
     assert_eq!(crate::support::lines(&client, names).await, Vec::<String>::new());
     let sids = crate::support::value(&client, "select jsonb_agg(mtn_call_sid) from public.voice_calls").await;
     assert_eq!(sids, json!(["CA-1"]));
+}
+
+/// What a call is told of the one before, of what is asked for and of what is booked.
+fn known(opened: &Value) -> Value {
+    let context = &opened["context"];
+    let all = |list: &str, field: &str| -> Vec<Value> {
+        context[list].as_array().unwrap().iter().map(|one| one[field].clone()).collect()
+    };
+    json!([
+        context["call_summary"]["headline"],
+        all("requests", "area"),
+        all("bookings", "destination"),
+        all("messages", "text")
+    ])
+}
+
+#[tokio::test]
+async fn a_call_begins_with_what_came_before_also_in_a_new_conversation() {
+    const DAY_MS: i64 = 86_400_000;
+    let db = Db::new().await;
+    let first = db.rpc("open_voice_call", opening("a", 0)).await;
+    let (client, profile) = (text(&first, "/client/id"), text(&first, "/profile/id"));
+    db.rpc("end_voice_call", ending("a", "caller_hangup", 62_000)).await;
+    db.run(&format!(
+        "insert into public.call_summaries (client_id, call_id, language, headline) values ('{client}', '{}', 'en', 'House in Kimironko');
+         insert into public.service_requests (client_id, profile_id, kind, area) values ('{client}', '{profile}', 'housing', 'Remera');
+         insert into public.transport_bookings (client_id, profile_id, pickup, destination) values ('{client}', '{profile}', 'Remera', 'Kanombe')",
+        text(&first, "/call_id")
+    ))
+    .await;
+    // In the conversation that goes on: the call before is not the one that begins.
+    let second = db.rpc("open_voice_call", opening("b", 100_000)).await;
+    assert_eq!(second["session"]["id"], first["session"]["id"]);
+    assert_eq!(known(&second), json!(["House in Kimironko", ["Remera"], ["Kanombe"], []]));
+    // Asked again, it is told the same.
+    assert_eq!(known(&db.rpc("open_voice_call", opening("b", 101_000)).await), known(&second));
+    db.rpc("end_voice_call", ending("b", "caller_hangup", 162_000)).await;
+    // After it has expired: another conversation, and nothing is forgotten.
+    let later = db.rpc("open_voice_call", opening("c", 30 * DAY_MS)).await;
+    assert_ne!(later["session"]["id"], first["session"]["id"]);
+    assert_eq!((&later["session"]["created"], known(&later)), (&json!(true), known(&second)));
+    assert!(!later["context"].to_string().contains("250788") && !later["context"].to_string().contains(&profile));
+    // Nobody else knows of it.
+    let other = db.rpc("open_voice_call", with(opening("d", 30 * DAY_MS), json!({"from": "+250788999999"}))).await;
+    assert_eq!(known(&other), json!([null, [], [], []]));
 }

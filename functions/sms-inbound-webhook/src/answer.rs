@@ -4,9 +4,9 @@ use chrono::TimeDelta;
 use ihuza_core::{
     agent,
     channel::Channel,
-    error_class::Classified,
+    error_class::{Classified, ErrorClass},
     json::{items_at, obj, str_at},
-    keyword,
+    keyword, local_format,
     locale::{self, Locale},
     log::{Event, Level},
     openai::{AgentRequest, Step, ToolCall, ToolLoop, Usage},
@@ -34,6 +34,8 @@ pub struct Answered {
     pub reply: Value,
     pub deliveries: Vec<Value>,
     pub providers: Vec<Value>,
+    /// After an apology: for how long a real answer is tried. Of an answer that is owed already, 0: give it up.
+    pub owed_minutes: Option<u32>,
 }
 
 /// Claims of one turn that may end without the model before the person gets an apology.
@@ -62,12 +64,13 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
         let text = keyword::reply(keyword, turn.channel, locale, &turn.claim.client.brand, contact);
         let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
         let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
-        return deliver(cx, turn, locale, reply, content, Vec::new()).await;
+        return deliver(cx, turn, locale, reply, content, Vec::new(), None).await;
     }
     if let Some(answered) = unheard(cx, turn, locale).await {
         return answered;
     }
     let mut providers = Vec::new();
+    let mut owed_minutes = None;
     let reply = match ask(cx, turn, locale).await {
         Ok(reply) => {
             providers.push(model::outcome(Ok(())));
@@ -87,7 +90,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
             if let Why::Down(down) = &why {
                 providers.push(model::outcome(Err(down)));
             }
-            if matches!(why, Why::Down(_) | Why::Paused) && turn.claims < PATIENCE {
+            if turn.is_owed || matches!(why, Why::Down(_) | Why::Paused) && turn.claims < PATIENCE {
                 let at = host::now() + TimeDelta::seconds(i64::from(AGAIN_IN_S));
                 return Answered {
                     outcome: "released",
@@ -96,7 +99,11 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
                     reply: Value::Null,
                     deliveries: Vec::new(),
                     providers,
+                    owed_minutes: (turn.is_owed && !why.may_pass()).then_some(0),
                 };
+            }
+            if why.may_pass() {
+                owed_minutes = Some(cx.config.number("OWED_ANSWER_MINUTES"));
             }
             cx.log(
                 Level::Error,
@@ -117,7 +124,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
         whatsapp: agent::whatsapp_reply(&reply.text),
         template: Vec::new(),
     };
-    deliver(cx, turn, locale, reply, content, providers).await
+    deliver(cx, turn, locale, reply, content, providers, owed_minutes).await
 }
 
 /// Where no channel would carry an answer (the budget is spent, the limits are), nobody is asked for one: only that is recorded,
@@ -136,6 +143,7 @@ async fn unheard(cx: &Cx, turn: &Turn, locale: Locale) -> Option<Answered> {
         reply: Value::Null,
         deliveries: sent.deliveries,
         providers: Vec::new(),
+        owed_minutes: None,
     })
 }
 
@@ -146,6 +154,7 @@ async fn deliver(
     reply: Reply,
     content: Content,
     providers: Vec<Value>,
+    owed_minutes: Option<u32>,
 ) -> Answered {
     let purpose = if reply.source == "keyword" { Purpose::Keyword } else { Purpose::Reply };
     let outbox = Outbox { cx, claim: &turn.claim, purpose, inbound: turn.channel, locale };
@@ -168,6 +177,7 @@ async fn deliver(
         ]),
         deliveries: sent.deliveries,
         providers,
+        owed_minutes,
     }
 }
 
@@ -197,6 +207,18 @@ enum Why {
 }
 
 impl Why {
+    /// Whether the same question may well be answered some minutes later: the model was slow, gone, or over a limit, or a key is
+    /// being changed. What it refused, or would refuse again, and a model that nobody set up, are not waited for.
+    fn may_pass(&self) -> bool {
+        match self {
+            Why::Down(down) => {
+                matches!(down.class, ErrorClass::Retryable | ErrorClass::Unknown | ErrorClass::Config)
+            }
+            Why::Paused => true,
+            Why::NotConfigured | Why::Useless(_) => false,
+        }
+    }
+
     fn reason(&self) -> &'static str {
         match self {
             Why::Down(down) => down.reason,
@@ -264,7 +286,8 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
                 let mut outputs = Vec::with_capacity(calls.len());
                 // One after the other: a later call may depend on what an earlier one changed.
                 for call in calls {
-                    let output = run_tool(cx, turn, &call).await;
+                    let mut output = run_tool(cx, turn, &call).await;
+                    local_format::spell_out(&mut output, locale);
                     outputs.push((call.call_id, output.to_string()));
                 }
                 rounds.outputs(outputs);

@@ -28,6 +28,8 @@ pub struct Turn {
     pub channel: Channel,
     /// How often this turn was claimed, this time included.
     pub claims: u32,
+    /// The apology is out already: this is the answer that was promised by it, and there is no second apology.
+    pub is_owed: bool,
     pub agent: Value,
     pub call_summary: Value,
     /// Open requests and bookings, and memories.
@@ -49,6 +51,7 @@ impl Turn {
             keyword: str_at(claimed, "keyword").and_then(Keyword::parse),
             channel: channel_of(claimed),
             claims: u32_at(claimed, "claims").unwrap_or(1),
+            is_owed: flag_at(claimed, "owed"),
             agent: claimed.get("agent")?.clone(),
             call_summary: claimed.get("call_summary").cloned().unwrap_or_default(),
             known: claimed.get("known").cloned().unwrap_or_default(),
@@ -178,11 +181,16 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
         ("reply", answered.reply.into()),
         ("deliveries", answered.deliveries.into()),
         ("providers", answered.providers.into()),
+        ("owed", answered.owed_minutes.map(|minutes| obj(&mut [("minutes", minutes.into())])).into()),
     ]);
     let Some(recorded) = delivery::record(cx, "finish_sms_turn", &p).await else {
         return Ok(None);
     };
     delivery::dispatch_fallbacks(cx, &recorded).await;
+    if released && turn.is_owed {
+        // The sweep comes back for it, or its time is over; whoever wrote on is answered now.
+        return Ok(rest_of(&recorded, session_id));
+    }
     if released {
         return Err(Verdict::Again { in_s: answered.again_in_s, why: "the model does not answer".to_owned() });
     }
@@ -196,7 +204,10 @@ async fn round(cx: &Cx, envelope: &Envelope, body: &Value) -> Result<Option<Stri
             ("call_correlation_id", (&turn.call_correlation_id).into()),
         ],
     );
-    // What came meanwhile may be in a new session, when this one was closed by a tool.
-    let more = flag_at(&recorded, "more");
-    Ok(more.then(|| string_at(&recorded, "session_id").unwrap_or(session_id)))
+    Ok(rest_of(&recorded, session_id))
+}
+
+/// Where more messages of the person wait. What came meanwhile may be in a new session, when this one was closed by a tool.
+fn rest_of(recorded: &Value, session_id: String) -> Option<String> {
+    flag_at(recorded, "more").then(|| string_at(recorded, "session_id").unwrap_or(session_id))
 }

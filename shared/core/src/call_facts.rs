@@ -3,9 +3,9 @@
 use chrono::{DateTime, Utc};
 
 use crate::json::clip;
+use crate::local_format;
 use crate::locale::Locale;
 use crate::summary::{CallSummary, slug};
-use crate::timestamp;
 
 /// What is known of a call without a model.
 #[derive(Debug, Clone, Copy)]
@@ -103,18 +103,17 @@ impl CallFacts<'_> {
 
     fn when(&self) -> Option<String> {
         let at = self.started_at?;
-        let (date, time) = (timestamp::kigali_date(at), timestamp::kigali_time(at));
-        let (call, between) = match (self.is_ours, self.language) {
-            (false, Locale::En) => ("Your call of ", " at "),
-            (false, Locale::Fr) => ("Votre appel du ", " à "),
-            (false, Locale::Rw) => ("Wahamagaye ku wa ", ", "),
-            (false, Locale::Sw) => ("Simu yako ya ", ", "),
-            (true, Locale::En) => ("Our call of ", " at "),
-            (true, Locale::Fr) => ("Notre appel du ", " à "),
-            (true, Locale::Rw) => ("Twahamagaye ku wa ", ", "),
-            (true, Locale::Sw) => ("Simu yetu ya ", ", "),
+        let call = match (self.is_ours, self.language) {
+            (false, Locale::En) => "Your call of ",
+            (false, Locale::Fr) => "Votre appel du ",
+            (false, Locale::Rw) => "Wahamagaye ku wa ",
+            (false, Locale::Sw) => "Simu yako ya ",
+            (true, Locale::En) => "Our call of ",
+            (true, Locale::Fr) => "Notre appel du ",
+            (true, Locale::Rw) => "Twahamagaye ku wa ",
+            (true, Locale::Sw) => "Simu yetu ya ",
         };
-        let mut point = [call, &date, between, &time].concat();
+        let mut point = [call, &local_format::moment(self.language, at)].concat();
         if let Some(seconds) = self.duration_seconds.filter(|seconds| *seconds > 0) {
             point.extend([" (", &seconds.div_ceil(60).to_string(), " min)"]);
         }

@@ -24,6 +24,7 @@ pub mod intent;
 pub mod json;
 pub mod keyword;
 pub mod known;
+pub mod local_format;
 pub mod locale;
 pub mod log;
 pub mod mcp;

@@ -10,6 +10,7 @@ use crate::channel::Provider;
 use crate::error_class::{classify, is_known};
 use crate::ids::content_hash;
 use crate::json::{clip, field, integer, text};
+use crate::local_format;
 use crate::locale::Locale;
 use crate::memory;
 use crate::send::Refused;
@@ -59,6 +60,7 @@ pub fn summary_request(request: &SummaryRequest) -> Value {
          numbers, names and prices exactly; promise nothing. No emoji, no Markdown, no greeting. ",
     );
     push_memory_rules(&mut instructions, request.memory_keys);
+    instructions.push_str(&local_format::rule());
     match request.locale {
         Some(locale) => {
             instructions.push_str("Write in ");

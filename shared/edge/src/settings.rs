@@ -331,6 +331,12 @@ pub const SETTINGS: &[Setting] = &[
         "How long post-call-notify looks again for a call whose row is late.",
     ),
     plain(
+        "OWED_ANSWER_MINUTES",
+        Some("15"),
+        SMS,
+        "For how long a real answer is tried after an apology, because the model was slow or gone; `0`: the apology is the answer.",
+    ),
+    plain(
         "BURST_WAIT_MS",
         Some("0"),
         SMS,

@@ -264,7 +264,7 @@ fn new_budget(output: &str) -> Option<(String, String)> {
     Some((shown(before), shown(asked.get("budget")?.as_f64()?)))
 }
 
-/// What a tool answered, mostly in figures and names that are the same in every language.
+/// What a tool answered: names as they are, amounts and times as it says that they are written.
 fn told_by(output: &str, language: Language) -> Option<String> {
     let output: Value = serde_json::from_str(output).ok()?;
     let result = output.get("result")?;
@@ -277,17 +277,22 @@ fn told_by(output: &str, language: Language) -> Option<String> {
     };
     let said = if let Some(ride) = result.get("booking") {
         let of = |name| part(ride, name);
+        let pickup_at = if ride.get("pickup_at_written").is_some() { "pickup_at_written" } else { "pickup_at" };
         format!(
             "{done}Ride {}: {} > {}, {}, {}.",
             of("number"),
             of("pickup"),
             of("destination"),
-            of("pickup_at").replace('T', " "),
+            of(pickup_at).replace('T', " "),
             of("state")
         )
     } else if let Some(asked) = result.get("request") {
         let of = |name| part(asked, name);
-        format!("{done}{} {}: {}, {} {}.", of("kind"), of("number"), of("area"), of("budget"), of("currency"))
+        let budget = match asked.get("budget_written").and_then(Value::as_str) {
+            Some(written) => written.to_owned(),
+            None => format!("{} {}", of("budget"), of("currency")),
+        };
+        format!("{done}{} {}: {}, {budget}.", of("kind"), of("number"), of("area"))
     } else if let Some(found) = result.get("services").and_then(Value::as_array) {
         let found: Vec<String> = found.iter().map(|service| part(service, "name")).collect();
         if found.is_empty() { "-".to_owned() } else { found.join(", ") }
