@@ -257,11 +257,12 @@ fn plain(value: Value) -> Value {
     }
 }
 
-/// On a border of an hour, a day or a month, a microsecond beside it, or anywhere.
+/// On a border of an hour, a day or a month, half past it, a microsecond beside it, or anywhere.
 fn moment(dice: &mut Dice) -> i64 {
     let month = MONTHS[dice.below(4)];
-    let at = match dice.below(4) {
+    let at = match dice.below(5) {
         0 => month,
+        3 => month + HOUR * dice.below(24 * 30) as i64 + HOUR / 2,
         1 => month + 24 * HOUR * dice.below(30) as i64,
         2 => month + HOUR * dice.below(24 * 30) as i64,
         _ => month + dice.below(30 * 24 * 3_600) as i64 * 1_000_000 + dice.below(1_000_000) as i64,

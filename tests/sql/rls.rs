@@ -370,13 +370,14 @@ async fn a_key_of_writers_reads_and_writes_no_table() {
 }
 
 /// What policies call, and what reads for somebody signed in, runs with the rights of whoever asks.
-const FOR_POLICIES: [&str; 9] = [
+const FOR_POLICIES: [&str; 10] = [
     "private.change_since(p_now numeric, p_before numeric)",
     "private.my_client_ids()",
     "private.my_profile_ids()",
     "private.percent_of(p_part numeric, p_whole numeric)",
     "private.recount_sms(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
-    "private.sms_period(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
+    "private.sms_figures(p_sums agent_sms_changes[], p_from timestamp with time zone, p_until timestamp with time zone)",
+    "private.sms_pieces(p_from timestamp with time zone, p_until timestamp with time zone)",
     "private.sms_sums(p_deployments uuid[], p_from timestamp with time zone, p_until timestamp with time zone)",
     "private.uuid_or_null(p_text text)",
     "public.get_sms_metrics(p_start timestamp with time zone, p_end timestamp with time zone, p_client_id uuid, p_deployment_id text, p_agent_type_name text)",

@@ -75,6 +75,8 @@ begin
   values (p_client, 'twilio', 'SMX' || p_n, 'sent', now());
   insert into public.agent_sms_rollups (deployment_id, grain, starts_at, client_id, cost_currency, revenue_currency, messages)
   select d.id, 'month', date '2020-01-01' + p_n, p_client, '', '', 1 from public.agent_deployments d where d.client_id = p_client and d.is_default;
+  insert into public.agent_sms_totals (grain, starts_at, agent_type_id, cost_currency, revenue_currency, messages)
+  select 'month', date '2020-01-01' + p_n, t.id, '', '', 1 from public.agent_types t where t.name = 'louis';
   insert into public.places (name, kind) values ('place-' || p_n, 'neighbourhood');
   insert into public.service_requests (client_id, profile_id, session_id, kind) values (p_client, v_profile, v_session, 'housing');
   insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination) values (p_client, v_profile, v_session, 'Remera', 'Gisozi');

@@ -64,7 +64,9 @@ async fn sums_of_what_went_go_with_it_and_the_rest_stays_right() {
     db.run("select private.fold_sms_changes(); select private.purge_agent_sms('2030-03-01T08:00:00Z', 0); select private.purge_agent_sms('2030-03-01T08:00:00Z')").await;
     db.run("select private.fold_sms_changes(); select private.purge_agent_sms('2030-06-01T08:00:00Z')").await;
     assert_eq!(db.count(old).await, 0);
+    assert_eq!(db.count(&old.replace("rollups", "totals")).await, 0);
     assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+    assert_eq!(db.count("select count(*) from private.check_sms_totals()").await, 0);
 }
 
 #[tokio::test]

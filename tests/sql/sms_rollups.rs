@@ -14,7 +14,8 @@ insert into public.clients (slug, brand) values ('kigali', 'K'), ('huye', 'H');
 insert into public.agent_deployments (client_id, agent_type_id, name)
 select c.id, t.id, t.name from public.clients c, public.agent_types t where c.slug = 'kigali' and t.name in ('louis', 'arthur');";
 
-const WRONG: &str = "select row_to_json(c)::text from private.check_sms_rollups() c";
+const WRONG: &str = "select row_to_json(c)::text from private.check_sms_rollups() c
+    union all select 'of all: ' || row_to_json(t)::text from private.check_sms_totals() t";
 
 async fn wrong(client: &Client) -> Vec<String> {
     lines(client, WRONG).await
@@ -37,7 +38,7 @@ fn statement(dice: &mut Dice) -> String {
         dice.below(4)
     );
     let cost = format!("{}.{:06}", dice.below(30), dice.below(1_000_000));
-    match dice.below(12) {
+    match dice.below(14) {
         0..=3 => format!(
             "insert into public.agent_sms (deployment_id, phone_number, message_content, provider_message_sid, status, sent_at, cost, cost_currency, revenue, revenue_currency)
              values ({deployment}, '+250788111111', repeat('x', {}), 'SM{}', '{status}', '{}', {}, {})
@@ -56,7 +57,12 @@ fn statement(dice: &mut Dice) -> String {
         6 | 7 => format!("update public.agent_sms set status = '{status}', replied_at = now() where {row}"),
         8 => format!("update public.agent_sms set cost = {cost}, cost_currency = '{currency}' where {row}"),
         9 => format!("update public.agent_sms set sent_at = '{}' where {row}", moment(dice)),
-        10 => format!("update public.agent_sms set revenue = null, revenue_currency = null, segments = 3 where {row}"),
+        // Whoever counts as one of another kind takes the sums of before along.
+        10 => format!(
+            "update public.agent_deployments set agent_type_id = (select id from public.agent_types where name = '{}') where id = {deployment}",
+            ["louis", "arthur", "nobody"][dice.below(3)]
+        ),
+        11 => format!("update public.agent_sms set revenue = null, revenue_currency = null, segments = 3 where {row}"),
         _ => format!("delete from public.agent_sms where {row}"),
     }
 }
@@ -186,6 +192,7 @@ async fn rows_that_came_past_the_triggers_are_found_and_the_sums_mended() {
     for grain in ["hour", "day", "month"] {
         assert!(found.contains(&format!("\"grain\":\"{grain}\"")), "{grain}: {found}");
     }
+    assert!(found.contains("of all: "), "{found}");
     db.run("select private.rebuild_sms_rollups()").await;
     assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
     db.run("select private.fold_sms_changes()").await;
@@ -205,8 +212,9 @@ async fn the_migration_counts_the_rows_that_were_there_once() {
     db.run("set session_replication_role = origin").await;
     assert_ne!(wrong(&db.admin).await, Vec::<String>::new());
     for _ in 0..2 {
-        let file = root().join("migrations/20261121013200_sms_rollups.sql");
-        migrate::run_file(&mut db.admin, &file).await.unwrap();
+        for file in ["20261121013200_sms_rollups.sql", "20261121019000_sms_totals.sql"] {
+            migrate::run_file(&mut db.admin, &root().join("migrations").join(file)).await.unwrap();
+        }
         assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
     }
     let sums = "select jsonb_build_array(messages, sent, segments) from public.agent_sms_rollups where grain = 'month'";
@@ -220,6 +228,66 @@ async fn a_truncated_table_has_no_sums() {
     db.run(&format!("{insert}; select private.fold_sms_changes(); {insert}; truncate public.agent_sms")).await;
     assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
     assert_eq!(db.count("select count(*) from public.agent_sms_rollups").await, 0);
+    assert_eq!(db.count("select count(*) from public.agent_sms_totals").await, 0);
+}
+
+#[tokio::test]
+async fn a_deployment_of_another_kind_takes_its_sums_along_and_leaves_none_when_it_goes() {
+    let db = Db::new().await;
+    db.run(CLIENTS).await;
+    let louis = "(select id from public.agent_deployments where name = 'louis')";
+    let months = "select coalesce(jsonb_object_agg(coalesce(k.name, 'none'), t.messages), '{}')
+        from public.agent_sms_totals t left join public.agent_types k on k.id = t.agent_type_id where t.grain = 'month' and t.messages <> 0";
+    db.run(&format!(
+        "insert into public.agent_sms (deployment_id, message_content) select {louis}, 'x' from generate_series(1, 3)"
+    ))
+    .await;
+    // Not folded yet: it goes where the deployment is when it is.
+    let become_kind = |kind: &str| {
+        format!(
+            "update public.agent_deployments set agent_type_id = (select id from public.agent_types where name = '{kind}') where id = {louis}"
+        )
+    };
+    db.run(&become_kind("alexandra")).await;
+    db.run("select private.fold_sms_changes()").await;
+    assert_eq!(db.value(months).await, json!({"alexandra": 3}));
+    db.run(&become_kind("arthur")).await;
+    assert_eq!(db.value(months).await, json!({"arthur": 3}));
+    let asked = async |kind: &str| {
+        let sql = format!(
+            "select public.get_sms_metrics(now() - interval '1 hour', now() + interval '1 hour', null, null, {kind}) -> 'messages'"
+        );
+        let row = db.service.query_one(&sql, &[]).await.unwrap();
+        row.get::<_, serde_json::Value>(0)
+    };
+    assert_eq!(asked("'alexandra'").await, 0);
+    assert_eq!((asked("'Arthur'").await, asked("null").await), (json!(3), json!(3)));
+    db.run(&become_kind("nobody")).await;
+    assert_eq!(db.value(months).await, json!({"none": 3}));
+    assert_eq!((asked("'arthur'").await, asked("null").await), (json!(0), json!(3)));
+    assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
+
+    db.run(&become_kind("louis")).await;
+    db.run(&format!("delete from public.agent_sms; delete from public.agent_deployments where id = {louis}")).await;
+    db.run("select private.fold_sms_changes()").await;
+    assert_eq!(db.value(months).await, json!({}));
+    assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_change_of_kind_waits_for_the_fold_that_still_counts_it_as_the_old_one() {
+    let db = Db::new().await;
+    db.run(CLIENTS).await;
+    db.run("insert into public.agent_sms (deployment_id, message_content) select id, 'x' from public.agent_deployments where name = 'louis'").await;
+    let other = db.connect().await;
+    other.batch_execute("begin; select private.fold_sms_changes()").await.unwrap();
+    let change = "update public.agent_deployments set agent_type_id = null where name = 'louis'";
+    db.service.batch_execute("set lock_timeout = '300ms'").await.unwrap();
+    assert_eq!(refusal(&db.service.batch_execute(change).await.unwrap_err()).code, "55P03", "it waits");
+    other.batch_execute("commit").await.unwrap();
+    db.service.batch_execute("reset lock_timeout").await.unwrap();
+    db.service.batch_execute(change).await.unwrap();
+    assert_eq!(wrong(&db.admin).await, Vec::<String>::new());
 }
 
 #[tokio::test]
