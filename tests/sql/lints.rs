@@ -132,7 +132,7 @@ const LINTS: &[Lint] = &[
                  and exists (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
                               where a.grantee in (0, 'anon'::regrole, 'authenticated'::regrole)
                                 and not (a.grantee = 'authenticated'::regrole
-                                  and p.oid in ('private.my_client_ids()'::regprocedure, 'private.my_profile_ids()'::regprocedure,
+                                  and p.oid in ('private.my_client_ids()'::regprocedure, 'private.my_agent_type_ids()'::regprocedure, 'private.my_profile_ids()'::regprocedure,
                                     -- What reads for somebody signed in, with their rights.
                                     'private.uuid_or_null(text)'::regprocedure, 'private.percent_of(numeric, numeric)'::regprocedure,
                                     'private.change_since(numeric, numeric)'::regprocedure,

@@ -370,8 +370,9 @@ async fn a_key_of_writers_reads_and_writes_no_table() {
 }
 
 /// What policies call, and what reads for somebody signed in, runs with the rights of whoever asks.
-const FOR_POLICIES: [&str; 10] = [
+const FOR_POLICIES: [&str; 11] = [
     "private.change_since(p_now numeric, p_before numeric)",
+    "private.my_agent_type_ids()",
     "private.my_client_ids()",
     "private.my_profile_ids()",
     "private.percent_of(p_part numeric, p_whole numeric)",

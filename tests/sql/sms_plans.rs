@@ -208,3 +208,36 @@ async fn costs_are_summed_up_from_the_index_and_a_late_status_is_in_none() {
     db.run("commit").await;
     assert_eq!((after[0] - before[0], after[1] - before[1]), (3, 3), "three rows, and no index has an entry more");
 }
+
+#[tokio::test]
+async fn the_newest_of_a_deployment_come_in_order_from_its_own_index_whoever_asks() {
+    let db = full().await;
+    let mut listener = Listener::connect(db.url()).await;
+    let prepare = "prepare newest (text) as select * from public.v_agent_sms_enriched
+        where deployment_id = $1::text::uuid and sent_at >= now() - interval '90 days' order by sent_at desc limit 50";
+    for member in [false, true] {
+        if member {
+            let claims = json!({"sub": MEMBER, "role": "authenticated"});
+            let become_member = format!("reset role; set role authenticated; set request.jwt.claims = '{claims}'");
+            listener.client.batch_execute(&become_member).await.unwrap();
+        }
+        listener.client.batch_execute(prepare).await.unwrap();
+        for (round, mode) in ["force_custom_plan", "force_generic_plan"].repeat(3).into_iter().enumerate() {
+            listener.client.batch_execute(&format!("set plan_cache_mode = {mode}")).await.unwrap();
+            let deployment = if round % 3 == 2 { QUIET } else { DEPLOYMENT };
+            let plans = ask(&mut listener, "the newest", &format!("execute newest('{deployment}')")).await;
+            let mut all = Vec::new();
+            plans.iter().for_each(|plan| steps(&plan["Plan"], &mut all));
+            let reads: Vec<&&Value> = all.iter().filter(|step| step["Relation Name"] == "agent_sms").collect();
+            assert_eq!(reads.len(), 1);
+            assert_eq!(
+                reads[0]["Index Name"], "idx_agent_sms_deployment_costs",
+                "member {member}, {mode}: {}",
+                reads[0]
+            );
+            assert!(reads[0]["Actual Rows"].as_f64().unwrap() <= 50.0, "member {member}: {}", reads[0]);
+            assert_eq!(reads[0]["Rows Removed by Filter"].as_f64().unwrap_or_default(), 0.0);
+        }
+        listener.client.batch_execute("deallocate newest").await.unwrap();
+    }
+}
