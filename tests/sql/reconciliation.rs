@@ -215,6 +215,59 @@ async fn a_day_whose_messages_have_no_price_is_read_again_three_times_at_most() 
 }
 
 #[tokio::test]
+async fn messages_that_others_sent_and_wrote_here_are_known_and_put_right() {
+    let db = Db::new().await;
+    let (yesterday, now) = (9 * DAY + NOON, 10 * DAY + NOON);
+    db.run(&format!(
+        "insert into public.channel_prices (side, provider, kind, price, currency, valid_from) values ('cost', 'twilio', 'segment', 0.05, 'USD', '{}')",
+        at_text(0)
+    ))
+    .await;
+    let (late, dear, told, same, stranger) = (sid(), sid(), sid(), sid(), sid());
+    for (sid, status, cost) in [
+        (&late, "sent", "null, null"),
+        (&dear, "delivered", "null, null"),
+        (&told, "delivered", "0.04, 'USD'"),
+        (&same, "delivered", "null, null"),
+    ] {
+        db.run(&format!(
+            "insert into public.agent_sms (client_id, phone_number, message_content, provider, provider_message_sid, status, sent_at, cost, cost_currency)
+             values (private.default_client_id(), '+250788123456', 'x', 'twilio', '{sid}', '{status}', '{}', {cost})",
+            at_text(yesterday)
+        ))
+        .await;
+    }
+    let id = claim_day(&db, 1, &day(&db, yesterday).await, now).await;
+    let failed = json!({"provider_message_id": late, "status": "failed", "raw_status": "undelivered", "error_code": "30003", "error_class": "permanent",
+        "occurred_at": at_text(yesterday + 1000), "pricing": {"amount": "0.0475", "currency": "USD"}});
+    let page = json!([
+        failed,
+        said(&dear, "sent", Some("0.0475"), yesterday),
+        said(&told, "delivered", Some("0.0475"), yesterday),
+        said(&same, "delivered", None, yesterday),
+        said(&stranger, "delivered", Some("0.0475"), yesterday),
+    ]);
+    for _ in 0..2 {
+        let answer = record(&db, &id, 1, page.clone(), now).await;
+        assert_eq!((&answer["unseen"], &answer["fallbacks"]), (&json!([]), &json!([])));
+    }
+    let counts = finish(&db, &id, 1, json!({}), now).await;
+    let expected = json!({"status": "done", "compared": 4, "repaired": 1, "priced": 1, "unknown_here": 1, "unknown_there": 0, "unchecked": 0, "unpriced": 0});
+    assert_eq!(counts, expected);
+    let rows = "select jsonb_object_agg(provider_message_sid, jsonb_build_array(status, provider_status, failure_reason, cost::text, cost_source)) from public.agent_sms";
+    let expected = json!({
+        &late: ["failed", "undelivered", "30003", "0.047500", "provider"],
+        &dear: ["delivered", null, null, "0.047500", "provider"],
+        // Whoever sent it knows what they paid.
+        &told: ["delivered", null, null, "0.040000", "writer"],
+        &same: ["delivered", null, null, "0.050000", "price_list"],
+    });
+    assert_eq!(db.value(rows).await, expected);
+    assert_eq!(db.count("select count(*) from public.message_status_events").await, 0, "they are no reports of ours");
+    assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+}
+
+#[tokio::test]
 async fn a_day_that_broke_off_is_taken_up_again_and_nobody_without_the_lease_writes() {
     let db = Db::new().await;
     let now = 10 * DAY + NOON;

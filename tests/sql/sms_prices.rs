@@ -523,3 +523,84 @@ async fn the_worked_examples_of_the_pricing_page_are_what_the_database_says() {
         assert_eq!(db.value(&sql).await, json!([cost, revenue, margin]), "{cells:?}");
     }
 }
+
+#[tokio::test]
+async fn what_had_no_price_gets_that_of_its_day_once_there_is_one_and_nothing_else_changes() {
+    let db = Db::new().await;
+    db.run("insert into public.clients (slug, brand) values ('kigali', 'K'), ('huye', 'H')").await;
+    let price = |client: &str, side: &str, price: &str, currency: &str, from: &str| {
+        format!(
+            "insert into public.channel_prices (client_id, side, provider, kind, price, currency, valid_from)
+             select (select id from public.clients where slug = '{client}'), '{side}', 'twilio', 'segment', {price}, '{currency}', '{from}'"
+        )
+    };
+    // One has a price on both sides when it is written; the others wait, some for one side only.
+    let write = |client: &str, sid: &str, at: &str, more: &str| {
+        format!(
+            "insert into public.agent_sms (client_id, provider, provider_message_sid, phone_number, message_content, sent_at, status{})
+             select id, 'twilio', '{sid}', '+32470123456', repeat('x', 161), '{at}', {} from public.clients where slug = '{client}'",
+            if more.is_empty() { "" } else { ", cost, cost_currency" },
+            if more.is_empty() { "'sent'".to_owned() } else { format!("'sent', {more}") },
+        )
+    };
+    db.run(&price("huye", "cost", "0.07", "USD", "2026-05-01")).await;
+    for (client, sid, at, more) in [
+        ("kigali", "before", "2026-05-31T23:59:59Z", ""),
+        ("kigali", "june", "2026-06-01T00:00:00Z", ""),
+        ("kigali", "told", "2026-06-02T00:00:00Z", "0.01, 'USD'"),
+        ("huye", "priced", "2026-06-03T00:00:00Z", ""),
+        ("kigali", "july", "2026-07-02T00:00:00Z", ""),
+    ] {
+        db.run(&write(client, sid, at, more)).await;
+    }
+    db.run("insert into public.agent_sms (client_id, provider, provider_message_sid, phone_number, message_content, sent_at, status)
+            select id, 'twilio', 'erased', null, null, '2026-06-04', 'failed' from public.clients where slug = 'kigali'").await;
+    db.run("insert into public.agent_sms (client_id, provider, provider_message_sid, phone_number, message_content, sent_at, status)
+            select id, 'mtn', 'other', '+32470123456', 'x', '2026-06-05', 'sent' from public.clients where slug = 'kigali'").await;
+    let amounts = "select jsonb_object_agg(provider_message_sid, jsonb_build_array(unit_cost::text, cost::text, cost_source, revenue::text, revenue_source)) from public.agent_sms";
+    let before = db.value(amounts).await;
+    assert_eq!(before["priced"], json!(["0.070000", "0.140000", "price_list", null, null]));
+    assert_eq!(before["june"], json!([null, null, null, null, null]));
+
+    db.run(&price("kigali", "cost", "0.1", "USD", "2026-06-01")).await;
+    db.run(&price("kigali", "cost", "0.2", "USD", "2026-07-01")).await;
+    db.run("insert into public.channel_prices (side, provider, kind, price, currency, valid_from) values ('revenue', 'any', 'segment', 0.3, 'USD', '2026-06-01'), ('cost', 'twilio', 'segment', 9, 'USD', '2020-01-01')").await;
+    let fill = async |limit: i32, later: &str| {
+        let sql = "select private.price_what_is_unpriced($1, now() + $2::text::interval)";
+        db.service.query_one(sql, &[&limit, &later]).await.unwrap().get::<_, i32>(0)
+    };
+    // Not at once: a message that is being written meanwhile has not seen the list.
+    assert_eq!(fill(100, "0 s").await, 0);
+    assert_eq!(db.value(amounts).await, before);
+    let mut rounds = Vec::new();
+    while db.count("select count(*) from public.channel_prices where fills_from is not null").await > 0 {
+        rounds.push(fill(2, "1 minute").await);
+        assert!(rounds.len() < 20, "{rounds:?}");
+    }
+    let after = db.value(amounts).await;
+    let expected = json!({
+        "before": ["9.000000", "18.000000", "price_list", null, null],
+        "june": ["0.100000", "0.200000", "price_list", "0.600000", "price_list"],
+        "told": [null, "0.010000", "writer", "0.600000", "price_list"],
+        "priced": ["0.070000", "0.140000", "price_list", "0.600000", "price_list"],
+        "july": ["0.200000", "0.400000", "price_list", "0.600000", "price_list"],
+        "erased": [null, null, null, null, null],
+        "other": [null, null, null, "0.300000", "price_list"],
+    });
+    assert_eq!(after, expected, "{rounds:?}");
+    assert_eq!(fill(100, "1 hour").await, 0, "nothing is left to be looked at");
+    assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
+
+    // A newer or corrected list changes no amount that is there.
+    db.run("update public.channel_prices set price = price * 2").await;
+    assert_eq!(fill(100, "1 hour").await, 0);
+    assert_eq!(db.value(amounts).await, after);
+    // And the sweep does it by itself.
+    db.run("insert into public.agent_sms (client_id, provider, provider_message_sid, phone_number, message_content, status)
+            select id, 'africas_talking', 'swept', '+32470123456', 'x', 'sent' from public.clients where slug = 'kigali'").await;
+    db.run("insert into public.channel_prices (side, provider, kind, price, currency, valid_from)
+            values ('cost', 'africas_talking', 'segment', 1, 'USD', now() - interval '1 day'), ('cost', 'mtn', 'minute', 1, 'USD', '2020-01-01')").await;
+    let later = db.value("select to_jsonb(now() + interval '2 minutes')").await;
+    assert_eq!(db.rpc("sweep", json!({"now": later})).await["sms_figures"]["priced"], 1);
+    assert_eq!(db.value(amounts).await["swept"][1], "1.000000");
+}

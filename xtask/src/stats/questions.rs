@@ -110,6 +110,16 @@ WHERE status IN ('active', 'follow_up')
         "none failed",
     ),
     of(
+        "unpriced-sms",
+        "SMS of the last 30 days without a cost or a price (a list entered later still prices them)",
+        "select c.slug as client, s.provider, count(*) filter (where s.cost is null) as no_cost, count(*) filter (where s.revenue is null) as no_price,
+                min(s.sent_at)::timestamp(0) as oldest, max(s.sent_at)::timestamp(0) as newest
+           from agent_sms s join clients c on c.id = s.client_id
+          where (s.cost is null or s.revenue is null) and s.segments is not null and s.sent_at >= now() - interval '30 days'
+          group by 1, 2 order by count(*) desc limit 20",
+        "none",
+    ),
+    of(
         "errors",
         "What carriers said no with in the last 24 hours",
         "select provider, error_class, error_code, count(*) as attempts, max(created_at)::timestamp(0) as newest
