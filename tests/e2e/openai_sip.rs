@@ -1,5 +1,7 @@
 //! A call over OpenAI's own SIP, without a relay: decided by webhook, observed over the sideband, ended, and told once.
 
+use std::sync::LazyLock;
+
 use ihuza_sim::callback::Posted;
 use ihuza_sim::control::Fault;
 use ihuza_sim::openai::realtime::{Act, Script, Turn};
@@ -399,18 +401,16 @@ async fn a_caller_who_interrupts_and_types_is_followed() {
 }
 
 #[tokio::test]
-async fn a_caller_is_handed_over_to_the_number_that_a_tool_names() {
+async fn a_caller_who_asks_for_a_person_is_handed_over_to_the_clients_number() {
     let stage = stage().await;
-    // No tool of today hands over; this one stands for those that will.
-    for sql in [
-        "alter function public.run_voice_tool(jsonb) rename to run_voice_tool_of_before",
-        "create function public.run_voice_tool(p jsonb) returns jsonb language sql as $$ select '{\"ok\": true, \"result\": {\"transfer_to\": \"+250788111222\"}}'::jsonb $$",
-        "grant execute on function public.run_voice_tool(jsonb) to service_role",
-    ] {
-        stage.execute(sql, &[]).await.unwrap();
-    }
-    let hand_over =
-        Act::Call { name: "remember".to_owned(), arguments: json!({}), saying: Some(speech::AGENT_LOOKING) };
+    let set = |number: Option<&str>| json!({ "handoff_number": number });
+    let sql = "update clients set settings = jsonb_strip_nulls(settings || $1) where is_default";
+    stage.execute(sql, &[&set(Some("+250788111222"))]).await.unwrap();
+    let hand_over = Act::Call {
+        name: "transfer_to_human".to_owned(),
+        arguments: json!({"reason": "wants to speak to somebody", "department": null, "urgent": "no"}),
+        saying: Some(speech::AGENT_LOOKING),
+    };
     stage.openai().realtime().script(talk(vec![asks(vec![hand_over])]));
     let call = Ringing::new(&stage);
     call.accepted().await;
@@ -421,12 +421,7 @@ async fn a_caller_is_handed_over_to_the_number_that_a_tool_names() {
     assert_eq!(call.known().referred, ["tel:+250788111222"]);
     stage.openai().calls().hang_up(&call.id);
     call.ended("transferred").await;
-    for sql in [
-        "drop function public.run_voice_tool(jsonb)",
-        "alter function public.run_voice_tool_of_before(jsonb) rename to run_voice_tool",
-    ] {
-        stage.execute(sql, &[]).await.unwrap();
-    }
+    stage.execute(sql, &[&set(None)]).await.unwrap();
     call.told_once().await;
     let told = format!(
         "select payload ->> 'outcome' from voice_events where type = 'transferred' and call_id = {}",
@@ -442,4 +437,68 @@ async fn the_health_page_names_what_is_missing() {
     let page: Value = ihuza_sim::edge::client().unwrap().get(url).send().await.unwrap().json().await.unwrap();
     assert_eq!((&page["status"], &page["missing_settings"]), (&json!("ok"), &json!([])), "{page}");
     assert_eq!(page["dependencies"]["openai"], json!({"configured": true}));
+}
+
+/// Where the vendor finds the tools: a port that nobody else has.
+fn with_remote_tools() -> WorldConfig {
+    static PORT: LazyLock<u16> =
+        LazyLock::new(|| std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port());
+    let mut config = config().var("AGENT_TOOLS_URL", format!("http://127.0.0.1:{}/agent-tools/mcp", *PORT));
+    config.ports.insert("agent-tools".to_owned(), *PORT);
+    config
+}
+
+#[tokio::test]
+async fn the_vendor_calls_the_tools_itself_with_a_token_that_ends_with_the_call() {
+    let stage = Stage::alone("openai-sip-mcp", with_remote_tools).await;
+    let remembered = calls("remember", json!({"key": "area", "value": "Kimironko"}));
+    let told =
+        Act::SayIfTold { told: "remembered".to_owned(), then: speech::AGENT_PARKING, otherwise: speech::AGENT_NOTHING };
+    let thanks =
+        Turn::new(speech::CALLER_THANKS.text, vec![calls("end_call", json!({})), Act::Say(speech::AGENT_LOOKING)]);
+    stage.openai().realtime().script(talk(vec![asks(vec![remembered, told]), thanks]));
+
+    let call = Ringing::new(&stage);
+    call.accepted().await;
+    let session = call.known().session;
+    let tools = session["tools"].as_array().unwrap();
+    let remote: Vec<&Value> = tools.iter().filter(|tool| tool["type"] == "mcp").collect();
+    assert_eq!(remote.len(), 1, "{tools:?}");
+    let server = remote[0];
+    assert_eq!((&server["require_approval"], &server["server_label"]), (&json!("never"), &json!("ihuza")));
+    let allowed = server["allowed_tools"].as_array().unwrap();
+    assert!(allowed.contains(&json!("remember")) && allowed.contains(&json!("book_transport")), "{allowed:?}");
+    let functions: Vec<&str> = tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
+    assert_eq!(functions, ["transfer_to_human", "end_call"], "what changes the call is run by whoever carries it");
+
+    call.hears("assistant", speech::AGENT_GREETING.text).await;
+    stage.openai().calls().says(&call.id, speech::CALLER_QUESTION);
+    // The vendor waits to be asked for a response to what the tool said.
+    call.hears("assistant", speech::AGENT_PARKING.text).await;
+    let row = call.row();
+    let memory = format!(
+        "select value from voice_memories where profile_id = (select profile_id from voice_calls where id = {row})"
+    );
+    assert_eq!(stage.value(&memory).await, "Kimironko");
+    let ran = format!(
+        "select jsonb_build_array(count(*), bool_and(idempotency_key like 'mcp:%'), bool_and(call_id = {row})) from mcp_tool_calls where name = 'remember' and call_id = {row}"
+    );
+    assert_eq!(stage.value(&ran).await, json!([1, true, true]));
+    let token = server["authorization"].as_str().unwrap().to_owned();
+    let bearer = format!("Bearer {token}");
+    let headers = [
+        ("authorization", bearer.as_str()),
+        ("content-type", "application/json"),
+        ("accept", "application/json, text/event-stream"),
+    ];
+    let list = r#"{"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}"#;
+    assert_eq!(stage.post("agent-tools", "/mcp", &headers, list).await.unwrap().status, 200);
+
+    stage.openai().calls().says(&call.id, speech::CALLER_THANKS);
+    call.ended("agent_hangup").await;
+    call.told_once().await;
+    assert_eq!(stage.post("agent-tools", "/mcp", &headers, list).await.unwrap().status, 401, "the call is over");
+    for line in stage.logs().unwrap() {
+        assert!(!line.text.contains("mcpt_"), "{}", line.text);
+    }
 }

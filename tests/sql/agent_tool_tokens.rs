@@ -210,3 +210,31 @@ async fn tokens_go_with_the_person_and_when_they_are_long_over() {
         assert_eq!(answer, json!({"refused": "token"}));
     }
 }
+
+#[tokio::test]
+async fn a_call_has_a_token_for_its_agents_tools_that_ends_with_it() {
+    let db = Db::new().await;
+    let opening = |sid: &str, from: &str| json!({"call_sid": sid, "origin": "openai_sip", "from": from, "to": "+250788000000", "model": "gpt-realtime-2.1", "correlation_id": "c", "now": at_text(0)});
+    let wanted =
+        json!({"mcp": {"tools": ["session_get_context", "search_services", "no_such_tool"], "ttl_seconds": 3900}});
+    let without = db.rpc("open_voice_call", opening("a", &phone())).await;
+    assert_eq!(without["mcp"], Value::Null, "nobody asked for one");
+    let hidden = db.rpc("open_voice_call", with(opening("b", "anonymous"), wanted.clone())).await;
+    assert_eq!(hidden["mcp"], Value::Null, "nobody knows whose it would be");
+    db.run("update public.ai_agents set voice_tools = voice_tools - 'search_services' where slug = 'call-center'")
+        .await;
+    let opened = db.rpc("open_voice_call", with(opening("c", &phone()), wanted.clone())).await;
+    assert_eq!(opened["mcp"]["tools"], json!(["session_get_context"]), "what the agent has of them");
+    let hash = ihuza_core::mcp::token_hash(&text(&opened, "/mcp/token")).unwrap();
+    let check = async |ms: i64| db.rpc("run_mcp_tool", json!({"token_hash": hash, "now": at_text(ms)})).await;
+    assert_eq!(check(1_000).await["scopes"], json!(["session_get_context"]));
+    assert_eq!(check(3_900_000).await, json!({"refused": "token"}), "no longer than a session of the model");
+    let ran = json!({"token_hash": hash, "name": "session_get_context", "scope": "session:read", "arguments": {}, "changes": false, "now": at_text(2_000)});
+    let ran = db.rpc("run_mcp_tool", ran).await;
+    assert_eq!(ran["ran"]["ok"], true, "{ran}");
+    let ending = json!({"call_sid": "c", "origin": "openai_sip", "cause": "caller_hangup", "ended_at": at_text(60_000), "now": at_text(60_000)});
+    db.rpc("end_voice_call", ending).await;
+    assert_eq!(check(61_000).await, json!({"refused": "token"}), "the call is over");
+    let stored = lines(&db.admin, "select t::text from public.agent_tool_tokens t").await.join("\n");
+    assert!(!stored.contains("mcpt_"), "{stored}");
+}

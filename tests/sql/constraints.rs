@@ -114,6 +114,7 @@ const NOT_FROM_INPUT: &[(&str, &[&str])] = &[
             "agent_sms_reports_once",
             "agent_sms_rollups_grain_is_known",
             "agent_sms_totals_grain_is_known",
+            "service_words_word_is_a_word",
             "agent_tool_tokens_token_hash_is_sha256",
             "agent_tool_tokens_token_hash_key",
             "memory_extractions_given_up_is_a_code",

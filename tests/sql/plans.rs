@@ -82,6 +82,7 @@ insert into public.voice_memories (client_id, profile_id, key, value) select pg_
 insert into public.call_consents (client_id, call_id, profile_id, kind, state, method, occurred_at) select pg_temp.client(n), pg_temp.id('c', n), pg_temp.id('p', n), 'recording', 'given', 'dtmf', now() from generate_series(1, 30000) n;
 insert into public.services (client_id, name, category, area, place_id)
 select pg_temp.client(n), 'Service ' || md5(n::text), case when n % 40 = 0 then 'housing' else 'trade ' || md5((n % 40)::text) end, 'Kigali', 1 + n % 69 from generate_series(1, 30000) n;
+insert into public.service_words (client_id, word) select distinct s.client_id, w from public.services s, lateral regexp_split_to_table(s.spelling, '[^[:alpha:]]+') w where length(w) between 3 and 40;
 insert into public.service_requests (client_id, profile_id, session_id, kind, state, closed_at, created_at)
 select pg_temp.client(n), pg_temp.id('p', n), pg_temp.id('s', n), 'housing', case when n % 3 = 0 then 'open' else 'closed' end, case when n % 3 <> 0 then now() end, now() - n * interval '1 minute' from generate_series(1, 30000) n;
 insert into public.transport_bookings (client_id, profile_id, session_id, pickup, destination, state, created_at)
@@ -433,6 +434,8 @@ fn calls(round: usize) -> Vec<Call> {
         ),
         used(round, "search_services", json!({"query": "housing", "area": "Kigali"})),
         used(round, "search_services", json!({"query": "housng", "area": "Kimironko"})),
+        used(round, "search_services", json!({"query": "zzxqy wvkkp qqjzz"})),
+        used(round, "search_services", json!({"query": "hxusing trxde servxce ".repeat(9), "category": "nothing"})),
         used(round, "service_request_save", json!({"kind": "housing", "budget": 1})),
         used(round, "book_transport", json!({"action": "create", "pickup": "Remera", "destination": "town"})),
         used(round, "book_transport", json!({"action": "cancel"})),

@@ -56,6 +56,9 @@ pub fn open(call: Call) -> Result<Outcome, Problem> {
     put("history_limit", HISTORY_LIMIT.into());
     put("session_idle_hours", config.number("SESSION_IDLE_HOURS").into());
     let with_key = asker == Asker::Relay || config.flag("VOICE_TRUNK_GETS_KEY");
+    if with_key && config.find("AGENT_TOOLS_URL").is_some() {
+        put("mcp", realtime::token_request());
+    }
     Ok(Outcome::later(async move { begin(&call.cx, p, format, with_key).await }))
 }
 
@@ -78,6 +81,7 @@ async fn begin(cx: &Cx, p: Map<String, Value>, asked: AudioFormat, with_key: boo
             turn_detection: cx.config.text("OPENAI_REALTIME_TURN_DETECTION"),
             transcription_model: cx.config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
             tools: &[],
+            mcp_url: cx.config.find("AGENT_TOOLS_URL").unwrap_or_default(),
         },
         host::now(),
     );

@@ -50,6 +50,9 @@ pub async fn admit(cx: &Cx, asked: &Value) -> Result<Admitted, Decided> {
     put("voice", config.text("OPENAI_REALTIME_VOICE").into());
     put("history_limit", HISTORY_LIMIT.into());
     put("session_idle_hours", config.number("SESSION_IDLE_HOURS").into());
+    if config.find("AGENT_TOOLS_URL").is_some() {
+        put("mcp", realtime::token_request());
+    }
     let limit_ms = config.number("DATABASE_TIMEOUT_MS").min(DATABASE_MS);
     let admitted = match database::rpc_within(cx, "admit_openai_call", &Value::Object(p), limit_ms).await {
         Ok(admitted) => admitted,
@@ -75,6 +78,7 @@ pub async fn admit(cx: &Cx, asked: &Value) -> Result<Admitted, Decided> {
             turn_detection: config.text("OPENAI_REALTIME_TURN_DETECTION"),
             transcription_model: config.text("OPENAI_REALTIME_TRANSCRIPTION_MODEL"),
             tools: &[sideband::END_CALL],
+            mcp_url: config.find("AGENT_TOOLS_URL").unwrap_or_default(),
         },
         host::now(),
     );

@@ -120,6 +120,8 @@ pub struct Realtime {
     cut: Option<String>,
     items: VecDeque<Item>,
     tools: Vec<Tool>,
+    /// Remote tools that the service is calling.
+    remote: u32,
     filler_told: bool,
     /// The number that is being typed.
     keys: String,
@@ -157,6 +159,7 @@ impl Realtime {
             cut: None,
             items: VecDeque::new(),
             tools: Vec::new(),
+            remote: 0,
             filler_told: false,
             keys: String::new(),
             numbers: VecDeque::new(),
@@ -216,7 +219,8 @@ impl Realtime {
         let interrupted = response.is_some() && response == self.cut.take();
         let asked = self.asked.take().is_some() | self.again_at.take().is_some();
         let unanswered = self.history.ends_with_caller() && self.items.is_empty();
-        let waits = response.is_some() && !interrupted || asked || unanswered;
+        let remote = std::mem::take(&mut self.remote) > 0;
+        let waits = response.is_some() && !interrupted || asked || unanswered || remote;
         self.items.retain(|item| item.sounds);
         for item in self.items.iter_mut().filter(|item| item.heard.is_none()) {
             item.written = true;
@@ -381,6 +385,13 @@ impl Realtime {
             }
             Event::FunctionCall { response, call_id, name, arguments } => {
                 self.wants_tool(response, call_id, name, arguments);
+            }
+            Event::RemoteTool { ended: false } => self.remote = self.remote.saturating_add(1),
+            Event::RemoteTool { ended: true } => {
+                self.remote = self.remote.saturating_sub(1);
+                if self.remote == 0 {
+                    self.ask(now, json!({}));
+                }
             }
             Event::ResponseDone { response, completed, failure, usage } => {
                 self.response_done(now, link, &response, completed, usage);

@@ -59,6 +59,8 @@ pub enum Event {
     TextDone { response: String, item: String, text: String },
     /// The agent wants a tool run.
     FunctionCall { response: String, call_id: String, name: String, arguments: String },
+    /// The service itself has begun to call a remote tool, or is done with it; then it waits to be asked for a response.
+    RemoteTool { ended: bool },
     /// A response ends.
     ResponseDone { response: String, completed: bool, failure: Option<String>, usage: Option<Usage> },
     /// On a telephone line of the vendor's own: a response was heard to its end.
@@ -199,6 +201,8 @@ impl Event {
                 let Item { call_id, name, arguments, .. } = wire.item;
                 Event::FunctionCall { response, call_id, name, arguments }
             }
+            "response.mcp_call.in_progress" => Event::RemoteTool { ended: false },
+            "response.mcp_call.completed" | "response.mcp_call.failed" => Event::RemoteTool { ended: true },
             "response.done" => Event::ResponseDone {
                 response: wire.response.id,
                 completed: wire.response.status == "completed",

@@ -147,6 +147,9 @@ pub struct Sideband {
     /// Responses and items that were cut off before their words were whole; the newest last.
     cut: VecDeque<String>,
     tools: Vec<Tool>,
+    /// Remote tools that the service is calling.
+    #[serde(default)]
+    remote: u32,
     /// The number that is being typed.
     keys: String,
     last_key_ms: i64,
@@ -176,6 +179,7 @@ impl Sideband {
             turns: VecDeque::new(),
             cut: VecDeque::new(),
             tools: Vec::new(),
+            remote: 0,
             keys: String::new(),
             last_key_ms: 0,
             farewell: None,
@@ -284,6 +288,13 @@ impl Sideband {
                     self.tools.push(Tool { call_id, response, name, arguments, begun_ms: None, output: None });
                 }
             }
+            Event::RemoteTool { ended: false } => self.remote = self.remote.saturating_add(1),
+            Event::RemoteTool { ended: true } => {
+                self.remote = self.remote.saturating_sub(1);
+                if self.remote == 0 {
+                    self.ask(now_ms, &json!({}));
+                }
+            }
             Event::ResponseDone { response, completed, failure, usage } => {
                 if self.response.as_deref() == Some(response.as_str()) {
                     self.response = None;
@@ -341,7 +352,9 @@ impl Sideband {
         let again: Vec<Act> = self.tools.iter().filter(waits).map(run).collect();
         self.acts.extend(again);
         self.return_tools(now_ms);
-        if std::mem::take(&mut self.wants_response) {
+        // What became of a remote tool meanwhile was told to nobody.
+        let unheard = std::mem::take(&mut self.remote) > 0;
+        if std::mem::take(&mut self.wants_response) || unheard {
             self.ask(now_ms, &json!({}));
         }
     }
@@ -761,6 +774,27 @@ mod tests {
         fn last_sent(&self) -> &Value {
             self.sent.last().unwrap()
         }
+    }
+
+    #[test]
+    fn what_the_vendor_asked_a_remote_tool_is_answered_once_all_are_done() {
+        let mut play = Play::new();
+        play.says("r_1", "Hello").played("r_1");
+        let asked = |play: &Play| play.sent.iter().filter(|sent| sent["type"] == "response.create").count();
+        let before = asked(&play);
+        let tool = |word: &str| json!({"type": format!("response.mcp_call.{word}"), "item_id": "mcp_1"});
+        play.gets(json!({"type": "response.created", "response": {"id": "r_m"}}));
+        play.gets(tool("in_progress")).gets(tool("in_progress")).gets(tool("completed"));
+        play.gets(json!({"type": "response.done", "response": {"id": "r_m", "status": "completed"}}));
+        assert_eq!(asked(&play), before, "one still runs");
+        play.gets(tool("failed"));
+        assert_eq!(asked(&play), before + 1);
+        // Done while nobody listened: whoever is there again asks.
+        play.gets(json!({"type": "response.created", "response": {"id": "r_n"}})).gets(tool("in_progress"));
+        play.gets(json!({"type": "response.done", "response": {"id": "r_n", "status": "completed"}}));
+        let before = asked(&play);
+        play.evicted();
+        assert_eq!(asked(&play), before + 1);
     }
 
     #[test]

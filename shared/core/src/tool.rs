@@ -262,6 +262,15 @@ pub fn find(name: &str) -> Option<&'static Tool> {
     TOOLS.iter().find(|tool| tool.name == name)
 }
 
+/// Names of the tools of a call that may be called from outside: those of MCP, but not what changes the call itself, which whoever
+/// carries the call has to hear of.
+pub fn remote() -> impl Iterator<Item = &'static str> {
+    TOOLS
+        .iter()
+        .filter(|tool| tool.surfaces.contains(&Surface::Mcp) && tool.name != "transfer_to_human")
+        .map(|tool| tool.name)
+}
+
 /// Definitions of the named tools that this surface may use, for the model; unknown names are left out.
 pub fn offered<S: AsRef<str>>(names: &[S], surface: Surface) -> Vec<Value> {
     TOOLS

@@ -235,6 +235,12 @@ pub const SETTINGS: &[Setting] = &[
         "`server_vad`, or `semantic_vad` for a model that waits for the end of a thought.",
     ),
     plain(
+        "AGENT_TOOLS_URL",
+        None,
+        VOICES,
+        "Public address of agent-tools (`https://…/mcp`). With it, in calls the model's vendor calls the agent's tools there, with a token of the call (docs/mcp.md); without it they are function tools, run by whoever carries the call.",
+    ),
+    plain(
         "OPENAI_REALTIME_TRANSCRIPTION_MODEL",
         Some("gpt-transcribe"),
         VOICES,

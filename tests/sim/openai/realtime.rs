@@ -20,6 +20,7 @@ mod audio;
 mod event;
 mod items;
 pub mod leg;
+pub mod mcp;
 mod response;
 mod script;
 pub mod session;

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::check::Refusal;
 use super::realtime::leg::Leg;
+use super::realtime::mcp;
 use super::realtime::session::{Out, Session};
 use super::realtime::settings::{self, MODELS, keys, refusal};
 use super::realtime::{Realtime, Seen};
@@ -336,6 +337,8 @@ impl Calls {
                         break;
                     }
                     Some(Out::Cut) => break,
+                    // The call's own, not the observer's.
+                    Some(Out::Remote(_)) => {}
                     Some(Out::Hang) => {
                         let _ = cuts.changed().await;
                         break;
@@ -357,8 +360,13 @@ pub fn observed(request: &Request) -> Option<&str> {
 async fn carry(mut leg: Leg, mut said: mpsc::UnboundedReceiver<Said>) {
     let began = Instant::now();
     let mut observer: Option<mpsc::UnboundedSender<Out>> = None;
+    let (answers, mut answered) = mpsc::unbounded_channel();
     loop {
         while let Some(out) = leg.poll() {
+            if let Out::Remote(call) = out {
+                mcp::begin(call, answers.clone());
+                continue;
+            }
             let over = out == Out::Close;
             // A cut or a silence is the socket's; the call goes on.
             if let Some(told) = &observer
@@ -382,6 +390,7 @@ async fn carry(mut leg: Leg, mut said: mpsc::UnboundedReceiver<Said>) {
                 Some(Said::Key(key)) => leg.presses(&key),
                 Some(Said::End) | None => return,
             },
+            Some((call, answer)) = answered.recv() => leg.remote_done(began.elapsed(), &call, answer),
             () = tokio::time::sleep_until(began + leg.next_at()) => leg.tick(began.elapsed()),
         }
     }

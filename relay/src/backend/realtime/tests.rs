@@ -280,6 +280,18 @@ fn tools_run_when_their_response_is_done_and_are_answered_together() {
 }
 
 #[test]
+fn what_the_service_asked_a_remote_tool_is_answered_once_all_are_done() {
+    let mut talk = Talk::ready();
+    let tool = |word: &str| json!({"type": format!("response.mcp_call.{word}"), "item_id": "mcp_1"});
+    talk.speaks("r");
+    for word in ["in_progress", "in_progress", "completed"] {
+        assert_eq!(talk.says(1, tool(word)), Vec::<String>::new(), "{word}");
+    }
+    assert!(!talk.done("r", "completed").contains(&"1> response.create".to_owned()), "one still runs");
+    assert_eq!(talk.says(1, tool("failed")), ["1> response.create"]);
+}
+
+#[test]
 fn tools_of_a_response_that_was_cut_off_do_not_run() {
     let mut talk = Talk::ready();
     talk.says(1, json!({ "type": "response.created", "response": { "id": "r1" } }));

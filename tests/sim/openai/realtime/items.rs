@@ -71,9 +71,10 @@ impl Items {
         self.all.iter().any(is)
     }
 
-    /// The newest output of a function.
+    /// The newest output of a function, or of a remote tool.
     pub fn told(&self) -> Option<&str> {
-        let newest = self.all.iter().rev().find(|item| item.field("type") == Some("function_call_output"));
+        let is_output = |item: &&Item| matches!(item.field("type"), Some("function_call_output" | "mcp_call"));
+        let newest = self.all.iter().rev().find(is_output);
         newest?.field("output")
     }
 

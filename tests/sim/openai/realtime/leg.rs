@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::audio::Format;
+use super::mcp::RemoteCall;
 use super::session::{Out, Session};
 use crate::speech::Speech;
 
@@ -67,6 +68,12 @@ impl Leg {
         let mut sound = format.write(speech);
         sound.extend(std::iter::repeat_n(silence, PAUSE_MS * format.bytes_a_ms()));
         self.session.append(now, &sound);
+        self.follow(now);
+    }
+
+    /// What came of a remote call.
+    pub fn remote_done(&mut self, now: Duration, call: &RemoteCall, answer: Result<String, String>) {
+        self.session.remote_done(call, answer);
         self.follow(now);
     }
 

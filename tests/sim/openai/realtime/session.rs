@@ -16,6 +16,7 @@ use super::Rules;
 use super::audio::Format;
 use super::event::Event;
 use super::items::{Item, Items};
+use super::mcp::RemoteCall;
 use super::response::Running;
 use super::script::Progress;
 use super::settings::{merge, refusal};
@@ -37,6 +38,8 @@ pub enum Out {
     Cut,
     /// It stands, and nobody is there any more.
     Hang,
+    /// A remote tool is to be called; [`Session::remote_done`] is told what came of it.
+    Remote(RemoteCall),
 }
 
 type Faults = Box<dyn Fn(&str) -> Met + Send>;

@@ -68,6 +68,10 @@ pub fn session(given: &Value) -> Checked {
         }
     }
     for tool in fields.get("tools").and_then(Value::as_array).into_iter().flatten() {
+        if tool.get("type").is_some_and(|kind| kind == "mcp") {
+            remote(tool)?;
+            continue;
+        }
         let tool = keys(tool, "session.tools", &["type", "name", "description", "parameters"])?;
         word(tool, "type", &["function"])?;
         if tool.get("parameters").and_then(|schema| schema.get("type")) != Some(&json!("object")) {
@@ -79,6 +83,46 @@ pub fn session(given: &Value) -> Checked {
         }
     }
     Ok(())
+}
+
+/// A server of remote tools.
+fn remote(tool: &Value) -> Checked {
+    let known = [
+        "type",
+        "server_label",
+        "server_url",
+        "server_description",
+        "authorization",
+        "headers",
+        "allowed_tools",
+        "require_approval",
+    ];
+    let fields = keys(tool, "session.tools", &known)?;
+    let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+    let label = text("server_label");
+    let is_label = label.starts_with(|first: char| first.is_ascii_alphabetic())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'));
+    if !is_label {
+        return Err(refusal("invalid_value", "session.tools.server_label", "A label of letters, digits, - and _."));
+    }
+    if !["https://", "http://127.0.0.1"].iter().any(|begins| text("server_url").starts_with(begins)) {
+        return Err(refusal("invalid_value", "session.tools.server_url", "The URL of the server is expected."));
+    }
+    if fields.get("authorization").is_some() && text("authorization").is_empty() {
+        return Err(refusal("invalid_type", "session.tools.authorization", "A token is expected."));
+    }
+    if text("authorization").starts_with("Bearer ") {
+        return Err(refusal("invalid_value", "session.tools.authorization", "The token alone, without its scheme."));
+    }
+    let is_names = |given: &Value| given.as_array().is_some_and(|names| names.iter().all(Value::is_string));
+    if fields.get("allowed_tools").is_some_and(|given| !is_names(given) && !given.is_object()) {
+        return Err(refusal("invalid_type", "session.tools.allowed_tools", "Names of tools are expected."));
+    }
+    match fields.get("require_approval") {
+        Some(Value::String(_)) => word(fields, "require_approval", &["always", "never"]),
+        None | Some(Value::Object(_)) => Ok(()),
+        Some(_) => Err(refusal("invalid_type", "session.tools.require_approval", "always or never is expected.")),
+    }
 }
 
 fn listens(input: &Value) -> Checked {
@@ -276,6 +320,20 @@ mod tests {
             Some("unknown_parameter"),
         );
         check(json!({"type": "realtime", "temperature": 0.8}), Some("unknown_parameter"));
+        let mcp = |more: Value| {
+            let mut tool = json!({"type": "mcp", "server_label": "ihuza", "server_url": "https://t.example.org/mcp", "authorization": "mcpt_1",
+                                  "allowed_tools": ["remember"], "require_approval": "never"});
+            overlay(&mut tool, &more);
+            json!({"type": "realtime", "tools": [tool]})
+        };
+        check(mcp(json!({})), None);
+        check(mcp(json!({"server_url": "http://t.example.org/mcp"})), Some("invalid_value"));
+        check(mcp(json!({"server_label": "our tools"})), Some("invalid_value"));
+        check(mcp(json!({"authorization": "Bearer mcpt_1"})), Some("invalid_value"));
+        check(mcp(json!({"authorization": null})), Some("invalid_type"));
+        check(mcp(json!({"require_approval": "sometimes"})), Some("invalid_value"));
+        check(mcp(json!({"allowed_tools": "remember"})), Some("invalid_type"));
+        check(mcp(json!({"name": "remember"})), Some("unknown_parameter"));
         check(json!({"type": "realtime", "max_output_tokens": "inf", "truncation": "auto"}), None);
         check(json!({"type": "realtime", "max_output_tokens": 0}), Some("invalid_value"));
         let vad = |field: &str, value: Value| json!({"type": "realtime", "audio": {"input": {"turn_detection": {"type": "server_vad", field: value}}}});

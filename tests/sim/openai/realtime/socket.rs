@@ -14,6 +14,7 @@ use tokio_websockets::{Limits, Message, ServerBuilder};
 
 use super::super::check::Refusal;
 use super::Rules;
+use super::mcp;
 use super::script::Progress;
 use super::session::{Out, Session};
 use crate::control::Control;
@@ -126,6 +127,7 @@ pub async fn serve(opened: Opened, control: Arc<Control>, stream: Stream, mut cu
     if let Some(refused) = &opened.refused {
         session.refuse(refused);
     }
+    let (answers, mut answered) = tokio::sync::mpsc::unbounded_channel();
     'connected: loop {
         while let Some(out) = session.poll() {
             match out {
@@ -141,6 +143,7 @@ pub async fn serve(opened: Opened, control: Arc<Control>, stream: Stream, mut cu
                     break 'connected;
                 }
                 Out::Cut => break 'connected,
+                Out::Remote(call) => mcp::begin(call, answers.clone()),
                 Out::Hang => {
                     let _ = socket.flush().await;
                     // Not even a ping is answered: nobody reads.
@@ -162,6 +165,7 @@ pub async fn serve(opened: Opened, control: Arc<Control>, stream: Stream, mut cu
                 }
                 _ => break,
             },
+            Some((call, answer)) = answered.recv() => session.remote_done(&call, answer),
             () = tokio::time::sleep_until(began + session.next_at()) => session.tick(began.elapsed()),
             _ = cuts.changed() => break,
         }

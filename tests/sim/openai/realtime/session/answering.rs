@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::super::super::check::Refusal;
 use super::super::audio::Format;
 use super::super::items::{Item, audio_tokens, text_tokens};
+use super::super::mcp::{RemoteCall, server_of};
 use super::super::response::{Open, Piece, Running};
 use super::super::script::Act;
 use super::{Out, Session, broken, id};
@@ -85,7 +86,16 @@ impl Session {
                 self.tell_of_part("response.output_audio.delta", json!({ "delta": STANDARD.encode(sound) }));
             }
             Piece::Close => self.close("completed"),
-            Piece::Call { name, arguments } => self.call(&name, &arguments),
+            Piece::Call { name, arguments } => {
+                let is_function =
+                    self.settings.get("tools").and_then(Value::as_array).is_some_and(|tools| {
+                        tools.iter().any(|tool| tool.get("name").is_some_and(|known| *known == name))
+                    });
+                match server_of(&self.settings, &name).filter(|_| !is_function).cloned() {
+                    Some(server) => self.call_remote(&name, &arguments, server),
+                    None => self.call(&name, &arguments),
+                }
+            }
             Piece::Done => self.done("completed", &Value::Null),
         }
     }
@@ -154,6 +164,43 @@ impl Session {
             response.made.text += text_tokens(arguments.len() + name.len());
         }
         self.whole(&item, value("completed", arguments));
+    }
+
+    /// The service calls a remote tool by itself. Its answer is an item; the client has to ask for a response to it.
+    fn call_remote(&mut self, name: &str, arguments: &str, server: Value) {
+        let approved = server.get("require_approval").is_some_and(|approval| approval == "never");
+        let kind = if approved { "mcp_call" } else { "mcp_approval_request" };
+        let item = id(if approved { "mcp" } else { "mcpr" });
+        let value = json!({"id": item, "object": "realtime.item", "type": kind, "server_label": server.get("server_label"),
+                           "name": name, "arguments": arguments});
+        self.tell_of_output("response.output_item.added", &value);
+        self.enters(Item { id: item.clone(), value: value.clone(), audio_ms: 0, of_model: true });
+        if !approved {
+            return self.whole(&item, value);
+        }
+        let at = self.response.as_ref().map(|response| (response.id.clone(), response.output.len()));
+        let (response, index) = at.unwrap_or_default();
+        let of = json!({"response_id": response, "item_id": item, "output_index": index, "arguments": arguments});
+        self.tell("response.mcp_call_arguments.done", of);
+        self.tell("response.mcp_call.in_progress", json!({"item_id": item, "output_index": index}));
+        self.out.push_back(Out::Remote(RemoteCall {
+            item,
+            name: name.to_owned(),
+            arguments: arguments.to_owned(),
+            server,
+        }));
+    }
+
+    /// What came of a remote call.
+    pub fn remote_done(&mut self, call: &RemoteCall, answer: Result<String, String>) {
+        let (word, output, error) = match answer {
+            Ok(output) => ("completed", Value::String(output), Value::Null),
+            Err(error) => ("failed", Value::Null, json!({"type": "mcp_protocol_error", "code": 0, "message": error})),
+        };
+        let value = json!({"id": call.item, "object": "realtime.item", "type": "mcp_call", "server_label": call.server.get("server_label"),
+                           "name": call.name, "arguments": call.arguments, "output": output, "error": error});
+        self.tell(&format!("response.mcp_call.{word}"), json!({"item_id": call.item, "output_index": 0}));
+        self.whole(&call.item, value);
     }
 
     /// An item of the model's enters the conversation, unfinished.
