@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use ihuza_sim::control::Fault;
-use ihuza_sim::openai::realtime::{Rules, Seen};
+use ihuza_sim::openai::realtime::{Act, Rules, Script, Seen, Turn};
 use ihuza_sim::phone::PhoneCall;
 use ihuza_sim::speech::{self, Speech};
 use ihuza_sim::world::WorldConfig;
@@ -278,6 +278,46 @@ async fn one_id_leads_from_the_invite_to_the_answer(stage: &Stage, call: &PhoneC
         Ok(lines.iter().any(|line| done(&line.json())).then_some(()))
     };
     stage.wait_for("the line of the turn with the id of the call", SOON, look).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_asks_for_a_person_is_put_through_to_the_clients_number() {
+    let stage = stage().await;
+    let phone = stage.stranger();
+    let set = "update clients set settings = jsonb_strip_nulls(settings || $1) where is_default";
+    stage.execute(set, &[&json!({"handoff_numbers": {"sales": "+250788111222"}})]).await.unwrap();
+    let hand_over = Act::Call {
+        name: "transfer_to_human".to_owned(),
+        arguments: json!({"reason": "wants to speak to somebody", "department": "sales", "urgent": "no"}),
+        saying: Some(speech::AGENT_LOOKING),
+    };
+    let turn = Turn::new(speech::CALLER_QUESTION.text, vec![hand_over]);
+    stage.openai().realtime().script(Script { greeting: speech::AGENT_GREETING, turns: vec![turn] });
+
+    let call = stage.call_from(&phone).await.unwrap();
+    hears_all(&stage, &call, &speech::AGENT_GREETING).await;
+    call.speak(&speech::CALLER_QUESTION).await;
+    let look = async || Ok(Some(call.referred()).filter(|to| !to.is_empty()));
+    let referred = stage.wait_for("a REFER at the other side", SOON, look).await.unwrap();
+    assert_eq!(referred.len(), 1, "{referred:?}");
+    assert!(referred[0].contains("+250788111222"), "{referred:?}");
+    // The agent had said so before.
+    hears_all(&stage, &call, &speech::AGENT_LOOKING).await;
+    is_ended(&stage, &call).await;
+
+    let row = ended(&stage, &call).await;
+    assert_eq!(row["end_cause"], "transferred", "{row:?}");
+    let of_call = format!("call_id = '{}'", row["id"].as_str().unwrap());
+    stage.until(&format!("select state = 'closed' from handoffs where {of_call}")).await;
+    let waits = stage.row(&format!("select department, transfer_to, channel from handoffs where {of_call}")).await;
+    assert_eq!(
+        Value::Object(waits),
+        json!({"department": "sales", "transfer_to": "+250788111222", "channel": "voice"}),
+        "and nobody has to call back"
+    );
+    one_summary(&stage, &phone, &row["id"]).await;
+    relay_logs_are_clean(&stage).await;
+    stage.execute(set, &[&json!({"handoff_numbers": null})]).await.unwrap();
 }
 
 #[tokio::test]

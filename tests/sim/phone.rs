@@ -56,6 +56,8 @@ struct DialogState {
     answers: Vec<(u16, String)>,
     /// Their BYE, if they hung up; its `Reason`.
     ended: Option<String>,
+    /// Where they wanted the call handed over to: `Refer-To`, in order.
+    referred: Vec<String>,
 }
 
 /// What was heard, on the time line of the sender.
@@ -122,6 +124,11 @@ impl PhoneCall {
     /// Their reason, once they hung up.
     pub fn ended(&self) -> Option<String> {
         lock(&self.dialog.state).ended.clone()
+    }
+
+    /// Where they wanted the call handed over to, by REFER: each time it was taken, and told that somebody answers there.
+    pub fn referred(&self) -> Vec<String> {
+        lock(&self.dialog.state).referred.clone()
     }
 
     /// BYE, and its answer.
@@ -220,12 +227,29 @@ impl Dialog {
                 Some(200..=299) if method == "INVITE" => drop(self.acknowledge().await),
                 Some(status) => lock(&self.state).answers.push((status, method.to_owned())),
                 None if text.starts_with("ACK ") => {}
+                // RFC 3515, section 2.4: taken, and told what became of it.
+                None if text.starts_with("REFER ") => {
+                    let to = header(&text, "Refer-To").unwrap_or_default().to_owned();
+                    let cseq = {
+                        let mut state = lock(&self.state);
+                        if !state.referred.contains(&to) {
+                            state.referred.push(to);
+                        }
+                        state.cseq += 1;
+                        state.cseq
+                    };
+                    let _ = self.send(&answered(&text, "202 Accepted")).await;
+                    let told = "Event: refer\r\nSubscription-State: terminated;reason=noresource\r\nContent-Type: message/sipfrag;version=2.0\r\n";
+                    if let Ok(notify) = self.request("NOTIFY", cseq, told, "SIP/2.0 200 OK\r\n") {
+                        let _ = self.send(&notify).await;
+                    }
+                }
                 None => {
                     if text.starts_with("BYE ") {
                         let reason = header(&text, "Reason").unwrap_or_default().to_owned();
                         lock(&self.state).ended = Some(reason);
                     }
-                    let _ = self.send(&accepted(&text)).await;
+                    let _ = self.send(&answered(&text, "200 OK")).await;
                 }
             }
         }
@@ -253,9 +277,9 @@ impl Dialog {
     }
 }
 
-/// 200 to a request within the call.
-fn accepted(request: &str) -> String {
-    let mut text = String::from("SIP/2.0 200 OK\r\n");
+/// The answer to a request within the call.
+fn answered(request: &str, status: &str) -> String {
+    let mut text = format!("SIP/2.0 {status}\r\n");
     for name in ["Via", "From", "To", "Call-ID", "CSeq"] {
         for value in headers(request, name) {
             text.push_str(&format!("{name}: {value}\r\n"));

@@ -150,7 +150,7 @@ fn settings(config: &RelayConfig<'_>, sip: SocketAddr, http: SocketAddr) -> Resu
     table("journal", &[("directory", path(config.journal))]);
     table("http", &[("listen", address(http))]);
     text.push_str("[[trunk]]\n");
-    let _ = writeln!(text, "name = \"mtn\"\nsources = [\"127.0.0.1\"]");
+    let _ = writeln!(text, "name = \"mtn\"\nsources = [\"127.0.0.1\"]\ntransfer_prefixes = [\"+25078\"]");
     let _ =
         writeln!(text, "[[trunk.did]]\nnumber = {}\nagent = \"call-center\"\nlocale = \"en\"", quoted(config.number));
     Ok(text)
