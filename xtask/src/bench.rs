@@ -12,6 +12,7 @@ mod sizes;
 mod sql;
 mod stats;
 mod traffic;
+mod turn;
 mod wasm;
 mod webhooks;
 mod workerd;
@@ -85,6 +86,8 @@ enum Part {
     World,
     /// How long carriers wait until their webhooks are accepted, signature checked.
     Webhooks,
+    /// One SMS turn without the model's time, what a use of a tool adds to it, and the size of the largest context.
+    Turn,
     /// How fast segments of an SMS are counted.
     Segments,
 }
@@ -249,6 +252,9 @@ fn measure(edge: &Edge, tools: &Tools) -> Result<Vec<Figure>> {
     if wanted(Part::Webhooks) {
         let stage = workerd::Stage::set(&tools.npm.esbuild, &[], &webhooks::FUNCTIONS, vars(), false)?;
         figures.extend(webhooks::measure(&stage, if edge.quick { 1_000 } else { 6_000 })?);
+    }
+    if wanted(Part::Turn) {
+        figures.extend(turn::measure(if edge.quick { 30 } else { 200 })?);
     }
     if wanted(Part::Segments) {
         figures.push(segments::measure());

@@ -72,6 +72,15 @@ pub struct Turn<'a> {
     pub now: DateTime<Utc>,
 }
 
+/// What the largest context may come to, instructions and tools included: [`estimated_tokens`] of all texts.
+pub const CONTEXT_BUDGET_TOKENS: usize = 18_000;
+
+/// About how many tokens a model makes of a text: one for three characters. Vendors count four for English; other languages
+/// take more tokens, and nobody counts them here.
+pub fn estimated_tokens(text: &str) -> usize {
+    text.chars().count().div_ceil(3)
+}
+
 /// Longest instructions of an operator, in characters.
 const INSTRUCTIONS_MAX_CHARS: usize = 8_000;
 /// All of the history that is shown, in characters.
@@ -335,6 +344,29 @@ mod tests {
         let text = Value::Array(items).to_string();
         assert!(text.contains("\"99 x") && text.contains("\"39 y") && !text.contains("\"0 x"));
         assert!(text.len() < 16_000, "{}", text.len());
+    }
+
+    #[test]
+    fn the_largest_context_keeps_its_budget() {
+        let long = "Ndashaka inzu y'ibyumba bibiri. ".repeat(400);
+        let summary = CallSummary {
+            language: Locale::Rw,
+            headline: long.clone(),
+            points: vec![long.clone(); 10],
+            next_step: Some(long.clone()),
+            intent: None,
+        };
+        let known = json!({"requests": vec![json!({ "details": long }); 10], "memories": vec![json!({"key": "k", "value": long}); 20]});
+        let history = vec![said(Role::Assistant, Channel::Whatsapp, &long); 30];
+        let messages = vec![Pending { channel: Channel::Sms, text: long.clone() }; 20];
+        let turn =
+            Turn { known: &known, instructions: &long, brand: &long, ..turn(&history, &messages, Some(&summary)) };
+        let names: Vec<&str> = crate::tool::TOOLS.iter().map(|tool| tool.name).collect();
+        let tools = json!(crate::tool::offered(&names, crate::tool::Surface::Text)).to_string();
+        let all = [instructions(&turn), json!(input(&turn)).to_string(), tools];
+        let tokens: usize = all.iter().map(|text| estimated_tokens(text)).sum();
+        assert!(tokens <= CONTEXT_BUDGET_TOKENS, "{tokens}");
+        assert!(tokens > CONTEXT_BUDGET_TOKENS / 2, "{tokens}: the budget says nothing");
     }
 
     #[test]
