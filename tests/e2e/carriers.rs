@@ -20,12 +20,12 @@ fn rotating() -> WorldConfig {
         .var("AFRICASTALKING_WEBHOOK_SECRET_PREVIOUS", OLD_AFRICASTALKING)
 }
 
-async fn stage() -> Stage {
+pub async fn stage() -> Stage {
     Stage::shared("carriers", rotating).await
 }
 
 /// Twilio's id of a message.
-fn sid() -> String {
+pub fn sid() -> String {
     format!("SM{}", Uuid::new_v4().simple())
 }
 
@@ -42,7 +42,7 @@ async fn sent(stage: &Stage, provider: &str, provider_message_id: &str) -> Uuid 
 }
 
 /// A callback as Twilio posts it: all parameters, in an order of its own.
-async fn callback(stage: &Stage, sid: &str, more: &[(&str, &str)], query: &str) -> Answered {
+pub async fn callback(stage: &Stage, sid: &str, more: &[(&str, &str)], query: &str) -> Answered {
     let mut parameters = vec![
         ("To", "+250788123456"),
         ("MessageSid", sid),
@@ -67,7 +67,7 @@ async fn report(stage: &Stage, id: &str, status: &str, more: &[(&str, &str)]) ->
 }
 
 #[track_caller]
-fn accepted(answer: &Answered) {
+pub fn accepted(answer: &Answered) {
     assert_eq!((answer.status, &answer.body), (200, &json!({"status": "accepted", "reports": 1, "unreadable": 0})));
 }
 

@@ -44,6 +44,7 @@ mod tools;
 mod turns;
 mod voice;
 mod whatsapp;
+mod writers;
 
 /// Are the world's parts as strict, and as faulty on order, as what they stand for?
 mod world {
