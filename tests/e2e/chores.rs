@@ -263,6 +263,42 @@ async fn finance_gets_every_row_of_a_period_to_the_last_decimal() {
 }
 
 #[tokio::test]
+async fn a_person_gets_a_copy_of_what_is_held_of_them_and_of_nobody_else() {
+    let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
+    for (phone, area) in [("+250788123456", "Kicukiro"), ("+250788999888", "Gisozi")] {
+        let sql = format!(
+            "with p as (insert into profiles (phone_number) values ('{phone}') returning id)
+             insert into voice_memories (client_id, profile_id, key, value) select c.id, p.id, 'area', '{area}' from clients c, p where c.is_default"
+        );
+        world.execute(&sql, &[]).await.unwrap();
+    }
+    let file = std::env::temp_dir().join(format!("ihuza-person-{}.json", uuid::Uuid::new_v4()));
+    let export = |number: &str| {
+        let ran = xtask()
+            .args(["export", "--person", number, "--out"])
+            .arg(&file)
+            .env("DATABASE_URL", world.database_url())
+            .output()
+            .unwrap();
+        (ran.status.success(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    let (done, told) = export("+250788123456");
+    assert!(done && told.contains("voice_memories: 1") && !told.contains("788123456"), "{told}");
+    let held: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    assert_eq!(
+        (&held["profiles"][0]["phone_number"], &held["voice_memories"][0]["value"]),
+        (&"+250788123456".into(), &"Kicukiro".into())
+    );
+    assert!(!held.to_string().contains("Gisozi") && !held.to_string().contains("788999888"), "{held}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    std::fs::remove_file(&file).unwrap();
+    let (done, told) = export("+250788000111");
+    assert!(!done && told.contains("nobody is known"), "{told}");
+    assert!(!file.exists());
+}
+
+#[tokio::test]
 async fn an_operator_is_told_how_it_goes() {
     let world = World::start(WorldConfig { functions: false, ..WorldConfig::default() }).await.unwrap();
     world

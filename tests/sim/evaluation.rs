@@ -94,6 +94,8 @@ async fn steps(world: &World, scenario: &Scenario, phone: &str, simulated: bool,
             Step::Call(call) => ended(world, call, phone, patience).await?,
             Step::Do { sql } => {
                 world.query(&of(sql, phone), &[]).await?;
+                // What an operator writes goes out with the next minute's sweep.
+                world.cron().await?;
             }
         }
     }

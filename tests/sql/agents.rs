@@ -179,7 +179,7 @@ async fn agents_are_loaded_from_their_files_and_an_edited_row_is_left_alone() {
 async fn a_turn_knows_what_is_open_and_remembered() {
     let db = Db::new().await;
     let first = begin(&db, "1", "I need a house").await;
-    assert_eq!(first["known"], json!({"requests": [], "bookings": [], "memories": []}));
+    assert_eq!(first["known"], json!({"requests": [], "bookings": [], "handovers": [], "memories": []}));
     let tool = |name: &str, arguments: Value| {
         json!({"session_id": first["session"]["id"], "turn_id": first["turn_id"], "name": name, "arguments": arguments,
                "idempotency_key": name, "correlation_id": "c-1"})

@@ -67,6 +67,8 @@ begin
   insert into public.wa_threads (client_id, profile_id, call_id) values (p_client, v_profile, v_call);
   insert into public.voice_memories (client_id, profile_id, call_id, key, value) values (p_client, v_profile, v_call, 'area', 'Kicukiro');
   insert into public.memory_extractions (session_id, client_id, profile_id) values (v_session, p_client, v_profile);
+  insert into public.privacy_requests (client_id, profile_id, kind, channel) values (p_client, v_profile, 'export', 'sms');
+  insert into public.kept_opt_outs (number_hash, channel) values (private.number_hash('+25078811111' || p_n), 'whatsapp');
   insert into public.prospects (client_id, profile_id, phone_number) values (p_client, v_profile, '+25078811111' || p_n);
   insert into public.agent_calls (client_id, deployment_id, phone_number)
   select p_client, d.id, '+25078811111' || p_n from public.agent_deployments d where d.client_id = p_client and d.is_default;

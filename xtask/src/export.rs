@@ -1,10 +1,12 @@
-//! `cargo xtask export`: what finance books: every SMS and call of a period with cost, revenue and margin, to the last decimal.
+//! `cargo xtask export`: what finance books: every SMS and call of a period with cost, revenue and margin, to the last decimal; or
+//! all that is held of one person.
 //!
 //! Read from one moment's view of the database, in portions, so that neither a late report nor the size of a month matters;
 //! the file is there whole or not at all.
 
 mod columns;
 mod format;
+mod person;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use clap::builder::ArgPredicate;
 use tokio_postgres::Client;
 
 use crate::migrate::connection;
@@ -32,11 +35,26 @@ pub struct Options {
     #[command(flatten)]
     database: connection::Place,
     /// First day, such as 2026-11-01, or a moment of ISO 8601.
-    #[arg(long, value_name = "TIME")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        required = false,
+        required_unless_present = "person",
+        default_value_if("person", ArgPredicate::IsPresent, "")
+    )]
     from: String,
     /// The day after the last, such as 2026-12-01, or the moment after the last.
-    #[arg(long, value_name = "TIME")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        required = false,
+        required_unless_present = "person",
+        default_value_if("person", ArgPredicate::IsPresent, "")
+    )]
     to: String,
+    /// Instead, all that is held of the person with this number, as one JSON object: for them, and for nobody else.
+    #[arg(long, value_name = "NUMBER", conflicts_with_all = ["from", "to", "client", "texts"])]
+    person: Option<String>,
     /// Where days begin.
     #[arg(long, value_name = "ZONE", default_value = "UTC")]
     time_zone: String,
@@ -61,6 +79,9 @@ enum Format {
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    if let Some(number) = &options.person {
+        return options.database.run(async |client| person::write(&client, number, &options.out).await);
+    }
     options.database.run(async |client| {
         let mut file = Draft::beside(&options.out)?;
         let rows = write(&client, options, &mut file).await?;

@@ -70,6 +70,7 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
     for row in memories {
         requeue(cx, "post-call-notify", row, obj(&mut [("memories_of", row.get("session_id").into())])).await;
     }
+    let erased = erase(cx, items_at(&found, "erasures")).await;
     let mut sent = 0;
     let last_begins = host::now() + ROUNDS_FOR;
     for _ in 0..ROUNDS {
@@ -95,6 +96,7 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
         ("notifications", notify.len().into()),
         ("turns", turns.len().into()),
         ("memories", memories.len().into()),
+        ("erased", erased.into()),
         ("deliveries", sent.into()),
         ("expired_deliveries", found.get("expired_deliveries").into()),
         ("closed_sessions", found.get("closed_sessions").into()),
@@ -103,6 +105,26 @@ pub async fn sweep(cx: &Cx) -> Result<Value, DatabaseError> {
     let said = if busy { "somebody else is at the sweep; due deliveries were sent" } else { "the sweep is done" };
     cx.log(Level::Info, Event::SweepDone, said, &[("counts", (&counts).into())]);
     Ok(counts)
+}
+
+/// Erases those who asked for it and confirmed it, each in a transaction of its own; how many are gone. Whoever cannot be erased now, a
+/// later sweep tries again.
+async fn erase(cx: &Cx, requests: &[Value]) -> usize {
+    let mut erased = 0;
+    for id in requests {
+        match database::rpc(cx, "erase_asked", &obj(&mut [("id", id.into())])).await {
+            Ok(answer) if str_at(&answer, "decision") == Some("erased") => {
+                erased += 1;
+                cx.log(Level::Info, Event::PersonErased, "somebody asked to be forgotten, and is", &[]);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let said = ["somebody who asked to be forgotten is not yet: ", &error.to_string()].concat();
+                cx.log(Level::Error, Event::DatabaseFailed, &said, &[]);
+            }
+        }
+    }
+    erased
 }
 
 /// Puts job rows onto their queues; those that the queue takes are completed, the others stay for the next sweep.

@@ -61,7 +61,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
             &[("keyword", keyword.as_str().into())],
         );
         let contact = turn.claim.client.contact_number.as_deref();
-        let text = keyword::reply(keyword, turn.channel, locale, &turn.claim.client.brand, contact);
+        let text = keyword::reply(keyword, turn.channel, locale, &turn.claim.client.brand, contact, &turn.held);
         let content = Content { whatsapp: text.text.clone(), sms: text, template: Vec::new() };
         let reply = Reply { text: content.sms.text.clone(), source: "keyword", model: None, usage: Usage::default() };
         return deliver(cx, turn, locale, reply, content, Vec::new(), None).await;

@@ -34,6 +34,8 @@ pub struct Turn {
     pub call_summary: Value,
     /// Open requests and bookings, and memories.
     pub known: Value,
+    /// How much there is of the person, where they ask.
+    pub held: Value,
     /// All unanswered messages, oldest first.
     pub messages: Vec<Pending>,
     /// Earlier turns on all channels, oldest first.
@@ -55,6 +57,7 @@ impl Turn {
             agent: claimed.get("agent")?.clone(),
             call_summary: claimed.get("call_summary").cloned().unwrap_or_default(),
             known: claimed.get("known").cloned().unwrap_or_default(),
+            held: claimed.get("held").cloned().unwrap_or_default(),
             messages: items_at(claimed, "messages").iter().filter_map(pending).collect(),
             history: items_at(claimed, "history").iter().filter_map(earlier).collect(),
             language_hint: string_at(claimed, "language_hint"),
@@ -68,7 +71,11 @@ fn pending(message: &Value) -> Option<Pending> {
 }
 
 fn earlier(turn: &Value) -> Option<HistoryTurn> {
-    let role = if str_at(turn, "role")? == "assistant" { Role::Assistant } else { Role::User };
+    let role = match str_at(turn, "role")? {
+        "assistant" => Role::Assistant,
+        "colleague" => Role::Colleague,
+        _ => Role::User,
+    };
     Some(HistoryTurn { role, channel: channel_of(turn), text: string_at(turn, "text")? })
 }
 

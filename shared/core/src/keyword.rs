@@ -1,10 +1,11 @@
-//! STOP, START, HELP and the choice of a channel: recognised before any model sees the text, and answered with fixed words.
+//! STOP, START, HELP, the choice of a channel, and what people ask about themselves (FORGET ME, MY DATA): recognised before any model sees the text, and answered with fixed words.
 //!
 //! The English words are Twilio's default list and the words AWS requires; the Kinyarwanda and Swahili ones are our
 //! choice and wait for a native speaker's and the operator's review. Only a whole message counts: "please stop by
 //! tomorrow" is no opt-out, "Stop. Thank you" is one.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::channel::Channel;
 use crate::locale::Locale;
@@ -26,11 +27,26 @@ pub enum Keyword {
     WhatsappOnly,
     /// Write to me on both.
     Both,
+    /// Delete what you know about me.
+    ForgetMe,
+    /// Yes, delete it.
+    ForgetConfirm,
+    /// What do you know about me?
+    MyData,
 }
 
 /// Every keyword.
-pub const ALL: [Keyword; 6] =
-    [Keyword::Stop, Keyword::Start, Keyword::Help, Keyword::SmsOnly, Keyword::WhatsappOnly, Keyword::Both];
+pub const ALL: [Keyword; 9] = [
+    Keyword::Stop,
+    Keyword::Start,
+    Keyword::Help,
+    Keyword::SmsOnly,
+    Keyword::WhatsappOnly,
+    Keyword::Both,
+    Keyword::ForgetMe,
+    Keyword::ForgetConfirm,
+    Keyword::MyData,
+];
 
 impl Keyword {
     /// The word in rows, JSON and logs.
@@ -42,6 +58,9 @@ impl Keyword {
             Keyword::SmsOnly => "sms_only",
             Keyword::WhatsappOnly => "whatsapp_only",
             Keyword::Both => "both",
+            Keyword::ForgetMe => "forget_me",
+            Keyword::ForgetConfirm => "forget_confirm",
+            Keyword::MyData => "my_data",
         }
     }
 
@@ -209,12 +228,45 @@ const WORDS: &[(&str, Keyword, Option<Locale>)] = &[
     ("sms na whatsapp", Keyword::Both, None),
     ("whatsapp na sms", Keyword::Both, None),
     ("zote mbili", Keyword::Both, Some(Locale::Sw)),
+    ("forget me", Keyword::ForgetMe, Some(Locale::En)),
+    ("forget about me", Keyword::ForgetMe, Some(Locale::En)),
+    ("delete my data", Keyword::ForgetMe, Some(Locale::En)),
+    ("erase my data", Keyword::ForgetMe, Some(Locale::En)),
+    ("oubliez moi", Keyword::ForgetMe, Some(Locale::Fr)),
+    ("oublie moi", Keyword::ForgetMe, Some(Locale::Fr)),
+    ("effacez mes donnees", Keyword::ForgetMe, Some(Locale::Fr)),
+    ("supprimez mes donnees", Keyword::ForgetMe, Some(Locale::Fr)),
+    ("munyibagirwe", Keyword::ForgetMe, Some(Locale::Rw)),
+    ("nyibagirwa", Keyword::ForgetMe, Some(Locale::Rw)),
+    ("musibe amakuru yanjye", Keyword::ForgetMe, Some(Locale::Rw)),
+    ("siba amakuru yanjye", Keyword::ForgetMe, Some(Locale::Rw)),
+    ("nisahau", Keyword::ForgetMe, Some(Locale::Sw)),
+    ("nisahauni", Keyword::ForgetMe, Some(Locale::Sw)),
+    ("futa data yangu", Keyword::ForgetMe, Some(Locale::Sw)),
+    ("futa taarifa zangu", Keyword::ForgetMe, Some(Locale::Sw)),
+    ("erase all", Keyword::ForgetConfirm, Some(Locale::En)),
+    ("effacer tout", Keyword::ForgetConfirm, Some(Locale::Fr)),
+    ("siba byose", Keyword::ForgetConfirm, Some(Locale::Rw)),
+    ("futa yote", Keyword::ForgetConfirm, Some(Locale::Sw)),
+    ("my data", Keyword::MyData, Some(Locale::En)),
+    ("mes donnees", Keyword::MyData, Some(Locale::Fr)),
+    ("amakuru yanjye", Keyword::MyData, Some(Locale::Rw)),
+    ("data yangu", Keyword::MyData, Some(Locale::Sw)),
+    ("taarifa zangu", Keyword::MyData, Some(Locale::Sw)),
 ];
 
 /// The fixed answer, one GSM-7 segment; STOP and START are for the channel they came on.
 ///
-/// `contact` is a phone number people can call, named in the answer to HELP.
-pub fn reply(keyword: Keyword, channel: Channel, locale: Locale, brand: &str, contact: Option<&str>) -> SmsText {
+/// `contact` is a phone number people can call, named in the answer to HELP; `held` is `{messages, calls, notes}`, how much there
+/// is of the person, for the answer to MY DATA.
+pub fn reply(
+    keyword: Keyword,
+    channel: Channel,
+    locale: Locale,
+    brand: &str,
+    contact: Option<&str>,
+    held: &Value,
+) -> SmsText {
     let whatsapp = channel == Channel::Whatsapp;
     let mut text = String::with_capacity(160);
     text.push_str(crate::json::clip(brand, 20));
@@ -284,7 +336,48 @@ pub fn reply(keyword: Keyword, channel: Channel, locale: Locale, brand: &str, co
         (Keyword::Both, Locale::Sw) => {
             "Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja."
         }
+        (Keyword::ForgetMe, Locale::En) => {
+            "To delete for good all we know about you, send ERASE ALL within 24 hours. To keep it, do nothing."
+        }
+        (Keyword::ForgetMe, Locale::Fr) => {
+            "Pour effacer à jamais tout ce que nous savons de vous, envoyez EFFACER TOUT dans les 24 heures. Sinon, ne faites rien."
+        }
+        (Keyword::ForgetMe, Locale::Rw) => {
+            "Niba ushaka ko dusiba burundu ibyo tukuziho byose, ohereza SIBA BYOSE mu masaha 24. Nutabikora, bizagumaho."
+        }
+        (Keyword::ForgetMe, Locale::Sw) => {
+            "Kufuta kabisa yote tunayojua kukuhusu, tuma FUTA YOTE ndani ya saa 24. Usipotuma, yatabaki."
+        }
+        (Keyword::ForgetConfirm, Locale::En) => {
+            "Done: all we know about you is being deleted now, for good. This is our last message."
+        }
+        (Keyword::ForgetConfirm, Locale::Fr) => {
+            "C'est fait : tout ce que nous savons de vous est effacé à l'instant, à jamais. C'est notre dernier message."
+        }
+        (Keyword::ForgetConfirm, Locale::Rw) => {
+            "Byakozwe: ibyo tukuziho byose birimo gusibwa burundu. Ubu ni bwo butumwa bwacu bwa nyuma."
+        }
+        (Keyword::ForgetConfirm, Locale::Sw) => {
+            "Tayari: yote tunayojua kukuhusu yanafutwa sasa kabisa. Huu ni ujumbe wetu wa mwisho."
+        }
+        (Keyword::MyData, Locale::En) => {
+            "We hold {m} messages, {c} calls and {n} notes of you. Within 30 days we contact you to give you a copy."
+        }
+        (Keyword::MyData, Locale::Fr) => {
+            "Nous avons de vous {m} messages, {c} appels et {n} notes. Sous 30 jours, nous vous contactons pour vous en donner copie."
+        }
+        (Keyword::MyData, Locale::Rw) => {
+            "Tukubitseho ubutumwa {m}, telefone {c} n'inyandiko {n}. Mu minsi 30 tuzakuvugisha tuguhe kopi yabyo."
+        }
+        (Keyword::MyData, Locale::Sw) => {
+            "Tuna ujumbe {m}, simu {c} na kumbukumbu {n} kukuhusu. Ndani ya siku 30 tutawasiliana nawe kukupa nakala."
+        }
     });
+    if keyword == Keyword::MyData {
+        for (place, name) in [("{m}", "messages"), ("{c}", "calls"), ("{n}", "notes")] {
+            text = text.replace(place, &crate::json::u32_at(held, name).unwrap_or(0).to_string());
+        }
+    }
     if let (Keyword::Help, Some(contact)) = (keyword, contact.filter(|contact| contact.len() <= 20)) {
         text.push_str(match locale {
             Locale::En => " Call: ",
@@ -335,10 +428,11 @@ mod tests {
     #[test]
     fn answers_are_one_cheap_segment_each() {
         let mut all = String::new();
+        let held = serde_json::json!({"messages": 12_345, "calls": 678, "notes": 90});
         for channel in [Channel::Sms, Channel::Whatsapp] {
             for keyword in ALL {
                 for locale in crate::locale::ALL {
-                    let answer = reply(keyword, channel, locale, "EasyMO", Some("+250788000000"));
+                    let answer = reply(keyword, channel, locale, "EasyMO", Some("+250788000000"), &held);
                     assert_eq!(
                         (answer.encoding, answer.segments, answer.shortened),
                         (Encoding::Gsm7, 1, false),
@@ -373,6 +467,18 @@ mod tests {
             EasyMO: Désormais nous vous écrivons par SMS et sur WhatsApp. Envoyez SMS SEULEMENT ou WHATSAPP SEULEMENT pour choisir.
             EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS no kuri WhatsApp. Ohereza SMS GUSA cyangwa WHATSAPP GUSA uhitemo.
             EasyMO: Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja.
+            EasyMO: To delete for good all we know about you, send ERASE ALL within 24 hours. To keep it, do nothing.
+            EasyMO: Pour effacer à jamais tout ce que nous savons de vous, envoyez EFFACER TOUT dans les 24 heures. Sinon, ne faites rien.
+            EasyMO: Niba ushaka ko dusiba burundu ibyo tukuziho byose, ohereza SIBA BYOSE mu masaha 24. Nutabikora, bizagumaho.
+            EasyMO: Kufuta kabisa yote tunayojua kukuhusu, tuma FUTA YOTE ndani ya saa 24. Usipotuma, yatabaki.
+            EasyMO: Done: all we know about you is being deleted now, for good. This is our last message.
+            EasyMO: C'est fait : tout ce que nous savons de vous est effacé à l'instant, à jamais. C'est notre dernier message.
+            EasyMO: Byakozwe: ibyo tukuziho byose birimo gusibwa burundu. Ubu ni bwo butumwa bwacu bwa nyuma.
+            EasyMO: Tayari: yote tunayojua kukuhusu yanafutwa sasa kabisa. Huu ni ujumbe wetu wa mwisho.
+            EasyMO: We hold 12345 messages, 678 calls and 90 notes of you. Within 30 days we contact you to give you a copy.
+            EasyMO: Nous avons de vous 12345 messages, 678 appels et 90 notes. Sous 30 jours, nous vous contactons pour vous en donner copie.
+            EasyMO: Tukubitseho ubutumwa 12345, telefone 678 n'inyandiko 90. Mu minsi 30 tuzakuvugisha tuguhe kopi yabyo.
+            EasyMO: Tuna ujumbe 12345, simu 678 na kumbukumbu 90 kukuhusu. Ndani ya siku 30 tutawasiliana nawe kukupa nakala.
             EasyMO: You will get no more WhatsApp messages from us. Send START to resume.
             EasyMO: Vous ne recevrez plus nos messages WhatsApp. Envoyez START pour reprendre.
             EasyMO: Ntabwo uzongera kwakira ubutumwa bwacu bwa WhatsApp. Ohereza START kugira ngo wongere.
@@ -397,6 +503,18 @@ mod tests {
             EasyMO: Désormais nous vous écrivons par SMS et sur WhatsApp. Envoyez SMS SEULEMENT ou WHATSAPP SEULEMENT pour choisir.
             EasyMO: Guhera ubu tuzajya tukwandikira kuri SMS no kuri WhatsApp. Ohereza SMS GUSA cyangwa WHATSAPP GUSA uhitemo.
             EasyMO: Kuanzia sasa tutakuandikia kwa SMS na WhatsApp. Tuma SMS TU au WHATSAPP TU kuchagua moja.
+            EasyMO: To delete for good all we know about you, send ERASE ALL within 24 hours. To keep it, do nothing.
+            EasyMO: Pour effacer à jamais tout ce que nous savons de vous, envoyez EFFACER TOUT dans les 24 heures. Sinon, ne faites rien.
+            EasyMO: Niba ushaka ko dusiba burundu ibyo tukuziho byose, ohereza SIBA BYOSE mu masaha 24. Nutabikora, bizagumaho.
+            EasyMO: Kufuta kabisa yote tunayojua kukuhusu, tuma FUTA YOTE ndani ya saa 24. Usipotuma, yatabaki.
+            EasyMO: Done: all we know about you is being deleted now, for good. This is our last message.
+            EasyMO: C'est fait : tout ce que nous savons de vous est effacé à l'instant, à jamais. C'est notre dernier message.
+            EasyMO: Byakozwe: ibyo tukuziho byose birimo gusibwa burundu. Ubu ni bwo butumwa bwacu bwa nyuma.
+            EasyMO: Tayari: yote tunayojua kukuhusu yanafutwa sasa kabisa. Huu ni ujumbe wetu wa mwisho.
+            EasyMO: We hold 12345 messages, 678 calls and 90 notes of you. Within 30 days we contact you to give you a copy.
+            EasyMO: Nous avons de vous 12345 messages, 678 appels et 90 notes. Sous 30 jours, nous vous contactons pour vous en donner copie.
+            EasyMO: Tukubitseho ubutumwa 12345, telefone 678 n'inyandiko 90. Mu minsi 30 tuzakuvugisha tuguhe kopi yabyo.
+            EasyMO: Tuna ujumbe 12345, simu 678 na kumbukumbu 90 kukuhusu. Ndani ya siku 30 tutawasiliana nawe kukupa nakala.
         "#]].assert_eq(&all);
     }
 
@@ -414,7 +532,7 @@ mod tests {
         #[test]
         fn answers_stay_one_segment_for_any_brand(brand in "\\PC{0,40}", contact in "\\PC{0,30}") {
             for locale in crate::locale::ALL {
-                let answer = reply(Keyword::Help, Channel::Sms, locale, &brand, Some(&contact));
+                let answer = reply(Keyword::Help, Channel::Sms, locale, &brand, Some(&contact), &Value::Null);
                 prop_assert!(answer.segments == 1 && answer.encoding == Encoding::Gsm7);
             }
         }

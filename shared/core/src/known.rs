@@ -10,9 +10,9 @@ pub fn memories(memories: &[Value]) -> impl Iterator<Item = String> {
     memories.iter().filter_map(|memory| Some([&*text(memory, "key")?, ": ", &*text(memory, "value")?].concat()))
 }
 
-/// `requests` and `bookings` that are open, as SQL's `open_requests` and `open_bookings` tell them.
+/// `requests` and `bookings` that are open and `handovers`, as SQL's `open_requests`, `open_bookings` and `handovers_of` tell them.
 pub fn open(known: &Value) -> impl Iterator<Item = String> {
-    [("requests", "asked for: "), ("bookings", "booked: ")]
+    [("requests", "asked for: "), ("bookings", "booked: "), ("handovers", "a colleague was asked to take over: ")]
         .into_iter()
         .flat_map(move |(list, what)| items_at(known, list).iter().map(move |item| [what, &item.to_string()].concat()))
 }
@@ -27,10 +27,16 @@ mod tests {
         let lines: Vec<String> =
             memories(&[json!({"key": "area", "value": "Remera"}), json!({"key": "x"}), json!(3)]).collect();
         assert_eq!(lines, ["area: Remera"]);
-        let known =
-            json!({"requests": [{"number": 1, "kind": "housing"}], "bookings": [{"number": 7}], "memories": []});
+        let known = json!({"requests": [{"number": 1, "kind": "housing"}], "bookings": [{"number": 7}], "handovers": [{"state": "waiting"}], "memories": []});
         let lines: Vec<String> = open(&known).collect();
-        assert_eq!(lines, [r#"asked for: {"kind":"housing","number":1}"#, r#"booked: {"number":7}"#]);
+        assert_eq!(
+            lines,
+            [
+                r#"asked for: {"kind":"housing","number":1}"#,
+                r#"booked: {"number":7}"#,
+                r#"a colleague was asked to take over: {"state":"waiting"}"#
+            ]
+        );
         assert_eq!(open(&Value::Null).count(), 0);
     }
 }

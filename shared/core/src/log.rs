@@ -98,6 +98,8 @@ events! {
     SummaryFallback = "SUMMARY_FALLBACK",
     /// A conversation in writing was read for what is worth remembering.
     MemoriesTaken = "MEMORIES_TAKEN",
+    /// Somebody who had asked for it was erased.
+    PersonErased = "PERSON_ERASED",
     /// The agent answered.
     AgentReply = "AGENT_REPLY",
     /// The model could not be used: the fixed apology goes out.
