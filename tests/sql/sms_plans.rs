@@ -83,6 +83,15 @@ fn questions() -> Vec<(&'static str, String)> {
         ("a message by its id", "select * from public.v_agent_sms_enriched where provider = 'twilio' and provider_message_sid = 'SM777'".to_owned()),
         ("days of a deployment", format!("select * from public.v_agent_sms_days where deployment_id = '{DEPLOYMENT}' and starts_at >= now() - interval '30 days'")),
         ("days of a client", format!("select * from public.v_agent_sms_days where client_id = '{CLIENT}' and starts_at >= now() - interval '30 days'")),
+        ("one person's timeline", format!("select occurred_at, kind, direction, status, content, duration_seconds from public.v_agent_communications
+            where phone_number = '+250780000777' and client_id = '{CLIENT}' order by occurred_at desc, id desc limit 50")),
+        ("what has no margin", "select 'sms' as kind, id, sent_at as at from public.agent_sms where margin is null and sent_at >= now() - interval '7 days'
+            union all select 'call', id, started_at from public.agent_calls where margin is null and started_at >= now() - interval '7 days' order by at desc limit 100".to_owned()),
+        ("who answered after a call", "select t.name, count(*), count(s.replied_at) from public.agent_sms s join public.agent_deployments d on d.id = s.deployment_id
+            left join public.agent_types t on t.id = d.agent_type_id where s.call_id is not null and s.sent_at >= now() - interval '30 days' group by 1".to_owned()),
+        ("calls of a month", "select cost_currency, count(*), sum(cost) from public.agent_calls where started_at >= now() - interval '30 days' group by 1".to_owned()),
+        ("what has no price", "select provider, count(*) from public.agent_sms where (cost is null or revenue is null) and segments is not null
+            and sent_at >= now() - interval '30 days' group by 1".to_owned()),
         ("costs of a deployment", COSTS.replace("{deployment}", DEPLOYMENT)),
     ]
 }
@@ -112,6 +121,12 @@ fn works(round: usize) -> Vec<(&'static str, String)> {
         ),
         ("what the sweep folds", "select private.fold_sms_changes()".to_owned()),
         ("what is too old", format!("select private.purge_agent_sms(now() + interval '{round} days', 100)")),
+        (
+            "what gets a price",
+            format!(
+                "update public.channel_prices set fills_from = valid_from; select private.price_what_is_unpriced(100, now() + interval '{round} hours')"
+            ),
+        ),
         ("whose SMS fail", "select private.watch_sms_of_clients(30, now())".to_owned()),
     ]
 }
@@ -137,7 +152,7 @@ async fn ask(listener: &mut Listener, what: &str, sql: &str) -> Vec<Value> {
 #[tokio::test]
 async fn no_question_about_sms_reads_all_of_them() {
     let db = full().await;
-    let big: BTreeSet<String> = ["agent_sms", "agent_sms_rollups"].map(str::to_owned).into();
+    let big: BTreeSet<String> = ["agent_sms", "agent_sms_rollups", "agent_calls"].map(str::to_owned).into();
     let mut listener = Listener::connect(db.url()).await;
     let mut found = BTreeSet::new();
     for member in [false, true] {
