@@ -591,6 +591,28 @@ async fn what_had_no_price_gets_that_of_its_day_once_there_is_one_and_nothing_el
     assert_eq!(fill(100, "1 hour").await, 0, "nothing is left to be looked at");
     assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
 
+    // Many for whom nobody has entered anything are passed by in portions.
+    db.run("insert into public.agent_sms (client_id, provider, provider_message_sid, phone_number, message_content, sent_at, status)
+            select id, 'unheard_of', 'u' || n, '+32470123456', 'x', '2019-07-01', 'sent' from public.clients, generate_series(1, 50) n where slug = 'kigali'").await;
+    db.run(&write("huye", "behind", "2019-07-02T00:00:00Z", "")).await;
+    db.run(
+        "insert into public.channel_prices (client_id, side, provider, kind, price, currency, valid_from)
+            select id, 'cost', 'twilio', 'segment', 1, 'USD', '2019-01-01' from public.clients where slug = 'huye'",
+    )
+    .await;
+    let mut portions = Vec::new();
+    while db.count("select count(*) from public.channel_prices where fills_from is not null").await > 0 {
+        portions.push(fill(2, "1 minute").await);
+        assert!(portions.len() < 20, "{portions:?}");
+    }
+    assert_eq!(
+        (portions[..2].to_vec(), portions.iter().sum::<i32>()),
+        (vec![0, 0], 1),
+        "twenty at a time: {portions:?}"
+    );
+    assert_eq!(db.value(amounts).await["behind"][1], "2.000000");
+    db.run("delete from public.agent_sms where sent_at < '2020-01-01'").await;
+
     // A newer or corrected list changes no amount that is there.
     db.run("update public.channel_prices set price = price * 2").await;
     assert_eq!(fill(100, "1 hour").await, 0);
