@@ -99,6 +99,7 @@ async fn the_database_counts_segments_as_the_core_does() {
     let first: Vec<String> =
         (1..=0x3ff_u32).chain(0x20a0..=0x20bf).filter_map(char::from_u32).map(String::from).collect();
     assert_counted(&first, &counted(&db.admin, &first).await);
+    println!("counted {} texts in segments by the database as by the core", batches * each + all.len());
 }
 
 // ------------------------------------------------------------------------------------------------- price lists
@@ -385,6 +386,7 @@ async fn what_is_billed_is_what_text_segments_and_the_list_of_the_day_come_to() 
     db.run("insert into public.channel_prices (side, provider, kind, price, currency) values ('cost', 'twilio', 'segment', 1, 'EUR')").await;
     db.service.execute("update public.agent_sms set metadata = metadata || '{\"seen\": true}', provider_status = 'read' where status = 'delivered'", &[]).await.unwrap();
     assert_eq!(sums(&db).await, settled);
+    println!("counted {} SMS billed as text, segments and the list of their day come to", batches * each);
 }
 
 #[tokio::test]
