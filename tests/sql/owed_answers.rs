@@ -209,3 +209,19 @@ async fn a_result_that_comes_late_owes_nothing_beside_a_turn_that_is_open() {
     assert_eq!(late["owed"], json!(false), "{late}");
     assert_eq!(db.count("select count(*) from public.conversation_turns").await, 1);
 }
+
+#[tokio::test]
+async fn who_is_with_a_colleague_by_then_gets_no_answer_of_an_agent_any_more() {
+    let db = Db::new().await;
+    let (_, _, session_id) = apologised(&db).await;
+    let sql = format!(
+        "insert into public.handoffs (client_id, profile_id, session_id, reason, state, taken_by, taken_at)
+         select client_id, profile_id, id, 'asked for', 'taken', 'Aline', '{}' from public.omnichannel_sessions where id = '{session_id}'",
+        at_text(10_000)
+    );
+    db.admin.batch_execute(&sql).await.unwrap();
+    let decision = text(&session(&db, &session_id, 2, MINUTE_MS).await, "/decision");
+    assert_ne!(decision, "go", "Aline answers");
+    assert_eq!(turns(&db).await[1][0], "suppressed");
+    assert_eq!(swept(&db, 2 * MINUTE_MS).await, Vec::<Value>::new(), "and it is not tried again");
+}
