@@ -78,7 +78,6 @@ declare
   v_nearly tsquery;
   v_found uuid[];
 begin
-  -- One letter that is missing in a word of seven makes 0.5 of it; 0.6, which is usual, would not forgive that.
   -- One letter that is missing in a word of seven leaves 0.4 of it.
   perform set_config('pg_trgm.similarity_threshold', '0.4', true);
   v_like := array(
@@ -105,10 +104,13 @@ begin
               and (p_category is null or s.category is null or %1$I.word_similarity(p_category, s.category) >= 0.5)
         limit 300)
       union
-      (select s.id from public.services s
-        where s.search @@ v_nearly and s.client_id = p_client_id and s.is_active
-              and (p_area is null or s.place_id = any (v_near) or s.place_id is null and (s.area is null or %1$I.word_similarity(p_area, s.area) >= 0.5))
-              and (p_category is null or s.category is null or %1$I.word_similarity(p_category, s.category) >= 0.5)
+      -- A word that everything nearly has says nothing: no more than a thousand are looked at for it.
+      (select n.id
+         from (select s.id, s.category from public.services s
+                where s.search @@ v_nearly and s.client_id = p_client_id and s.is_active
+                      and (p_area is null or s.place_id = any (v_near) or s.place_id is null and (s.area is null or %1$I.word_similarity(p_area, s.area) >= 0.5))
+                limit 1000) n
+        where p_category is null or n.category is null or %1$I.word_similarity(p_category, n.category) >= 0.5
         limit 300)) x);
   return (
     select coalesce(jsonb_agg(jsonb_build_object('name', f.name, 'category', f.category, 'description', left(f.description, 300), 'area', f.area,

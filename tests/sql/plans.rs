@@ -435,7 +435,7 @@ fn calls(round: usize) -> Vec<Call> {
         used(round, "search_services", json!({"query": "housing", "area": "Kigali"})),
         used(round, "search_services", json!({"query": "housng", "area": "Kimironko"})),
         used(round, "search_services", json!({"query": "zzxqy wvkkp qqjzz"})),
-        used(round, "search_services", json!({"query": "hxusing trxde servxce ".repeat(9), "category": "nothing"})),
+        used(round, "search_services", json!({"query": "hxusing zzxqy wvkkp ".repeat(9), "category": "nothing"})),
         used(round, "service_request_save", json!({"kind": "housing", "budget": 1})),
         used(round, "book_transport", json!({"action": "create", "pickup": "Remera", "destination": "town"})),
         used(round, "book_transport", json!({"action": "cancel"})),
