@@ -10,10 +10,14 @@ use crate::call::Call;
 use crate::places;
 
 pub const TARGET: &str = "wasm32-unknown-unknown";
-/// How the private standard library is built; another one means that it is built anew.
-pub const RECIPE: &str = "for-size-1";
+/// How the private standard library is built; another one means that it is built anew. The names of folder and toolchain
+/// have it, so that two clones of different ages do not build each other's away.
+pub const RECIPE: &str = "for-size-2";
+
 /// The name under which rustup knows the private sysroot.
-pub const LINKED_NAME: &str = "ihuza-wasm";
+pub fn linked_name() -> String {
+    format!("ihuza-wasm-{RECIPE}")
+}
 
 /// `IHUZA_WASM_TOOLCHAIN`: where the wasm target may come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,7 +82,7 @@ impl WasmToolchain {
     pub fn apply(&self, call: Call) -> Call {
         match self {
             Self::Active => call,
-            Self::Private { rustup: true, .. } => call.env("RUSTUP_TOOLCHAIN", LINKED_NAME),
+            Self::Private { rustup: true, .. } => call.env("RUSTUP_TOOLCHAIN", linked_name()),
             Self::Private { dir, rustup: false } => call.path_first(&dir.join("bin")),
         }
     }
@@ -104,7 +108,7 @@ impl WasmToolchain {
 /// The name of this folder must not contain "rustup": worker-build would take it for one of rustup's and ask rustup to
 /// add the target.
 pub fn private_dir() -> Result<PathBuf> {
-    Ok(places::cache()?.join("wasm-sysroot"))
+    Ok(places::cache()?.join(format!("wasm-sysroot-{RECIPE}")))
 }
 
 /// What the private sysroot is stamped with when it is whole.
@@ -139,7 +143,7 @@ pub fn field(version: &str, name: &str) -> Option<String> {
 pub fn is_linked(dir: &Path) -> bool {
     let home = places::set("RUSTUP_HOME").map(PathBuf::from);
     let home = home.or_else(|| places::set("HOME").map(|home| PathBuf::from(home).join(".rustup")));
-    let link = home.map(|home| home.join("toolchains").join(LINKED_NAME));
+    let link = home.map(|home| home.join("toolchains").join(linked_name()));
     let target = link.and_then(|link| link.canonicalize().ok());
     places::on_path("rustup").is_some() && target.is_some() && target == dir.canonicalize().ok()
 }

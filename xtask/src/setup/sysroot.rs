@@ -14,8 +14,8 @@ use crate::places;
 use crate::wasm_toolchain::{TARGET, commit_hash, field, private_dir, stamp};
 
 /// The crate is empty: only the standard library that cargo builds for it is wanted. It is built for size, as the functions
-/// are: 6 KB less of each, gzipped, than with the `opt-level` of a released toolchain. A change here wants a new
-/// [`crate::wasm_toolchain::RECIPE`].
+/// are: 6 KB less of each, gzipped, than with the `opt-level` of a released toolchain. A change here, in [`FLAGS`] or in
+/// [`WRAPPER`] wants a new [`crate::wasm_toolchain::RECIPE`].
 const SEED_MANIFEST: &str = "\
 [package]
 name = \"stdseed\"
@@ -26,6 +26,21 @@ edition = \"2021\"
 opt-level = \"z\"
 debug = 0
 ";
+
+/// A panic traps where it is, and neither its text nor its place is in the module. Nothing of ours panics (clippy denies
+/// it), so what is lost is the text of a fault in a library; the trap's stack is logged and its functions have the numbers
+/// of the module with names that the build keeps. The standard library and all that is compiled with it must agree.
+const FLAGS: &str = "-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none";
+
+/// Starts the distribution's compiler with the private sysroot. For wasm it compiles as the sysroot was; what runs on this
+/// machine (build scripts, macros) it leaves alone.
+const WRAPPER: &str = r#"#!/bin/sh
+here="$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")"
+case " $* " in
+*" --target TARGET "*) RUSTC_BOOTSTRAP=1 exec PROGRAM --sysroot "$here" "$@" FLAGS ;;
+esac
+exec PROGRAM --sysroot "$here" "$@"
+"#;
 
 pub fn build(ledger: &mut Ledger) -> Result<()> {
     if !apt::exists() {
@@ -90,8 +105,8 @@ fn build_std(seed: &Path, cargo: &Path, rustc: &Path) -> Result<PathBuf> {
         .env_remove("CARGO_BUILD_TARGET")
         .env("RUSTC", rustc)
         .env("RUSTC_BOOTSTRAP", "1")
-        // Without bitcode in std a later `lto = true` has nothing to optimise. Where in std a panic began helps nobody.
-        .env("RUSTFLAGS", "-C embed-bitcode=yes -Z location-detail=none")
+        // Without bitcode in std a later `lto = true` has nothing to optimise.
+        .env("RUSTFLAGS", format!("-C embed-bitcode=yes {FLAGS}"))
         .env("CARGO_TARGET_DIR", seed.join("target"))
         .args(["build", "--release", "--target", TARGET])
         .args(["-Z", "build-std=std,panic_abort,panic_unwind,proc_macro"])
@@ -122,12 +137,15 @@ fn assemble(new: &Path, libraries: &Path, cargo: &Path, wrapped: &[(&str, &PathB
             link(&PathBuf::from(root).join("lib/rustlib").join(&host), &rustlib.join(&host))?;
         }
         let wrapper = bin.join(name);
-        let here = r#"$(dirname -- "$(dirname -- "$(readlink -f -- "$0")")")"#;
-        write(&wrapper, &format!("#!/bin/sh\nexec {} --sysroot \"{here}\" \"$@\"\n", program.display()))?;
+        write(&wrapper, &wrapper_of(program))?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))
             .with_context(|| format!("could not make {} executable", wrapper.display()))?;
     }
     link(cargo, &bin.join("cargo"))
+}
+
+fn wrapper_of(program: &Path) -> String {
+    WRAPPER.replace("TARGET", TARGET).replace("FLAGS", FLAGS).replace("PROGRAM", &program.to_string_lossy())
 }
 
 fn link(to: &Path, from: &Path) -> Result<()> {

@@ -9,7 +9,7 @@ use super::{Ledger, sysroot};
 use crate::call::Call;
 use crate::places;
 use crate::progress;
-use crate::wasm_toolchain::{LINKED_NAME, Policy, TARGET, WasmToolchain, is_linked, private_dir};
+use crate::wasm_toolchain::{Policy, TARGET, WasmToolchain, is_linked, linked_name, private_dir};
 
 /// A network that swallows packets must not hold the set-up for longer than this.
 const RUSTUP_LIMIT: Duration = Duration::from_secs(300);
@@ -31,7 +31,7 @@ pub fn ensure(ledger: &mut Ledger) -> Result<WasmToolchain> {
         }
     }
     sysroot::build(ledger)?;
-    ready(ledger)?.context("the wasm sysroot was built but its compiler does not accept it: remove the folder wasm-sysroot from the cache and set up again")
+    ready(ledger)?.context("the wasm sysroot was built but its compiler does not accept it: remove the folder wasm-sysroot-… from the cache and set up again")
 }
 
 /// What is ready now, with the private sysroot linked by name where rustup is in charge of `cargo`.
@@ -39,10 +39,10 @@ fn ready(ledger: &mut Ledger) -> Result<Option<WasmToolchain>> {
     match WasmToolchain::find()? {
         Some(WasmToolchain::Private { dir, rustup: false }) if places::on_path("rustup").is_some() => {
             Call::new("rustup", "link the wasm sysroot as a toolchain")
-                .args(["toolchain", "link", LINKED_NAME])
+                .args(["toolchain", "link", linked_name().as_str()])
                 .arg(&dir)
                 .read()?;
-            ledger.add(format!("rustup: toolchain {LINKED_NAME} linked to {}", dir.display()));
+            ledger.add(format!("rustup: toolchain {} linked to {}", linked_name(), dir.display()));
             let rustup = is_linked(&private_dir()?);
             Ok(Some(WasmToolchain::Private { dir, rustup }))
         }
