@@ -13,7 +13,7 @@ mod sql;
 mod stats;
 mod traffic;
 mod turn;
-mod wasm;
+pub mod wasm;
 mod webhooks;
 mod workerd;
 mod world;

@@ -3,6 +3,8 @@
 //! One cargo call compiles all functions, so that what they share is compiled once; worker-build then bundles each. What
 //! is already built from the same sources by the same tools is left alone.
 
+mod unmade;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +16,9 @@ use crate::places;
 use crate::progress;
 use crate::setup::{self, Tools};
 use crate::wasm_toolchain::TARGET;
+
+/// How what is compiled becomes what is deployed; another text here means that everything is bundled anew.
+const BUNDLED: &str = "shrunk-1";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -134,14 +139,23 @@ fn bundle_one(tools: &Tools, function: &Function) -> Result<()> {
     strip(tools, function)
 }
 
-/// Takes the names of Rust's functions out of what is deployed: a sixth of it, and needed only to read a stack trace.
-/// The module with its names stays below the target folder; its functions have the same numbers.
+/// Takes out of what is deployed what is not used there: classes that nothing makes, and the names of Rust's functions, a
+/// sixth of it and needed only to read a stack trace. The module with its names stays below the target folder; its functions
+/// have the same numbers.
 fn strip(tools: &Tools, function: &Function) -> Result<()> {
     let [_, wasm] = function.outputs();
     let named = names(function);
     let folder = named.parent().unwrap_or(&named);
     std::fs::create_dir_all(folder).with_context(|| format!("could not create {}", folder.display()))?;
-    std::fs::copy(&wasm, &named).with_context(|| format!("could not keep {}", named.display()))?;
+    let module = std::fs::read(&wasm).with_context(|| format!("could not read {}", wasm.display()))?;
+    let module = unmade::without_classes(&module).with_context(|| format!("could not shrink {}", wasm.display()))?;
+    std::fs::write(&named, module).with_context(|| format!("could not keep {}", named.display()))?;
+    let call = Call::new(&tools.npm.wasm_opt, &format!("shrink {}", function.name))
+        .args(["-Oz", "--debuginfo"])
+        .arg(&named)
+        .arg("-o")
+        .arg(&named);
+    tools.npm.quiet(call).run()?;
     let call = Call::new(&tools.npm.wasm_opt, &format!("strip {}", function.name))
         .args(["--strip-debug", "--strip-producers"])
         .arg(&named)
@@ -170,6 +184,7 @@ fn fingerprint_of_shared(tools: &Tools) -> Result<String> {
     let project = places::project();
     let mut hash = Sha256::new();
     hash.update(tools.toolchain.fingerprint());
+    hash.update(BUNDLED);
     for tool in [&tools.wasm_bindgen, &tools.worker_build] {
         hash.update(tool.to_string_lossy().as_bytes());
     }

@@ -12,6 +12,7 @@ pub type Shares = BTreeMap<String, u64>;
 
 const CUSTOM: u8 = 0;
 const IMPORT: u8 = 2;
+pub const EXPORT: u8 = 7;
 const ELEMENT: u8 = 9;
 const CODE: u8 = 10;
 const DATA: u8 = 11;
@@ -179,11 +180,11 @@ fn crate_of(name: &str) -> Option<&str> {
     }
 }
 
-struct Section {
-    id: u8,
+pub struct Section {
+    pub id: u8,
     /// With id and length.
-    whole: Range<usize>,
-    body: Range<usize>,
+    pub whole: Range<usize>,
+    pub body: Range<usize>,
 }
 
 impl Section {
@@ -193,7 +194,7 @@ impl Section {
     }
 }
 
-fn sections(module: &[u8]) -> Result<Vec<Section>> {
+pub fn sections(module: &[u8]) -> Result<Vec<Section>> {
     if !module.starts_with(b"\0asm\x01\0\0\0") {
         bail!("not a wasm module of version 1");
     }
@@ -208,6 +209,21 @@ fn sections(module: &[u8]) -> Result<Vec<Section>> {
         found.push(Section { id, whole: start..reader.at, body: body..reader.at });
     }
     Ok(found)
+}
+
+/// The names under which things are imported.
+pub fn imports(module: &[u8]) -> Result<Vec<&str>> {
+    let mut names = Vec::new();
+    for section in sections(module)?.iter().filter(|section| section.id == IMPORT) {
+        let mut reader = Reader { bytes: module, at: section.body.start };
+        for _ in 0..reader.number()? {
+            reader.text()?;
+            names.push(reader.text()?);
+            let kind = reader.byte()?;
+            reader.import_type(kind)?;
+        }
+    }
+    Ok(names)
 }
 
 /// How many functions are imported: they take the first indices.
@@ -254,20 +270,20 @@ fn names(module: &[u8]) -> Result<BTreeMap<u32, &str>> {
 }
 
 /// Reads forward; an end that comes too early is an error.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
+pub struct Reader<'a> {
+    pub bytes: &'a [u8],
+    pub at: usize,
 }
 
 impl<'a> Reader<'a> {
-    fn byte(&mut self) -> Result<u8> {
+    pub fn byte(&mut self) -> Result<u8> {
         let byte = self.bytes.get(self.at).copied().context("the wasm module ends too early")?;
         self.at += 1;
         Ok(byte)
     }
 
     /// An unsigned LEB128 number of 32 bits.
-    fn number(&mut self) -> Result<u32> {
+    pub fn number(&mut self) -> Result<u32> {
         let mut number = 0_u64;
         for shift in (0..35).step_by(7) {
             let byte = self.byte()?;
@@ -287,7 +303,7 @@ impl<'a> Reader<'a> {
         Ok(skipped)
     }
 
-    fn text(&mut self) -> Result<&'a str> {
+    pub fn text(&mut self) -> Result<&'a str> {
         let size = self.number()?;
         std::str::from_utf8(self.skip(size)?).context("a name in the wasm module is not UTF-8")
     }
