@@ -5,6 +5,7 @@ use futures_util::future::join_all;
 use ihuza_core::{
     alert,
     json::{items_at, obj, str_at},
+    json_text::to_text,
     log::{Event, Level},
     signature,
 };
@@ -43,7 +44,7 @@ pub async fn tell(cx: &Cx) {
 /// One alert; whether the webhook took it.
 async fn post(cx: &Cx, url: &str, alert: &Value) -> Value {
     let id = str_at(alert, "id").unwrap_or_default();
-    let body = alert::body(alert).to_string();
+    let body = to_text(&alert::body(alert));
     let timestamp = (host::now_ms() / 1000).to_string();
     let signature =
         cx.config.find("ALERT_WEBHOOK_SECRET").map(|secret| signature::sign(secret, &timestamp, body.as_bytes()));

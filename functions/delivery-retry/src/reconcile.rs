@@ -6,6 +6,7 @@
 use ihuza_core::{
     channel::Provider,
     json::{items_at, obj, str_at, string_at, u32_at},
+    json_text::parse,
     log::{Event, Level},
     send::Refused,
     status::DeliveryEvent,
@@ -105,7 +106,7 @@ impl Job<'_> {
             return Ok(missing());
         }
         let answer = answered(answer)?;
-        let message: Value = serde_json::from_str(&answer.body).map_err(|_| "unreadable_message")?;
+        let message = parse(&answer.body).map_err(|_| "unreadable_message")?;
         let mut event = twilio::parse_message(&message, host::now()).ok_or("unreadable_message")?;
         // Under the id that we asked for, however Twilio spells it: else it would be asked for again.
         event.provider_message_id = Some(sid.to_owned());

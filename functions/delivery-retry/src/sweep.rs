@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use ihuza_core::{
     json::{Part, flag_at, items_at, obj, str_at, string_at},
+    json_text::to_text,
     log::{Event, Level},
 };
 use ihuza_edge::{
@@ -134,7 +135,7 @@ async fn requeue_jobs(cx: &Cx, jobs: &[Value]) -> usize {
         let (Some(id), Some(name), Some(payload)) = (job.get("id"), str_at(job, "queue"), job.get("payload")) else {
             continue;
         };
-        let text = payload.to_string();
+        let text = to_text(payload);
         if text.len() > queue::MESSAGE_LIMIT_BYTES {
             // No sweep will ever place it: an operator must look. Statuses, which alone come near this, are sliced.
             if bury_job(cx, id, name, payload).await {
@@ -194,7 +195,7 @@ async fn bury_job(cx: &Cx, id: &Value, queue: &str, payload: &Value) -> bool {
 /// Puts found work back onto its queue, under its own correlation id.
 async fn requeue(cx: &Cx, queue: &'static str, row: &Value, body: Value) {
     let correlation_id = string_at(row, "correlation_id").unwrap_or_else(host::new_uuid);
-    let text = Envelope::new(&correlation_id, body).to_value().to_string();
+    let text = to_text(&Envelope::new(&correlation_id, body).to_value());
     if let Err(error) = queue::send(cx, queue, &text, 0).await {
         cx.log(
             Level::Warn,

@@ -4,6 +4,7 @@ use ihuza_core::{
     channel::Provider,
     error_class::{Classified, ErrorClass},
     json::{self, flag_at, obj, str_at},
+    json_text::to_text,
     log::{Event, Level},
     problem::Problem,
     realtime::{self, AudioFormat, ClientSecret, Defaults},
@@ -141,7 +142,7 @@ async fn mint(cx: &Cx, session: &Value, profile_id: Option<&str>) -> Option<Clie
         headers.push(("openai-safety-identifier", person));
     }
     let headers = outgoing::headers(&headers);
-    let body = realtime::client_secret_request(session, config.number("OPENAI_REALTIME_KEY_SECONDS")).to_string();
+    let body = to_text(&realtime::client_secret_request(session, config.number("OPENAI_REALTIME_KEY_SECONDS")));
     let timeout_ms = config.number("OPENAI_REALTIME_TIMEOUT_MS");
     let started = host::now_ms();
     for attempt in 1..=2_u32 {

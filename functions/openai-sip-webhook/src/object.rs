@@ -9,6 +9,7 @@ use std::rc::Rc;
 
 use ihuza_core::{
     json::{obj, str_at, string_at},
+    json_text::{parse, to_text},
     log::{Event, Level},
     openai_sip::{self, Action, Answer, Reject},
     phone::E164,
@@ -90,7 +91,7 @@ impl SipCall {
     #[allow(clippy::needless_pass_by_value, reason = "the runtime hands it over")]
     pub fn new(state: JsValue, env: Env) -> SipCall {
         let store = Store::new(&state);
-        let asked: Value = serde_json::from_str(&store.note(note::ASKED)).unwrap_or_default();
+        let asked = parse(&store.note(note::ASKED)).unwrap_or_default();
         let thread = str_at(&asked, "call_sid").unwrap_or("none").to_owned();
         let cx = Cx::new(env, ENDPOINT.name, thread);
         let call = Sideband::from_text(&store.note(note::CALL));
@@ -103,9 +104,9 @@ impl SipCall {
         let here = self.here.clone();
         future_to_promise(async move {
             let text = JsFuture::from(request.text()?).await?.as_string().unwrap_or_default();
-            let asked: Value = serde_json::from_str(&text).unwrap_or_default();
+            let asked = parse(&text).unwrap_or_default();
             let answer = here.decided(&asked).await;
-            Ok(runtime::answered(if answer.is_null() { 503 } else { 200 }, &answer.to_string()).into())
+            Ok(runtime::answered(if answer.is_null() { 503 } else { 200 }, &to_text(&answer)).into())
         })
     }
 
@@ -177,7 +178,7 @@ impl Here {
     }
 
     fn asked(&self) -> Value {
-        serde_json::from_str(&self.note(note::ASKED)).unwrap_or_default()
+        parse(&self.note(note::ASKED)).unwrap_or_default()
     }
 
     fn sid(&self) -> String {
@@ -212,13 +213,13 @@ impl Here {
             if !self.is(phase::DONE) {
                 self.wake(host::now_ms());
             }
-            return serde_json::from_str(&answer).unwrap_or_default();
+            return parse(&answer).unwrap_or_default();
         }
         if self.deciding.replace(true) {
             return Value::Null;
         }
         let answer = self.decide(asked).await;
-        self.store.put(note::ANSWER, &answer.to_string());
+        self.store.put(note::ANSWER, &to_text(&answer));
         self.deciding.set(false);
         answer
     }
@@ -226,7 +227,7 @@ impl Here {
     async fn decide(self: &Rc<Self>, asked: &Value) -> Value {
         let before = self.is(phase::ACCEPTING);
         if self.note(note::PHASE).is_empty() {
-            self.store.put(note::ASKED, &asked.to_string());
+            self.store.put(note::ASKED, &to_text(asked));
             self.store.put(note::PHASE, phase::DECIDING);
         }
         let sid = self.sid();
@@ -283,9 +284,9 @@ impl Here {
         // What is to be remembered first, all at once: nothing of it goes out that is not in the storage.
         for act in &acts {
             if let Act::Keep(event) = act
-                && let Some(seq) = event.get("seq").and_then(Value::as_f64)
+                && let Some(seq) = event.get("seq").and_then(Value::as_i64)
             {
-                self.store.keep(seq, &event.to_string());
+                self.store.keep(seq as f64, &to_text(event));
                 kept = true;
             }
         }
@@ -402,7 +403,7 @@ impl Here {
             ("ended_at", timestamp::to_rfc3339(host::now()).into()),
             ("last_seq", last_seq.into()),
         ]);
-        self.store.put(note::END, &end.to_string());
+        self.store.put(note::END, &to_text(&end));
         self.store.put(note::PHASE, phase::ENDING);
         self.wake(host::now_ms());
     }
@@ -546,7 +547,7 @@ impl Here {
                 Ok(setup) => {
                     let call_id = self.note(note::CALL_ID);
                     let answer = obj(&mut [("decision", "accepted".into()), ("call_id", call_id.into())]);
-                    self.store.put(note::ANSWER, &answer.to_string());
+                    self.store.put(note::ANSWER, &to_text(&answer));
                     self.begin(setup);
                 }
                 Err(_) => self.finish("setup_failed", "object_lost"),
@@ -592,7 +593,7 @@ impl Here {
     async fn settle(self: &Rc<Self>) {
         let cx = self.cx();
         let (asked, call_id) = (self.asked(), self.note(note::CALL_ID));
-        let end: Value = serde_json::from_str(&self.note(note::END)).unwrap_or_default();
+        let end = parse(&self.note(note::END)).unwrap_or_default();
         let done =
             record::flush(&cx, &self.store, &asked, &call_id).await && record::end(&cx, &asked, &call_id, &end).await;
         if done {

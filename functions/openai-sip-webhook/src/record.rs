@@ -2,6 +2,7 @@
 
 use ihuza_core::{
     json::{obj, str_at},
+    json_text::parse,
     log::{Event, Level},
     realtime,
 };
@@ -30,8 +31,8 @@ fn named(asked: &Value, call_id: &str) -> Value {
 pub async fn flush(cx: &Cx, store: &Store, asked: &Value, call_id: &str) -> bool {
     loop {
         let held = store.events(BATCH);
-        let events: Vec<Value> = held.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-        let Some(last) = events.last().and_then(|event| event.get("seq")).and_then(Value::as_f64) else {
+        let events: Vec<Value> = held.lines().filter_map(|line| parse(line).ok()).collect();
+        let Some(last) = events.last().and_then(|event| event.get("seq")).and_then(Value::as_i64) else {
             return true;
         };
         let mut body = named(asked, call_id);
@@ -41,12 +42,12 @@ pub async fn flush(cx: &Cx, store: &Store, asked: &Value, call_id: &str) -> bool
             Err(problem) => {
                 // Ours are always such as the rules want; one that is not would hold up all that follow.
                 cx.log(Level::Error, Event::InternalError, problem.title, &[("field", problem.field.into())]);
-                store.stored(last);
+                store.stored(last as f64);
                 continue;
             }
         };
         match voice::keep_events(cx, with_thread(cx, p)).await {
-            Ok(_) => store.stored(last),
+            Ok(_) => store.stored(last as f64),
             Err(error) => {
                 cx.log(
                     Level::Warn,

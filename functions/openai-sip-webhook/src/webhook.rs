@@ -2,6 +2,7 @@
 
 use ihuza_core::{
     json::obj,
+    json_text::{parse, to_text},
     log::{Event, Level},
     openai_sip::{self, Incoming},
     problem::Problem,
@@ -14,7 +15,6 @@ use ihuza_edge::{
     reply::Reply,
 };
 use js_sys::futures::JsFuture;
-use serde_json::Value;
 
 use crate::runtime;
 
@@ -46,11 +46,11 @@ async fn decide(cx: &Cx, call: &openai_sip::Call) -> Result<Reply, Problem> {
         ("from", call.from.as_ref().into()),
         ("called", call.called.clone().into()),
     ]);
-    let answer = runtime::ask(&cx.env, CALLS, &call.call_id, &asked.to_string());
+    let answer = runtime::ask(&cx.env, CALLS, &call.call_id, &to_text(&asked));
     let answer = JsFuture::from(answer).await.ok().and_then(|answer| answer.as_string()).unwrap_or_default();
     match answer.split_once('\n') {
         Some(("200", decided)) => {
-            let decided: Value = serde_json::from_str(decided).unwrap_or_default();
+            let decided = parse(decided).unwrap_or_default();
             Ok(Reply::json(200, &decided))
         }
         _ => {

@@ -6,6 +6,7 @@ use ihuza_core::{
     channel::Channel,
     error_class::{Classified, ErrorClass},
     json::{items_at, obj, str_at},
+    json_text::to_text,
     keyword, local_format,
     locale::{self, Locale},
     log::{Event, Level},
@@ -288,7 +289,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
                 for call in calls {
                     let mut output = run_tool(cx, turn, &call).await;
                     local_format::spell_out(&mut output, locale);
-                    outputs.push((call.call_id, output.to_string()));
+                    outputs.push((call.call_id, to_text(&output)));
                 }
                 rounds.outputs(outputs);
             }

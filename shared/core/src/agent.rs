@@ -5,10 +5,10 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::channel::Channel;
-use crate::json::{clip, items_at};
+use crate::json::{clip, items_at, obj};
 use crate::known;
 use crate::local_format;
 use crate::locale::Locale;
@@ -129,10 +129,10 @@ pub fn instructions(turn: &Turn) -> String {
 pub fn input(turn: &Turn) -> Vec<Value> {
     let mut items = Vec::new();
     if let Some(summary) = turn.call_summary {
-        items.push(json!({"role": "developer", "content": call_note(summary, turn.call_ended_at)}));
+        items.push(item("developer", call_note(summary, turn.call_ended_at)));
     }
     if let Some(note) = known_note(turn.known, turn.locale) {
-        items.push(json!({"role": "developer", "content": note}));
+        items.push(item("developer", note));
     }
     let mut earlier = Vec::new();
     let mut length = 0;
@@ -148,7 +148,7 @@ pub fn input(turn: &Turn) -> Vec<Value> {
                 Role::Assistant => "assistant",
                 Role::Colleague => "developer",
             };
-            earlier.push(json!({"role": role, "content": labelled(past.role, past.channel, text)}));
+            earlier.push(item(role, labelled(past.role, past.channel, text)));
         }
     }
     items.extend(earlier.into_iter().rev());
@@ -163,7 +163,7 @@ pub fn input(turn: &Turn) -> Vec<Value> {
             break;
         }
         if !text.is_empty() {
-            waiting.push(json!({"role": "user", "content": labelled(Role::User, message.channel, text)}));
+            waiting.push(item("user", labelled(Role::User, message.channel, text)));
         }
     }
     // Behind the history, so that what does not change stays together for the vendor's cache.
@@ -176,9 +176,13 @@ pub fn input(turn: &Turn) -> Vec<Value> {
              not read all of them, and ask for what you miss."
         ));
     }
-    items.push(json!({"role": "developer", "content": clock}));
+    items.push(item("developer", clock));
     items.extend(waiting.into_iter().rev());
     items
+}
+
+fn item(role: &str, content: String) -> Value {
+    obj(&mut [("role", role.into()), ("content", content.into())])
 }
 
 /// The agent's own turns carry no label: it would begin to write labels itself.
@@ -250,6 +254,8 @@ pub fn whatsapp_reply(answer: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::sms::Encoding;
     use expect_test::expect;

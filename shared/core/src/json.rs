@@ -5,16 +5,18 @@
 
 use serde_json::{Map, Value};
 
+use crate::json_text;
 use crate::problem::Problem;
 
 /// Parses a body as one JSON object, with every NUL removed.
 pub fn object(body: &[u8]) -> Result<Value, Problem> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let mut value: Value = serde_json::from_slice(body).map_err(|error| {
+    let mut value = json_text::parse_bytes(body).map_err(|broken| {
+        let (line, column) = broken.line_and_column(body);
         let mut detail = String::from("JSON is broken at line ");
-        detail.push_str(&error.line().to_string());
+        detail.push_str(&line.to_string());
         detail.push_str(", column ");
-        detail.push_str(&error.column().to_string());
+        detail.push_str(&column.to_string());
         Problem::bad_json(detail)
     })?;
     if !value.is_object() {

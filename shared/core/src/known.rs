@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use crate::json::{items_at, text};
+use crate::json_text::to_text;
 
 /// Memories `{key, value}`, as `key: value`.
 pub fn memories(memories: &[Value]) -> impl Iterator<Item = String> {
@@ -14,7 +15,7 @@ pub fn memories(memories: &[Value]) -> impl Iterator<Item = String> {
 pub fn open(known: &Value) -> impl Iterator<Item = String> {
     [("requests", "asked for: "), ("bookings", "booked: "), ("handovers", "a colleague was asked to take over: ")]
         .into_iter()
-        .flat_map(move |(list, what)| items_at(known, list).iter().map(move |item| [what, &item.to_string()].concat()))
+        .flat_map(move |(list, what)| items_at(known, list).iter().map(move |item| [what, &to_text(item)].concat()))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod guards;
 pub mod ids;
 pub mod intent;
 pub mod json;
+pub mod json_text;
 pub mod keyword;
 pub mod known;
 pub mod local_format;

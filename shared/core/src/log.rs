@@ -5,6 +5,7 @@
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
+use crate::json_text::to_text;
 use crate::phone::{self, E164};
 use crate::redact;
 use crate::timestamp;
@@ -192,7 +193,7 @@ pub fn line(event: Event, level: Level, message: &str, now: DateTime<Utc>, field
             out.entry(key).or_insert(value);
         }
     }
-    Value::Object(out).to_string()
+    to_text(&Value::Object(out))
 }
 
 fn masked(key: &str, value: Value) -> Value {

@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use crate::ids::content_hash;
 use crate::json::{self, flag_at, items_at, obj, str_at};
+use crate::json_text::{self, to_text};
 use crate::tool::{self, Surface, Tool};
 
 /// The version in which every request stands alone.
@@ -169,7 +170,7 @@ pub struct Request {
 /// Reads the body of a POST. The error is the whole answer: of what cannot be read, or of a notification, which is taken and
 /// changes nothing (a call is cancelled by closing its connection, and runs to its end all the same).
 pub fn read(body: &[u8], headers: &Headers) -> Result<Request, Answer> {
-    let Ok(message) = serde_json::from_slice::<Value>(body) else {
+    let Ok(message) = json_text::parse_bytes(body) else {
         return Err(error(&Value::Null, Era::Modern, Code::Parse, "the body is no JSON", None));
     };
     let invalid = |said: &str| error(&Value::Null, Era::Modern, Code::InvalidRequest, said, None);
@@ -377,11 +378,9 @@ impl Request {
     /// alone does not, since clients count anew with each connection.
     pub fn fingerprint(&self) -> String {
         match &self.ask {
-            Ask::CallTool(call) => content_hash(&[
-                self.id.to_string().as_bytes(),
-                call.name.as_bytes(),
-                call.arguments.to_string().as_bytes(),
-            ]),
+            Ask::CallTool(call) => {
+                content_hash(&[to_text(&self.id).as_bytes(), call.name.as_bytes(), to_text(&call.arguments).as_bytes()])
+            }
             _ => String::new(),
         }
     }
@@ -427,7 +426,7 @@ impl Request {
     pub fn ran(&self, answer: &Value) -> Answer {
         let ok = flag_at(answer, "ok");
         let text = match (ok, answer.get("result"), str_at(answer, "error")) {
-            (true, Some(result), _) => result.to_string(),
+            (true, Some(result), _) => to_text(result),
             (true, None, _) => "{}".to_owned(),
             (false, _, Some(error)) => error.to_owned(),
             (false, _, None) => "the tool did not answer".to_owned(),

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use crate::json::{integer, items_at, obj, text};
+use crate::json_text::parse;
 use crate::summary;
 
 /// Most memories of one conversation.
@@ -45,7 +46,7 @@ pub fn answer_schema() -> Value {
         schema!(),
         "}}"
     );
-    serde_json::from_str(SCHEMA).unwrap_or_default()
+    parse(SCHEMA).unwrap_or_default()
 }
 
 /// The memories in a model's answer, as `{kind, key, value, confidence}` with confidence from 0 to 100. Everything is checked

@@ -3,10 +3,10 @@
 //! Shapes from the vendor's guide "Telephony and SIP" and package `openai` 3.52.0 (`types/webhooks`, `types/realtime/call_*`).
 //! Whatever a SIP header says was written by the caller's side: it names who calls, and proves nothing.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::error_class::ErrorClass;
-use crate::json::{self, field, foreign_object, items_at, str_at, text};
+use crate::json::{self, field, foreign_object, items_at, obj, str_at, text};
 use crate::openai;
 use crate::phone::{E164, is_short_code};
 use crate::problem::Problem;
@@ -182,7 +182,7 @@ impl Reject {
 
     /// The body of `reject`.
     pub fn body(self) -> Value {
-        json!({ "status_code": self.sip_status() })
+        obj(&mut [("status_code", self.sip_status().into())])
     }
 }
 
@@ -229,7 +229,7 @@ pub fn sideband_url(base_url: &str, call_id: &str) -> String {
 /// The body of `refer`.
 pub fn refer_body(number: &E164) -> Value {
     let target = ["tel:", number.as_str()].concat();
-    json!({ "target_uri": target })
+    obj(&mut [("target_uri", target.into())])
 }
 
 /// What the vendor says to an [`Action`], and to a request for the socket.
@@ -278,6 +278,8 @@ pub fn without_hints(session: &Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use proptest::prelude::*;
 

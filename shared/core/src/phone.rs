@@ -32,7 +32,7 @@ pub enum PhoneError {
     #[error("phone number has a country code that starts with 0: no country has one")]
     CountryCode,
     /// Something that is neither digit nor punctuation.
-    #[error("phone number has {found:?} at position {at}: only digits may follow the +")]
+    #[error("phone number has '{found}' at position {at}: only digits may follow the +")]
     NotADigit {
         /// Position in characters, counted from 0.
         at: usize,

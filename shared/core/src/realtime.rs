@@ -7,10 +7,11 @@
 use std::fmt;
 
 use chrono::{DateTime, Datelike, Utc};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::channel::Provider;
 use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, str_at, text};
+use crate::json_text::{parse, to_text};
 use crate::known;
 use crate::local_format;
 use crate::locale::{self, Locale};
@@ -57,9 +58,9 @@ impl AudioFormat {
     /// As the model takes it.
     pub fn to_value(self) -> Value {
         match self {
-            AudioFormat::Pcma => json!({"type": "audio/pcma"}),
-            AudioFormat::Pcmu => json!({"type": "audio/pcmu"}),
-            AudioFormat::Pcm16 => json!({"type": "audio/pcm", "rate": 24000}),
+            AudioFormat::Pcma => obj(&mut [("type", "audio/pcma".into())]),
+            AudioFormat::Pcmu => obj(&mut [("type", "audio/pcmu".into())]),
+            AudioFormat::Pcm16 => obj(&mut [("type", "audio/pcm".into()), ("rate", 24000.into())]),
         }
     }
 }
@@ -104,8 +105,15 @@ fn remote_tools(url: &str, mcp: &Value) -> Option<(Value, Vec<String>)> {
     if names.is_empty() {
         return None;
     }
-    let server = json!({"type": "mcp", "server_label": SERVER_LABEL, "server_url": url, "authorization": token,
-                        "allowed_tools": names, "require_approval": "never"});
+    let allowed: Vec<&str> = names.iter().map(String::as_str).collect();
+    let server = obj(&mut [
+        ("type", "mcp".into()),
+        ("server_label", SERVER_LABEL.into()),
+        ("server_url", url.into()),
+        ("authorization", token.into()),
+        ("allowed_tools", allowed.into()),
+        ("require_approval", "never".into()),
+    ]);
     Some((server, names))
 }
 
@@ -113,11 +121,15 @@ fn remote_tools(url: &str, mcp: &Value) -> Option<(Value, Vec<String>)> {
 pub fn session(request: &SessionRequest) -> Value {
     let format = request.audio_format.map(AudioFormat::to_value);
     let turn_detection = if request.turn_detection == "semantic_vad" {
-        json!({"type": "semantic_vad", "eagerness": "auto", "create_response": true, "interrupt_response": true})
+        r#"{"type": "semantic_vad", "eagerness": "auto", "create_response": true, "interrupt_response": true}"#
     } else {
-        json!({"type": "server_vad", "threshold": 0.55, "prefix_padding_ms": 300, "silence_duration_ms": 500,
-               "create_response": true, "interrupt_response": true})
+        r#"{"type": "server_vad", "threshold": 0.55, "prefix_padding_ms": 300, "silence_duration_ms": 500,
+            "create_response": true, "interrupt_response": true}"#
     };
+    // Keeps the beginning in the vendor's cache on a long call.
+    const TRUNCATION: &str =
+        r#"{"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}}"#;
+    let constant = |text: &str| parse(text).unwrap_or_default();
     let mut input = Map::new();
     let mut output = Map::new();
     output.insert("voice".into(), request.voice.into());
@@ -125,25 +137,26 @@ pub fn session(request: &SessionRequest) -> Value {
         input.insert("format".into(), format.clone());
         output.insert("format".into(), format);
     }
-    input.insert("noise_reduction".into(), json!({"type": "near_field"}));
-    input.insert("turn_detection".into(), turn_detection);
+    input.insert("noise_reduction".into(), obj(&mut [("type", "near_field".into())]));
+    input.insert("turn_detection".into(), constant(turn_detection));
     if !request.transcription_model.is_empty() {
         let languages: Vec<&str> = locale::ALL.iter().map(|locale| locale.as_str()).collect();
-        input.insert("transcription".into(), json!({"model": request.transcription_model, "languages": languages}));
+        let transcription = obj(&mut [("model", request.transcription_model.into()), ("languages", languages.into())]);
+        input.insert("transcription".into(), transcription);
     }
+    let audio = obj(&mut [("input", Value::Object(input).into()), ("output", Value::Object(output).into())]);
     let mut tools = tool::offered(request.tools, Surface::Voice);
     tools.extend(request.remote.clone());
-    json!({
-        "type": "realtime",
-        "model": request.model,
-        "output_modalities": ["audio"],
-        "instructions": request.instructions,
-        "audio": {"input": input, "output": output},
-        "tools": tools,
-        "tool_choice": "auto",
-        // Keeps the beginning in the vendor's cache on a long call.
-        "truncation": {"type": "retention_ratio", "retention_ratio": 0.8, "token_limits": {"post_instructions": 8000}},
-    })
+    obj(&mut [
+        ("type", "realtime".into()),
+        ("model", request.model.into()),
+        ("output_modalities", vec!["audio"].into()),
+        ("instructions", request.instructions.into()),
+        ("audio", audio.into()),
+        ("tools", tools.into()),
+        ("tool_choice", "auto".into()),
+        ("truncation", constant(TRUNCATION).into()),
+    ])
 }
 
 /// What a session is made with where the call was not opened with something else before.
@@ -209,7 +222,10 @@ pub fn opened(answer: &Value, defaults: &Defaults, now: DateTime<Utc>) -> Opened
 /// The request for a key with which a session can be started within `seconds` (the vendor takes 10 to 7,200).
 pub fn client_secret_request(session: &Value, seconds: u32) -> Value {
     obj(&mut [
-        ("expires_after", json!({"anchor": "created_at", "seconds": seconds.clamp(10, 7200)}).into()),
+        (
+            "expires_after",
+            obj(&mut [("anchor", "created_at".into()), ("seconds", seconds.clamp(10, 7200).into())]).into(),
+        ),
         ("session", session.into()),
     ])
 }
@@ -303,7 +319,7 @@ pub fn instructions(own: &str, locale: Locale, memories: &[Value], context: &Val
     all.push_str(" in Kigali.");
     let mut known: Vec<String> = known::memories(memories).collect();
     if let Some(summary) = field(context, "call_summary") {
-        known.push(["earlier call: ", &summary.to_string()].concat());
+        known.push(["earlier call: ", &to_text(summary)].concat());
     }
     if let Some(note) = field(context, "session").and_then(|session| text(session, "note")) {
         known.push(["note: ", &note].concat());
@@ -468,7 +484,7 @@ fn event(given: &Value) -> Result<Value, Problem> {
         "transcript" => transcript(given, &mut kept)?,
         _ => {
             let payload = safe(given);
-            if payload.to_string().len() <= EVENT_LIMIT_BYTES {
+            if to_text(&payload).len() <= EVENT_LIMIT_BYTES {
                 for (name, value) in payload.as_object().into_iter().flatten() {
                     if !matches!(name.as_str(), "seq" | "type" | "at") {
                         kept.insert(name.clone(), value.clone());
@@ -570,36 +586,42 @@ fn safe(value: &Value) -> Value {
             let secret = |mark: &str| found.match_indices(mark).any(|(at, _)| found.len() > at + mark.len() + 8);
             Value::from(if secret("ek_") || secret("sk-") { "[removed]" } else { found.as_str() })
         }
-        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
-            (Some(whole), _) => whole.into(),
-            (None, Some(real)) if real.is_finite() => {
-                serde_json::Number::from_f64(real).map_or(Value::Null, Value::Number)
-            }
-            _ => Value::Null,
-        },
+        Value::Number(number) if !has_value(number.as_str()) => Value::Null,
         Value::Array(items) => items.iter().map(safe).collect(),
         Value::Object(map) => {
             let kept = map.iter().filter(|(name, _)| name.as_str() != "client_secret");
             Value::Object(kept.map(|(name, value)| (name.clone(), safe(value))).collect())
         }
-        Value::Null | Value::Bool(_) => value.clone(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }
+}
+
+/// Whether Postgres can hold a number of this spelling; by its spelling, since the tables that make a float of it are 10 KB.
+fn has_value(number: &str) -> bool {
+    let exponent = number.split_once(['e', 'E']).map_or("0", |(_, exponent)| exponent.trim_start_matches('+'));
+    number.len() <= 400 && exponent.parse().is_ok_and(|exponent: i16| exponent.unsigned_abs() <= 308)
 }
 
 /// The counters of a `usage` that SQL reads, and nothing else of it.
 fn usage(given: &Value) -> Value {
+    const CACHED: &str = "cached_tokens_details";
     let count = |path: &[&str]| {
         let found = path.iter().try_fold(given, |value, name| value.get(*name));
         found.and_then(Value::as_i64).filter(|count| (0..=999_999_999_999).contains(count)).unwrap_or(0)
     };
     let part = |name: &str| {
-        let cached = ["cached_tokens_details"];
-        json!({
-            "text_tokens": count(&[name, "text_tokens"]), "audio_tokens": count(&[name, "audio_tokens"]), "cached_tokens": count(&[name, "cached_tokens"]),
-            "cached_tokens_details": {"text_tokens": count(&[name, cached[0], "text_tokens"]), "audio_tokens": count(&[name, cached[0], "audio_tokens"])},
-        })
+        let details = obj(&mut [
+            ("text_tokens", count(&[name, CACHED, "text_tokens"]).into()),
+            ("audio_tokens", count(&[name, CACHED, "audio_tokens"]).into()),
+        ]);
+        obj(&mut [
+            ("text_tokens", count(&[name, "text_tokens"]).into()),
+            ("audio_tokens", count(&[name, "audio_tokens"]).into()),
+            ("cached_tokens", count(&[name, "cached_tokens"]).into()),
+            (CACHED, details.into()),
+        ])
     };
-    json!({"input_token_details": part("input_token_details"), "output_token_details": part("output_token_details")})
+    obj(&mut ["input_token_details", "output_token_details"].map(|name| (name, part(name).into())))
 }
 
 /// Why a call ended, as it is stored; `voice_calls_end_cause_is_known` is the same list.
@@ -711,6 +733,8 @@ pub fn trunk_fields(body: &Value) -> Result<Map<String, Value>, Problem> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::error_class::ErrorClass;
     use expect_test::expect;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::json::{clip, str_at};
+use crate::json_text::to_text;
 use crate::locale::{self, ALL, Locale};
 use crate::phone::E164;
 use crate::realtime::{greeting, in_language, pressed};
@@ -464,7 +465,7 @@ impl Sideband {
                     .push(Act::Warn("a tool wants the caller handed over to where that is not allowed".to_owned()));
                 self.put_output(now_ms, call_id, r#"{"status":"failed"}"#.to_owned());
             }
-            Some(Some(_)) | None => self.put_output(now_ms, call_id, answer.to_string()),
+            Some(Some(_)) | None => self.put_output(now_ms, call_id, to_text(answer)),
         }
         self.leave(now_ms);
     }
@@ -646,7 +647,7 @@ impl Sideband {
     }
 
     fn send(&mut self, event: &Value) {
-        self.acts.push(Act::Send(event.to_string()));
+        self.acts.push(Act::Send(to_text(event)));
     }
 
     fn keep(&mut self, at_ms: i64, kind: &str, mut event: Value) {

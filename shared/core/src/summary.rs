@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::json::{clip, field, text as text_field};
+use crate::json_text::parse;
 use crate::locale::Locale;
 use crate::memory;
 use crate::phone;
@@ -255,7 +256,7 @@ pub fn schema() -> Value {
         memory::schema!(),
         "}}"
     );
-    serde_json::from_str(SCHEMA).unwrap_or_default()
+    parse(SCHEMA).unwrap_or_default()
 }
 
 /// Why a model's answer cannot be used.

@@ -4,6 +4,7 @@ use std::future::Future;
 
 use futures_util::future::join_all;
 use ihuza_core::json::{self, obj};
+use ihuza_core::json_text::parse;
 use ihuza_core::{
     ids::CorrelationId,
     log::{Event, Level},
@@ -108,7 +109,7 @@ async fn one<F>(message: &Message, invocation: &Cx, work: &impl Fn(Cx, Envelope)
 where
     F: Future<Output = Verdict>,
 {
-    let Some(envelope) = serde_json::from_str(&text_of(message)).ok().and_then(Envelope::from_value) else {
+    let Some(envelope) = parse(&text_of(message)).ok().and_then(Envelope::from_value) else {
         // Only our own accept path writes to the queue: this is a deployment that went wrong. The dead-letter queue keeps it.
         invocation.log(Level::Error, Event::InternalError, "a queue message is no envelope of ours", &[]);
         retry(message, 60);
@@ -188,7 +189,7 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
 
 /// A dead message as it is kept: its JSON, else its text; and under which correlation id.
 fn letter(text: &str) -> (Value, String) {
-    let payload = serde_json::from_str::<Value>(text).unwrap_or_else(|_| as_string(text));
+    let payload = parse(text).unwrap_or_else(|_| as_string(text));
     let id = payload.get("correlation_id").and_then(Value::as_str).and_then(CorrelationId::parse);
     let id = id.map_or_else(|| "none".to_owned(), |id| id.as_str().to_owned());
     (payload, id)

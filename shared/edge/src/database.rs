@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{context::Cx, host, outgoing, pause};
 use ihuza_core::json::obj;
+use ihuza_core::json_text::{self, to_text};
 
 /// Tries of one RPC within one piece of work; each RPC is safe to repeat under the same lease token.
 const TRIES: u32 = 3;
@@ -115,7 +116,7 @@ pub async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result
         })
         .clone()
     });
-    let body = obj(&mut [("p", p.into())]).to_string();
+    let body = to_text(&obj(&mut [("p", p.into())]));
     let answer = outgoing::send(None, &url, &headers, &body, timeout_ms).await.map_err(|failure| {
         DatabaseError::Unavailable {
             what: match failure {
@@ -132,7 +133,7 @@ pub async fn rpc_once(cx: &Cx, name: &str, p: &Value, timeout_ms: u32) -> Result
 
 /// What PostgREST's status and body mean (reference: PostgREST docs, references/errors).
 fn read(status: u16, body: &[u8]) -> Result<Value, DatabaseError> {
-    let value: Option<Value> = serde_json::from_slice(body).ok();
+    let value = json_text::parse_bytes(body).ok();
     if (200..300).contains(&status) {
         return match value {
             Some(value) => Ok(value),

@@ -6,6 +6,7 @@ use std::{
 };
 
 use ihuza_core::json::obj;
+use ihuza_core::json_text::{parse, to_text};
 use ihuza_core::{
     ids::CorrelationId,
     log::{Event, Level},
@@ -86,7 +87,7 @@ impl Outcome {
 
     /// The answer to accepted work: given, and the lines written, once all of `work` is durable on the queue named with it.
     pub fn accepted(cx: Cx, work: Vec<(&'static str, Envelope)>, reply: Reply, lines: Vec<Line>) -> Outcome {
-        let text = |(queue, envelope): &(&str, Envelope)| (queue::binding(queue), envelope.to_value().to_string());
+        let text = |(queue, envelope): &(&str, Envelope)| (queue::binding(queue), to_text(&envelope.to_value()));
         let decision = Decision { work: work.iter().map(text).collect(), lines, reply };
         if decision.work.iter().all(|(_, text)| text.len() <= queue::MESSAGE_LIMIT_BYTES) {
             return Outcome::Now(Ok(decision));
@@ -152,7 +153,7 @@ fn decide(endpoint: Endpoint, route: Route, env: Env, head: &str, body: Vec<u8>)
 fn refused(endpoint: Endpoint, env: Env, binding: &str, text: String, why: String) -> Promise {
     let queue = queue::of_binding(binding);
     future_to_promise(async move {
-        let payload = serde_json::from_str(&text).unwrap_or(serde_json::Value::String(text));
+        let payload = parse(&text).unwrap_or(serde_json::Value::String(text));
         let correlation_id = payload.get("correlation_id").and_then(serde_json::Value::as_str).unwrap_or("none");
         let cx = Cx::new(env, endpoint.name, correlation_id.to_owned());
         let why = ihuza_core::redact::scrub(&why);

@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::{context::Cx, host, outgoing, pause};
 use ihuza_core::json::obj;
+use ihuza_core::json_text::to_text;
 
 /// One answer of the model.
 ///
@@ -25,7 +26,7 @@ pub async fn respond(cx: &Cx, body: &Value, timeout_ms: u32) -> Result<openai::R
         ("content-type", "application/json"),
         ("x-client-request-id", cx.correlation_id.as_str()),
     ];
-    let text = body.to_string();
+    let text = to_text(body);
     let started = host::now_ms();
     let left_ms = || u32::try_from(i64::from(timeout_ms) - (host::now_ms() - started)).unwrap_or(0);
     let mut attempt = 1;

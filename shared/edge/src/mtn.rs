@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use chrono::{DateTime, Utc};
-use ihuza_core::{channel::Provider, error_class::ErrorClass, mtn, phone::E164, send::Refused};
+use ihuza_core::{channel::Provider, error_class::ErrorClass, json_text::to_text, mtn, phone::E164, send::Refused};
 use serde_json::Value;
 
 use crate::{
@@ -21,7 +21,7 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
     // Code 5000 is MTN's own for parameters that cannot be.
     let recipient = E164::parse(&message.recipient)
         .map_err(|_| Refusal::of(Refused::answered(Provider::Mtn, 400, Some("5000".to_owned()))))?;
-    let body = mtn::outbound_body(&mtn::Outbound {
+    let body = to_text(&mtn::outbound_body(&mtn::Outbound {
         sender_id: if message.sender.is_empty() { cx.config.text("MTN_SMS_SENDER_ID") } else { &message.sender },
         // The client's, as the text names it. What SQL has queued knows of none but the client's own.
         service_code: message
@@ -32,8 +32,7 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
         recipient: &recipient,
         text: message.payload.get("text").and_then(Value::as_str).unwrap_or_default(),
         delivery_ref: &message.id,
-    })
-    .to_string();
+    }));
     let first = token(cx).await?;
     match post(cx, message, &first, &body).await {
         // A token may be withdrawn before its time: one new one, then it is a matter of configuration.

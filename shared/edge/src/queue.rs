@@ -2,6 +2,7 @@
 
 use ihuza_core::{
     json::{obj, string_at, u32_at},
+    json_text::to_text,
     log::{Event, Level},
     problem::Problem,
     redact, timestamp,
@@ -56,7 +57,7 @@ impl Envelope {
 /// Puts `envelope` on `queue`, else into Postgres, else answers 503 with `Retry-After` so that the sender keeps it.
 pub async fn place(cx: &Cx, queue: &'static str, envelope: &Envelope, delay_s: u32) -> Result<(), Problem> {
     let payload = envelope.to_value();
-    let text = payload.to_string();
+    let text = to_text(&payload);
     if text.len() > MESSAGE_LIMIT_BYTES {
         return store(cx, queue, payload, "too large for the queue").await;
     }

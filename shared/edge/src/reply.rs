@@ -1,6 +1,9 @@
 //! What a function answers: a status, a few headers, a body. Plain values, which `shell.js` makes a `Response` of.
 
-use ihuza_core::problem::{self, Problem};
+use ihuza_core::{
+    json_text::to_text,
+    problem::{self, Problem},
+};
 use serde_json::Value;
 
 /// An HTTP answer.
@@ -14,7 +17,7 @@ pub struct Reply {
 
 impl Reply {
     pub fn json(status: u16, body: &Value) -> Reply {
-        Reply { status, content_type: "application/json", headers: Vec::new(), body: body.to_string() }
+        Reply { status, content_type: "application/json", headers: Vec::new(), body: to_text(body) }
     }
 
     pub fn text(status: u16, body: impl Into<String>) -> Reply {
@@ -27,7 +30,7 @@ impl Reply {
             status: problem.status,
             content_type: problem::CONTENT_TYPE,
             headers: problem.headers().into_iter().filter(|(name, _)| *name != "content-type").collect(),
-            body: problem.to_json().to_string(),
+            body: to_text(&problem.to_json()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use ihuza_core::{
     channel::Provider,
+    json_text::to_text,
     send::Refused,
     whatsapp::{self, Recipient},
 };
@@ -18,7 +19,7 @@ pub async fn send(cx: &Cx, message: &Message) -> Handed {
     // Code 131009 is Meta's own for a parameter that cannot be: a bug of ours, never sent again.
     let unusable = || Refusal::of(Refused::answered(Provider::Whatsapp, 400, Some("131009".to_owned())));
     let recipient = Recipient::parse(&message.recipient).ok_or_else(unusable)?;
-    let body = body(&recipient, &message.payload, &message.id).ok_or_else(unusable)?.to_string();
+    let body = to_text(&body(&recipient, &message.payload, &message.id).ok_or_else(unusable)?);
     let url = format!(
         "{}{}",
         cx.config.text("WHATSAPP_BASE_URL").trim_end_matches('/'),
