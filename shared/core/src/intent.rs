@@ -5,6 +5,7 @@
 //! stands in the list. A model that understands more says so with `session_update_status`.
 
 use crate::json::clip;
+use crate::letters::{is_of_a_word, lower};
 
 /// What somebody wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,13 +146,13 @@ pub fn detect(text: &str) -> Option<Intent> {
 
 fn begins_a_word(text: &str, beginning: &str) -> bool {
     text.match_indices(beginning)
-        .any(|(at, _)| !text.get(..at).and_then(|before| before.chars().next_back()).is_some_and(char::is_alphanumeric))
+        .any(|(at, _)| !text.get(..at).and_then(|before| before.chars().next_back()).is_some_and(is_of_a_word))
 }
 
 /// Lower case, without the accents of French.
 fn plain(text: &str) -> String {
     text.chars()
-        .flat_map(char::to_lowercase)
+        .map(lower)
         .map(|found| match found {
             'à' | 'â' => 'a',
             'é' | 'è' | 'ê' | 'ë' => 'e',

@@ -25,6 +25,7 @@ pub mod json;
 pub mod json_text;
 pub mod keyword;
 pub mod known;
+pub mod letters;
 pub mod local_format;
 pub mod locale;
 pub mod log;

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::letters::is_of_a_word;
 use crate::sms::base_letters;
 
 /// A language we write in.
@@ -81,7 +82,7 @@ const MAX_WORDS: usize = 60;
 pub fn detect(text: &str) -> Option<Locale> {
     let folded = base_letters(text);
     let mut scores = [0_u32; 4];
-    for word in folded.split(|found: char| !found.is_alphanumeric()).filter(|word| !word.is_empty()).take(MAX_WORDS) {
+    for word in folded.split(|found: char| !is_of_a_word(found)).filter(|word| !word.is_empty()).take(MAX_WORDS) {
         for (score, locale) in scores.iter_mut().zip(ALL) {
             *score += weight(locale, word);
         }

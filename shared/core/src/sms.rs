@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::letters::lower;
+
 /// The alphabet a message goes out in: one character outside GSM-7 turns the whole message into UCS-2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -331,7 +333,7 @@ pub fn transliterate(text: &str) -> String {
 
 /// Lower-case letters without any mark, for comparing words: `ARRÊT` and `arret` are one.
 pub fn base_letters(text: &str) -> String {
-    transliterate(text).chars().flat_map(|found| latin_base(found).unwrap_or(found).to_lowercase()).collect()
+    transliterate(text).chars().map(|found| lower(latin_base(found).unwrap_or(found))).collect()
 }
 
 fn push(out: &mut String, found: char, dropped: &mut bool) {

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::json::{clip, field, text as text_field};
 use crate::json_text::parse;
+use crate::letters::lower;
 use crate::locale::Locale;
 use crate::memory;
 use crate::phone;
@@ -337,7 +338,7 @@ fn shorten_line(text: &str, max: usize) -> String {
 }
 
 fn same(a: &str, b: &str) -> bool {
-    a.to_lowercase() == b.to_lowercase()
+    a.chars().map(lower).eq(b.chars().map(lower))
 }
 
 /// A short name in `snake_case`, of what a model or a tool calls an intent.

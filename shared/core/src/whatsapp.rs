@@ -11,6 +11,7 @@ use crate::error_class::{Evidence, classify};
 use crate::form;
 use crate::ids::is_uuid;
 use crate::json::{clip, field, record, text};
+use crate::letters::is_of_a_word;
 use crate::phone::E164;
 use crate::problem::Problem;
 use crate::send::{Accepted, Outcome, Refused};
@@ -494,7 +495,7 @@ fn without_pairs(line: &str, mark: char) -> String {
     };
     let closes = |index: usize| {
         index.checked_sub(1).and_then(at).is_some_and(|found| !found.is_whitespace() && found != mark)
-            && at(index + 1).is_none_or(|found| !found.is_alphanumeric())
+            && at(index + 1).is_none_or(|found| !is_of_a_word(found))
     };
     // A pair spans at most this many characters; it also bounds the search.
     const REACH: usize = 300;
