@@ -264,7 +264,7 @@ impl Realtime {
         if !is_next && self.active.as_ref().is_none_or(|active| active.link != link) {
             return;
         }
-        let Some(event) = Event::parse(text) else {
+        let Some(event) = serde_json::from_slice(text).ok().and_then(Event::of) else {
             self.out.push_back(Output::Warning("a message of the model's could not be read".into()));
             return;
         };

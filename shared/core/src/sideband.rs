@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::json::{clip, str_at};
-use crate::json_text::to_text;
+use crate::json_text::{self, to_text};
 use crate::locale::{self, ALL, Locale};
 use crate::phone::E164;
 use crate::realtime::{greeting, in_language, pressed};
@@ -235,7 +235,7 @@ impl Sideband {
         if self.over {
             return;
         }
-        match Event::parse(text.as_bytes()) {
+        match json_text::parse(text).ok().and_then(Event::of) {
             Some(event) => self.event(now_ms, event),
             None => self.acts.push(Act::Warn("a message of the model's could not be read".to_owned())),
         }
