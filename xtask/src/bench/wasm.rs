@@ -156,7 +156,9 @@ fn part_of(name: &str, function: &str) -> &'static str {
 /// The crate that a demangled name begins with. Drop glue belongs to the type that is dropped; an implementation to its
 /// type, unless that is any type at all, then to its trait. None for plain symbols such as `memcpy`.
 fn crate_of(name: &str) -> Option<&str> {
-    let mut rest = name.strip_prefix("core::ptr::drop_in_place<").unwrap_or(name);
+    // `core::ptr::drop_in_place<T>`, or `core[12f89f2d8a73214f]::ptr::drop_in_place::<T>` in the newer mangling.
+    let dropped = name.split_once("::ptr::drop_in_place").filter(|(owner, _)| owner.starts_with("core"));
+    let mut rest = dropped.map_or(name, |(_, of)| of.strip_prefix("::").unwrap_or(of));
     loop {
         let before = rest;
         for sign in ["<", "&", "*const ", "*mut ", "mut ", "dyn ", "[", "("] {
@@ -404,6 +406,8 @@ mod tests {
             ("core::ptr::drop_in_place<[(&str,ihuza_core::json::Part); 1]>::h1", "core"),
             ("core::ptr::drop_in_place<ihuza_core::json::Part>::h1", "core"),
             ("core::ptr::drop_in_place<alloc::vec::Vec<usize>>::h2", "std"),
+            ("core[12f89f2d8a73214f]::ptr::drop_in_place::<ihuza_edge[c0f20a6fbb1305f4]::queue::Envelope>", "edge"),
+            ("<ihuza_core[1f]::json_text::Reader>::value", "core"),
             ("<T as alloc::string::ToString>::to_string::h7", "std"),
             ("<&T as core::fmt::Debug>::fmt::h7", "std"),
             ("<std[465afff93ac137a0]::panicking::X as core[12f89f2d8a73214f]::panic::PanicPayload>::as_str", "std"),
