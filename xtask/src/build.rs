@@ -18,7 +18,7 @@ use crate::setup::{self, Tools};
 use crate::wasm_toolchain::TARGET;
 
 /// How what is compiled becomes what is deployed; another text here means that everything is bundled anew.
-const BUNDLED: &str = "shrunk-1";
+const BUNDLED: &str = "shrunk-2";
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -151,7 +151,8 @@ fn strip(tools: &Tools, function: &Function) -> Result<()> {
     let module = unmade::without_classes(&module).with_context(|| format!("could not shrink {}", wasm.display()))?;
     std::fs::write(&named, module).with_context(|| format!("could not keep {}", named.display()))?;
     let call = Call::new(&tools.npm.wasm_opt, &format!("shrink {}", function.name))
-        .args(["-Oz", "--debuginfo"])
+        // Once with what values can be where, which only pays when the rest is small.
+        .args(["--gufa", "-Oz", "--debuginfo"])
         .arg(&named)
         .arg("-o")
         .arg(&named);

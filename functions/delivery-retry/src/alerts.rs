@@ -1,7 +1,6 @@
 //! Tells whoever keeps watch of open alerts, each once: `ALERT_WEBHOOK_URL` gets a POST. What cannot be told now is told by a
 //! later cron; nothing waits for it.
 
-use futures_util::future::join_all;
 use ihuza_core::{
     alert,
     json::{items_at, obj, str_at},
@@ -9,7 +8,7 @@ use ihuza_core::{
     log::{Event, Level},
     signature,
 };
-use ihuza_edge::{context::Cx, database, host, outgoing};
+use ihuza_edge::{at_once, context::Cx, database, host, outgoing};
 use serde_json::Value;
 
 /// Alerts told in one go; the next minute goes on.
@@ -33,7 +32,7 @@ pub async fn tell(cx: &Cx) {
     let Some(url) = url.filter(|_| !alerts.is_empty()) else {
         return;
     };
-    let results: Vec<Value> = join_all(alerts.iter().map(|alert| post(cx, url, alert))).await;
+    let results: Vec<Value> = at_once::all(alerts.iter().map(|alert| post(cx, url, alert))).await;
     let p = obj(&mut [("lease_token", (&lease_token).into()), ("results", results.into())]);
     if let Err(error) = database::rpc(cx, "finish_alerts", &p).await {
         // They are told again when the lease is over, under the same ids.

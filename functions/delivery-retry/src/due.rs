@@ -1,6 +1,5 @@
 //! Deliveries that are due: claimed, sent at the same time, recorded. Two database calls, however many there are.
 
-use futures_util::future::join_all;
 use ihuza_core::{
     channel::Channel,
     json::{flag_at, items_at, obj, str_at, string_at, u32_at},
@@ -8,6 +7,7 @@ use ihuza_core::{
     timestamp,
 };
 use ihuza_edge::{
+    at_once,
     claim::{self, Gates},
     consume::Verdict,
     context::Cx,
@@ -112,7 +112,7 @@ pub async fn send_due(cx: &Cx, delivery_id: Option<&str>, limit: u32) -> Result<
     }
     cx.log(Level::Info, Event::DeliveryRetryStart, "deliveries are due", &[("count", messages.len().into())]);
     let gates = Gates(claimed.get("providers").cloned().unwrap_or_default());
-    let attempts = join_all(messages.iter().map(|message| delivery::attempt(cx, &gates, message))).await;
+    let attempts = at_once::all(messages.iter().map(|message| delivery::attempt(cx, &gates, message))).await;
     let results: Vec<Value> = messages
         .iter()
         .zip(attempts)

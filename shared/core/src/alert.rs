@@ -1,8 +1,8 @@
 //! The notice of an alert that a webhook gets: what happened, without a number or a text of anybody.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::json::{obj, str_at};
+use crate::json::{obj, record, str_at};
 use crate::redact;
 
 /// Headers of a notice beside `content-type`: the alert's id, by which a receiver knows a repeat, and, under a secret, the proof
@@ -38,7 +38,7 @@ fn scrubbed(value: &Value) -> Value {
         Value::String(text) => Value::String(redact::scrub(text)),
         Value::Array(items) => Value::Array(items.iter().map(scrubbed).collect()),
         Value::Object(members) => {
-            Value::Object(members.iter().map(|(name, member)| (name.clone(), scrubbed(member))).collect::<Map<_, _>>())
+            record(members.iter().map(|(name, member)| (name.as_str(), scrubbed(member))).collect())
         }
         Value::Number(_) | Value::Bool(_) | Value::Null => value.clone(),
     }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Datelike, Utc};
 use serde_json::{Map, Value};
 
 use crate::channel::Provider;
-use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, str_at, text};
+use crate::json::{as_text, clip, field, flag, integer, items_at, obj, optional_text, record, str_at, text};
 use crate::json_text::{parse, to_text};
 use crate::known;
 use crate::local_format;
@@ -590,7 +590,7 @@ fn safe(value: &Value) -> Value {
         Value::Array(items) => items.iter().map(safe).collect(),
         Value::Object(map) => {
             let kept = map.iter().filter(|(name, _)| name.as_str() != "client_secret");
-            Value::Object(kept.map(|(name, value)| (name.clone(), safe(value))).collect())
+            record(kept.map(|(name, value)| (name.as_str(), safe(value))).collect())
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
     }

@@ -1,6 +1,6 @@
 //! What a claim returns: all the context of one piece of work, from one transaction. Shapes as in `docs/api.md`, "RPCs".
 
-use std::{cell::RefCell, collections::BTreeMap};
+use std::cell::RefCell;
 
 use ihuza_core::{
     guards::Guards,
@@ -13,7 +13,8 @@ use serde_json::Value;
 use crate::{context::Cx, host};
 
 thread_local! {
-    static UNHEARD: RefCell<BTreeMap<String, String>> = const { RefCell::new(BTreeMap::new()) };
+    /// Work and its token, the oldest first. A list, which is nearly always empty: a second kind of map would be 4 KB of wasm.
+    static UNHEARD: RefCell<Vec<(String, String)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Tokens that are remembered: those of a long outage, and no more.
@@ -22,17 +23,24 @@ const UNHEARD_MAX: usize = 1_000;
 /// The token for a claim of `work`. Where no answer came to the last one, the same again: that claim may stand, nothing was
 /// done under it, and under another token it would be waited for as if its holder had died.
 pub fn lease_token(work: &str) -> String {
-    UNHEARD.with_borrow_mut(|unheard| unheard.remove(work)).unwrap_or_else(host::new_uuid)
+    UNHEARD.with_borrow_mut(|unheard| taken(unheard, work)).unwrap_or_else(host::new_uuid)
 }
 
 /// No answer came to the claim of `work` under this token.
 pub fn unheard(work: &str, token: String) {
     UNHEARD.with_borrow_mut(|unheard| {
+        taken(unheard, work);
         if unheard.len() >= UNHEARD_MAX {
-            unheard.pop_first();
+            unheard.remove(0);
         }
-        unheard.insert(work.to_owned(), token);
+        unheard.push((work.to_owned(), token));
     });
+}
+
+/// The token of `work`, which is forgotten.
+fn taken(unheard: &mut Vec<(String, String)>, work: &str) -> Option<String> {
+    let place = unheard.iter().position(|(known, _)| known == work)?;
+    Some(unheard.remove(place).1)
 }
 
 /// The person.

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 
-use futures_util::future::join_all;
 use ihuza_core::json::{self, obj};
 use ihuza_core::json_text::parse;
 use ihuza_core::{
@@ -19,6 +18,7 @@ use worker::{
 };
 
 use crate::{
+    at_once,
     context::Cx,
     database::{self, DatabaseError},
     host,
@@ -102,7 +102,7 @@ where
 {
     let invocation = Cx::new(env, function, "none".to_owned());
     let messages = messages(&batch);
-    join_all(messages.iter().map(|message| one(message, &invocation, &work))).await;
+    at_once::all(messages.iter().map(|message| one(message, &invocation, &work))).await;
 }
 
 async fn one<F>(message: &Message, invocation: &Cx, work: &impl Fn(Cx, Envelope) -> F)
@@ -184,7 +184,7 @@ pub async fn bury(batch: MessageBatch, env: Env, function: &'static str, origin:
             }
         }
     };
-    join_all(messages.iter().map(one)).await;
+    at_once::all(messages.iter().map(one)).await;
 }
 
 /// A dead message as it is kept: its JSON, else its text; and under which correlation id.

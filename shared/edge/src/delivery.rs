@@ -1,7 +1,6 @@
 //! One message to one carrier: sends it, says in one JSON object what happened. The only way out of the system.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use futures_util::future::join_all;
 use ihuza_core::{
     channel::{Channel, Provider},
     error_class::{ErrorClass, Evidence},
@@ -13,7 +12,7 @@ use ihuza_core::{
 };
 use serde_json::Value;
 
-use crate::{claim::Gates, context::Cx, database, host, mtn, queue, whatsapp};
+use crate::{at_once, claim::Gates, context::Cx, database, host, mtn, queue, whatsapp};
 
 /// A message that is to go out on one channel, as it stands in `message_delivery_log`.
 #[derive(Debug, Clone)]
@@ -236,7 +235,7 @@ pub async fn dispatch_fallbacks(cx: &Cx, answer: &Value) {
     let Some(fallbacks) = answer.get("fallbacks").and_then(Value::as_array) else {
         return;
     };
-    join_all(fallbacks.iter().filter_map(|fallback| Some((fallback, fallback.get("id")?))).map(
+    at_once::all(fallbacks.iter().filter_map(|fallback| Some((fallback, fallback.get("id")?))).map(
         |(fallback, id)| async move {
             // Under the id of the work, whoever found out that the other channel must carry it.
             let cx = &str_at(fallback, "correlation_id").map_or_else(|| cx.clone(), |work| cx.for_work(work));

@@ -6,6 +6,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "a test may fail"))]
 
+pub mod at_once;
 pub mod carrier;
 pub mod claim;
 pub mod config;

@@ -2,7 +2,6 @@
 //! side by side.
 
 use chrono::{DateTime, Utc};
-use futures_util::future::join_all;
 use ihuza_core::{
     channel::Channel,
     json::obj,
@@ -21,6 +20,7 @@ use ihuza_core::{
 use serde_json::{Map, Value};
 
 use crate::{
+    at_once,
     claim::{Claim, Client},
     config::Config,
     context::Cx,
@@ -118,7 +118,7 @@ impl Outbox<'_> {
         let attempts = match hold {
             Hold::Until(then) => planned.iter().map(|p| delivery::hold_back(self.cx, &p.message, then, now)).collect(),
             Hold::No | Hold::Urgent | Hold::TooLate => {
-                join_all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await
+                at_once::all(planned.iter().map(|p| delivery::attempt(self.cx, &self.claim.gates, &p.message))).await
             }
         };
         let mut deliveries: Vec<Value> = planned.iter().zip(attempts).map(|(p, attempt)| p.row(attempt)).collect();

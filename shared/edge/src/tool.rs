@@ -1,13 +1,12 @@
 //! What running a tool has in common in texts, in calls and over MCP: the messages that it queues.
 
-use futures_util::future::join_all;
 use ihuza_core::{
     json::{items_at, obj},
     log::{Event, Level},
 };
 use serde_json::Value;
 
-use crate::{context::Cx, queue};
+use crate::{at_once, context::Cx, queue};
 
 /// Sends off the messages that a tool has queued, and leaves of its answer what the model may see.
 pub async fn answered(cx: &Cx, mut answer: Value) -> Value {
@@ -21,7 +20,7 @@ pub async fn answered(cx: &Cx, mut answer: Value) -> Value {
             }
         }
     };
-    join_all(items_at(&answer, "deliveries").iter().map(place)).await;
+    at_once::all(items_at(&answer, "deliveries").iter().map(place)).await;
     if let Some(fields) = answer.as_object_mut() {
         fields.remove("deliveries");
     }
