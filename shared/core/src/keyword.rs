@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::channel::Channel;
+use crate::letters;
 use crate::locale::Locale;
 use crate::sms::{self, SmsText, base_letters};
 
@@ -100,7 +101,7 @@ pub fn detect(text: &str) -> Option<Found> {
     let folded = base_letters(text);
     let mut words: Vec<&str> =
         folded.split(|found: char| !found.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
-    if words.is_empty() || folded.chars().any(|found| found.is_alphanumeric() && !found.is_ascii()) {
+    if words.is_empty() || folded.chars().any(|found| letters::is_of_a_word(found) && !found.is_ascii()) {
         return None;
     }
     // What is said besides out of politeness, longest phrase first.
