@@ -143,7 +143,8 @@ async fn a_ride_is_booked_changed_and_cancelled_by_its_person_and_driven_by_oper
     let changed = book(json!({"action": "change", "pickup_at": "2030-01-02T09:00"})).await;
     assert_eq!(
         done(&changed)["changed"],
-        json!({"pickup_at": ["2030-01-02T08:30", "2030-01-02T09:00"], "state": ["assigned", "requested"]})
+        json!({"pickup_at": ["2030-01-02T08:30", "2030-01-02T09:00"], "state": ["assigned", "requested"],
+               "driver": ["Eric, RAD 123 A", null]})
     );
     assert!(refused(&book(json!({"action": "change"})).await).contains("what is to be changed"));
     assert_eq!(done(&book(json!({"action": "cancel"})).await)["booking"]["state"], "cancelled");
@@ -173,6 +174,50 @@ async fn a_ride_is_booked_changed_and_cancelled_by_its_person_and_driven_by_oper
 }
 
 #[tokio::test]
+async fn a_ride_stays_as_agreed_until_it_is_another_ride() {
+    let db = Db::new().await;
+    let session = session(&db, &phone()).await;
+    let book = |arguments: Value| run(&db, &session, "book_transport", arguments);
+    let ride = json!({"action": "create", "pickup": "Remera", "destination": "Airport", "pickup_at": "2030-01-02T08:30", "vehicle": "car"});
+    let made = book(ride.clone()).await;
+    let number = done(&made)["booking"]["number"].clone();
+    let operator = async |more: Value| {
+        db.try_rpc("update_transport_booking", with(json!({"number": number, "operator": "Aline"}), more)).await
+    };
+    let stands = "select jsonb_build_array(state, driver, trim_scale(price), currency, passengers) from public.transport_bookings";
+    operator(json!({"state": "assigned", "driver": "Eric", "price": 5000})).await.unwrap();
+
+    // What it is already is no change.
+    let same = json!({"action": "change", "pickup": "remera", "destination": "Airport", "pickup_at": "2030-01-02T08:30", "passengers": 1, "vehicle": "car"});
+    let unchanged = book(same).await;
+    assert_eq!(done(&unchanged)["changed"], json!({}), "{unchanged}");
+    assert_eq!(db.value(stands).await, json!(["assigned", "Eric", 5000, "RWF", 1]));
+    // Booked again for others: they are told that the first stands.
+    let others = book(with(ride.clone(), json!({"passengers": 4, "vehicle": "van"}))).await;
+    assert_eq!(done(&others)["not_changed"], json!({"passengers": [1, 4], "vehicle": ["car", "van"]}), "{others}");
+    assert!(text(&others, "/result/note").contains("nothing is changed"), "{others}");
+    assert_eq!(db.value(stands).await, json!(["assigned", "Eric", 5000, "RWF", 1]));
+    assert_eq!(done(&book(ride).await).get("not_changed"), None);
+    // Another time keeps the price; another way does not.
+    done(&book(json!({"action": "change", "pickup_at": "2030-01-02T09:00"})).await);
+    assert_eq!(db.value(stands).await, json!(["requested", null, 5000, "RWF", 1]));
+    assert_eq!(operator(json!({"currency": "USD"})).await.unwrap_err().code, "PT400");
+    let farther = book(json!({"action": "change", "destination": "Musanze"})).await;
+    assert_eq!(done(&farther)["changed"]["price"], json!([5000, null]), "{farther}");
+    assert_eq!(db.value(stands).await, json!(["requested", null, null, null, 1]));
+    operator(json!({"price": 40_000})).await.unwrap();
+    done(&book(json!({"action": "change", "vehicle": "bus"})).await);
+    assert_eq!(db.value(stands).await, json!(["requested", null, null, null, 1]));
+
+    done(&book(json!({"action": "cancel"})).await);
+    for late in [json!({"driver": "Eric"}), json!({"price": 1}), json!({"state": "cancelled", "driver": "Eric"})] {
+        assert_eq!(operator(late.clone()).await.unwrap_err().code, "PT409", "{late}");
+    }
+    operator(json!({"state": "cancelled"})).await.unwrap();
+    assert_eq!(db.value(stands).await, json!(["cancelled", null, null, null, 1]));
+}
+
+#[tokio::test]
 async fn twenty_calls_at_once_with_one_key_act_once_and_are_told_the_same() {
     let db = Db::new().await;
     let session = session(&db, &phone()).await;
@@ -196,7 +241,8 @@ async fn twenty_calls_at_once_with_one_key_act_once_and_are_told_the_same() {
         assert!(answers.iter().all(|answer| *answer == answers[0] && answer["ok"] == true), "{answers:?}");
         assert_eq!(db.count(&format!("select count(*) from public.{table}")).await, 1, "{table}");
         let key = text(&p, "/idempotency_key");
-        let rows = format!("select count(*) from public.mcp_tool_calls where idempotency_key = '{key}'");
+        let rows =
+            format!("select count(*) from public.mcp_tool_calls where idempotency_key = 'session:{session}:{key}'");
         assert_eq!(db.count(&rows).await, 1, "{table}");
     }
     // With a key each: one ride is one booking all the same.
@@ -227,6 +273,46 @@ async fn what_was_refused_may_be_done_later_under_the_same_key_and_what_was_done
     );
     assert_eq!(db.rpc("run_agent_tool", cancel).await, answer);
     assert_eq!(db.count("select count(*) from public.transport_bookings where state = 'requested'").await, 1);
+}
+
+#[tokio::test]
+async fn a_key_is_of_one_call_in_one_conversation() {
+    let db = Db::new().await;
+    let (mine, theirs) = (session(&db, &phone()).await, session(&db, &phone()).await);
+    let keyed = |session: &str, name: &str, arguments: Value| {
+        with(call(session, name, arguments), json!({"idempotency_key": "order-1"}))
+    };
+    let memory = keyed(&mine, "remember", json!({"key": "area", "value": "Secret"}));
+    let first = db.rpc("run_agent_tool", memory.clone()).await;
+    done(&first);
+    // Another tool, or other arguments, is not told that it was done.
+    let ride = json!({"action": "create", "pickup": "Remera", "destination": "Gisozi"});
+    let other = db.rpc("run_agent_tool", keyed(&mine, "book_transport", ride.clone())).await;
+    assert_eq!(refused(&other), "this idempotency key was used for remember: nothing was done; use a new key");
+    let changed = keyed(&mine, "remember", json!({"key": "area", "value": "Gisozi"}));
+    let changed = db.rpc("run_agent_tool", changed).await;
+    assert_eq!(
+        refused(&changed),
+        "this idempotency key was used with other arguments: nothing was done; use a new key"
+    );
+    assert_eq!(db.rpc("run_agent_tool", memory).await, first);
+    // With or without an argument that is null is the same call.
+    let bare = json!({"session_id": mine, "name": "forget", "idempotency_key": "order-2", "now": at_text(1000)});
+    let forgotten = db.rpc("run_agent_tool", with(bare.clone(), json!({"arguments": {"key": "nothing"}}))).await;
+    let with_null = with(bare, json!({"arguments": {"key": "nothing", "more": null}}));
+    assert_eq!(db.rpc("run_agent_tool", with_null).await, forgotten);
+    // What somebody else did with it is none of theirs.
+    assert_eq!(done(&db.rpc("run_agent_tool", keyed(&theirs, "book_transport", ride)).await)["created"], true);
+    // Nor where a caller says that its key holds the conversation already.
+    let raw = |session: &str| {
+        let p = keyed(session, "remember", json!({"key": "area", "value": "Secret"}));
+        with(p, json!({"surface": "mcp"}))
+    };
+    done(&db.rpc("run_agent_tool", raw(&mine)).await);
+    assert!(refused(&db.rpc("run_agent_tool", raw(&theirs)).await).contains("in another conversation"));
+    let rows = "select jsonb_object_agg(t.name, t.count) from (select name, count(*) from public.mcp_tool_calls group by name) t";
+    assert_eq!(db.value(rows).await, json!({"remember": 2, "forget": 1, "book_transport": 1}));
+    assert_eq!(db.count("select count(*) from public.transport_bookings").await, 1);
 }
 
 #[tokio::test]

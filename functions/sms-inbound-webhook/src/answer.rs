@@ -299,13 +299,12 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
 
 /// A tool is an SQL function that takes the session and derives the person itself: nothing the model says can reach another.
 async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
-    let is_read = tool::find(&call.name).is_some_and(|tool| !tool.changes);
     let mut p = Map::new();
     let mut put = |name: &str, value: Value| p.insert(name.to_owned(), value);
     put("session_id", turn.claim.session_id.as_str().into());
     put("turn_id", turn.id.as_str().into());
     put("name", call.name.as_str().into());
-    put("idempotency_key", call.idempotency_key(&turn.id, is_read).into());
+    put("idempotency_key", call.idempotency_key(&turn.id).into());
     put("correlation_id", cx.correlation_id.as_str().into());
     tool::put_call(tool::prepare(&call.name, &call.arguments, Surface::Text), &mut p);
     let p = Value::Object(p);

@@ -16,6 +16,7 @@ use crate::locale::Locale;
 use crate::memory;
 use crate::send::Refused;
 use crate::summary;
+use crate::tool;
 
 /// The path below `OPENAI_BASE_URL`, which ends in `/v1`.
 pub const RESPONSES_PATH: &str = "/responses";
@@ -165,6 +166,8 @@ const MAX_CALLS: usize = 8;
 pub struct ToolLoop {
     input: Vec<Value>,
     rounds: u32,
+    /// What was called so far, by tool and arguments.
+    called: Vec<String>,
 }
 
 /// What to do after a reply.
@@ -181,7 +184,7 @@ pub enum Step {
 impl ToolLoop {
     /// Begins with the input built by [`crate::agent::input`].
     pub fn new(input: Vec<Value>) -> ToolLoop {
-        ToolLoop { input, rounds: 0 }
+        ToolLoop { input, rounds: 0, called: Vec::new() }
     }
 
     /// The next request.
@@ -228,6 +231,11 @@ impl ToolLoop {
         for extra in calls.split_off(calls.len().min(MAX_CALLS)) {
             self.push_output(&extra.call_id, "{\"ok\":false,\"error\":\"too many calls at once\"}");
         }
+        for call in &mut calls {
+            let what = call.what();
+            call.repeats = self.called.iter().filter(|before| **before == what).count();
+            self.called.push(what);
+        }
         Step::RunTools(calls)
     }
 
@@ -256,21 +264,38 @@ pub struct ToolCall {
     pub name: String,
     /// JSON text, to be checked by [`crate::tool::prepare`].
     pub arguments: String,
+    /// How many calls of this tool with these arguments came before it in the turn; [`ToolLoop::reply`] counts them.
+    pub repeats: usize,
 }
 
 impl ToolCall {
     /// The same for the same tool and arguments inside one `scope` (a turn), so that a turn that is done again after a crash
     /// does not act twice; the vendor's ids are new each time and would not serve.
     ///
-    /// What only reads has a key of its own for each call: it is to tell what is so now, after whatever the turn has changed.
-    pub fn idempotency_key(&self, scope: &str, is_read: bool) -> String {
-        if is_read {
+    /// What is called again in one turn is another call: booked, cancelled and booked again must not be told what the first
+    /// booking was told. Only a message is sent once a turn, however often a model says it. What only reads has a key of its
+    /// own for each call: it is to tell what is so now, after whatever the turn has changed.
+    pub fn idempotency_key(&self, scope: &str) -> String {
+        let tool = tool::find(&self.name);
+        if tool.is_some_and(|tool| !tool.changes) {
             return content_hash(&[scope.as_bytes(), self.name.as_bytes(), self.call_id.as_bytes()]);
         }
-        // Key order and spaces are the model's mood.
+        let what = self.what();
+        let repeats = match self.repeats {
+            0 => None,
+            _ if tool.is_some_and(|tool| tool.sends) => None,
+            repeats => Some(repeats.to_string()),
+        };
+        let mut parts = vec![scope.as_bytes(), what.as_bytes()];
+        parts.extend(repeats.as_deref().map(str::as_bytes));
+        content_hash(&parts)
+    }
+
+    /// Tool and arguments; key order and spaces are the model's mood.
+    fn what(&self) -> String {
         let arguments =
             json_text::parse(&self.arguments).map_or_else(|_| self.arguments.clone(), |value| to_text(&value));
-        content_hash(&[scope.as_bytes(), self.name.as_bytes(), arguments.as_bytes()])
+        [self.name.as_str(), " ", &arguments].concat()
     }
 }
 
@@ -408,7 +433,7 @@ pub fn parse_response(http_status: u16, body: &[u8]) -> Result<Reply, Refused> {
             Some("function_call") => {
                 if let (Some(call_id), Some(name)) = (text(item, "call_id"), text(item, "name")) {
                     let arguments = text(item, "arguments").unwrap_or_else(|| "{}".to_owned());
-                    reply.tool_calls.push(ToolCall { call_id, name, arguments });
+                    reply.tool_calls.push(ToolCall { call_id, name, arguments, repeats: 0 });
                 }
             }
             // Reasoning, and whatever comes next year.
@@ -661,21 +686,42 @@ mod tests {
         assert_eq!(body.get("tools"), None);
     }
 
+    /// The keys of these calls `(tool, arguments)`, one a round, in a turn.
+    fn keys(turn: &str, calls: &[(&str, &str)]) -> Vec<String> {
+        let mut rounds = ToolLoop::new(Vec::new());
+        let keys = calls.iter().enumerate().map(|(n, (name, arguments))| {
+            let called = json!([{"type": "function_call", "id": "fc", "call_id": format!("{turn}-{n}"), "name": name, "arguments": arguments}]);
+            match rounds.reply(answer(called)) {
+                Step::RunTools(calls) => calls[0].idempotency_key(turn),
+                other => panic!("{other:?}"),
+            }
+        });
+        keys.collect()
+    }
+
     #[test]
-    fn the_same_call_in_the_same_turn_acts_once() {
-        let call = |id: &str, arguments: &str| ToolCall {
-            call_id: id.into(),
-            name: "session_update_status".into(),
-            arguments: arguments.into(),
-        };
-        let key = call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-1", false);
-        assert_eq!(key, call("b", r#"{ "note": null, "status": "closed" }"#).idempotency_key("turn-1", false));
-        assert_ne!(key, call("a", r#"{"status":"active","note":null}"#).idempotency_key("turn-1", false));
-        assert_ne!(key, call("a", r#"{"status":"closed","note":null}"#).idempotency_key("turn-2", false));
-        // What was read before a change is not what is so after it; the same call that came twice is one all the same.
-        let read = |id| call(id, "{}").idempotency_key("turn-1", true);
-        assert_ne!(read("a"), read("b"));
-        assert_eq!(read("a"), read("a"));
+    fn a_turn_done_again_has_the_keys_it_had() {
+        let status = "session_update_status";
+        let closed = (status, r#"{"status":"closed","note":null}"#);
+        let first = keys("turn-1", &[closed, (status, r#"{"status":"active","note":null}"#)]);
+        assert_ne!(first[0], first[1]);
+        assert_eq!(first[0], keys("turn-1", &[(status, r#"{ "note": null, "status": "closed" }"#)])[0]);
+        assert_ne!(first[0], keys("turn-2", &[closed])[0]);
+    }
+
+    #[test]
+    fn booked_cancelled_and_booked_again_is_three_calls_and_one_message_said_twice_is_one() {
+        let create = ("book_transport", r#"{"action":"create","pickup":"Remera","destination":"Gisozi"}"#);
+        let cancel = ("book_transport", r#"{"action":"cancel"}"#);
+        let first = keys("turn-1", &[create, cancel, create]);
+        assert!(first[0] != first[2] && first[1] != first[2], "{first:?}");
+        assert_eq!(first, keys("turn-1", &[create, cancel, create]));
+        let said = ("messaging_send_sms", r#"{"text":"KG 11"}"#);
+        let sent = keys("turn-1", &[said, said]);
+        assert_eq!(sent[0], sent[1]);
+        // What was read before a change is not what is so after it.
+        let read = keys("turn-1", &[("session_get_context", "{}"), ("session_get_context", "{}")]);
+        assert_ne!(read[0], read[1]);
     }
 
     proptest! {
