@@ -115,7 +115,7 @@ impl Crash {
     async fn play(&self, stage: &Stage) {
         let phone = &self.phone;
         let tool = || {
-            let arguments = json!({"status": "follow_up", "intent": "house", "note": null});
+            let arguments = json!({"status": "follow_up", "intent": "housing", "note": null});
             Script::Tools(vec![("session_update_status".to_owned(), arguments)])
         };
         if self.at == At::Tool {

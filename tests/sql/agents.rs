@@ -1,38 +1,43 @@
 //! Which agent answers, why, and which version of what it is told.
 
-use ihuza_core::intent;
+use ihuza_core::{
+    intent,
+    tool::{self, Kind, Surface},
+};
 use ihuza_sim::agents::{self, Loaded};
 use serde_json::{Value, json};
 
-use crate::support::{Db, root};
+use crate::support::{Db, root, with};
 
 const NOW: &str = "2026-11-21T10:00:00Z";
 const PHONE: &str = "+250788123456";
 
 async fn begin(db: &Db, id: &str, text: &str) -> Value {
     let token = uuid::Uuid::new_v4();
-    db.rpc(
-        "begin_sms_turn",
-        json!({"from": PHONE, "to": "8008", "text": text, "provider": "mtn", "provider_message_id": id, "channel": "sms",
-               "intent_hint": intent::detect(text).map(intent::Intent::as_str),
-               "lease_token": token, "correlation_id": format!("c-{id}"), "received_at": NOW}),
-    )
-    .await
+    let claimed = db
+        .rpc(
+            "begin_sms_turn",
+            json!({"from": PHONE, "to": "8008", "text": text, "provider": "mtn", "provider_message_id": id, "channel": "sms",
+                   "intent_hint": intent::detect(text).map(intent::Intent::as_str),
+                   "lease_token": token, "correlation_id": format!("c-{id}"), "received_at": NOW}),
+        )
+        .await;
+    with(claimed, json!({"lease_token": token}))
 }
 
 /// Answers the turn as its agent, and returns who that is and why.
 async fn turn(db: &Db, id: &str, text: &str) -> (String, String) {
-    let token = uuid::Uuid::new_v4();
-    let p = json!({"from": PHONE, "to": "8008", "text": text, "provider": "mtn", "provider_message_id": id, "channel": "sms",
-                   "intent_hint": intent::detect(text).map(intent::Intent::as_str),
-                   "lease_token": token, "correlation_id": format!("c-{id}"), "received_at": NOW});
-    let claimed = db.rpc("begin_sms_turn", p).await;
+    let claimed = begin(db, id, text).await;
+    finish(db, id, &claimed).await
+}
+
+async fn finish(db: &Db, id: &str, claimed: &Value) -> (String, String) {
     assert_eq!(claimed["decision"], "go", "{claimed}");
     let agent = &claimed["agent"];
     let (slug, reason) = (agent["slug"].as_str().unwrap().to_owned(), agent["reason"].as_str().unwrap().to_owned());
     db.rpc(
         "finish_sms_turn",
-        json!({"turn_id": claimed["turn_id"], "lease_token": token, "outcome": "answered", "correlation_id": format!("c-{id}"),
+        json!({"turn_id": claimed["turn_id"], "lease_token": claimed["lease_token"], "outcome": "answered", "correlation_id": format!("c-{id}"),
                "reply": {"content": "Yes.", "agent_slug": slug, "source": "model"}, "deliveries": [], "providers": []}),
     )
     .await;
@@ -92,6 +97,71 @@ async fn what_a_model_understood_counts_where_the_words_say_nothing() {
     turn(&db, "1", "Hello").await;
     db.run("update public.omnichannel_sessions set last_intent = 'ride'").await;
     assert_eq!(turn(&db, "2", "to the airport, at 8").await, chosen("mobility", "understood"));
+}
+
+/// A turn in which the agent calls `session_update_status` as a model would; who answered it.
+async fn turn_that_says(db: &Db, id: &str, text: &str, intent: &str) -> (String, String) {
+    let claimed = begin(db, id, text).await;
+    let mut p = serde_json::Map::new();
+    let said = json!({"status": "active", "intent": intent, "note": null}).to_string();
+    tool::put_call(tool::prepare("session_update_status", &said, Surface::Text), &mut p);
+    let p = with(
+        Value::Object(p),
+        json!({"session_id": claimed["session"]["id"], "turn_id": claimed["turn_id"], "name": "session_update_status", "idempotency_key": id}),
+    );
+    let answer = db.rpc("run_agent_tool", p).await;
+    assert_eq!(answer["ok"], true, "{intent}: {answer}");
+    finish(db, id, &claimed).await
+}
+
+#[tokio::test]
+async fn whatever_the_tool_lets_a_model_say_reaches_who_knows_about_it() {
+    let db = Db::new().await;
+    let argument = tool::find("session_update_status").unwrap().arguments.iter().find(|a| a.name == "intent").unwrap();
+    let Kind::OneOf(words) = argument.kind else { panic!("a model may say what no agent knows: {argument:?}") };
+    let known: Vec<&str> = intent::ALL.into_iter().map(intent::Intent::as_str).chain(["other"]).collect();
+    assert_eq!(words, known);
+    for (word, slug) in words.iter().zip(["real-estate", "mobility", "support", "call-center"]) {
+        db.run("delete from public.omnichannel_sessions").await;
+        turn_that_says(&db, &format!("{word}-1"), "Hello", word).await;
+        let next = turn(&db, &format!("{word}-2"), "it is at 8").await;
+        assert_eq!(next, chosen(slug, if *word == "other" { "last_agent" } else { "understood" }), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn a_special_agent_is_left_when_it_says_itself_that_it_is_about_something_else() {
+    let db = Db::new().await;
+    assert_eq!(turn(&db, "1", "I need a house").await, chosen("real-estate", "intent"));
+    // Said by another before: no word of this agent.
+    db.run("update public.omnichannel_sessions set last_intent = 'support'").await;
+    assert_eq!(turn(&db, "2", "and now?").await, chosen("real-estate", "last_agent"));
+    turn_that_says(&db, "3", "how do I get there", "ride").await;
+    assert_eq!(turn(&db, "4", "at 8").await, chosen("mobility", "handed_over"));
+    assert_eq!(turn(&db, "5", "yes").await, chosen("mobility", "last_agent"));
+    // Of what nobody knows in particular, the general agent does.
+    turn_that_says(&db, "6", "do you sell phones", "other").await;
+    assert_eq!(turn(&db, "7", "black ones").await, chosen("call-center", "handed_over"));
+    assert_eq!(turn(&db, "8", "yes").await, chosen("call-center", "last_agent"));
+}
+
+#[tokio::test]
+async fn the_words_of_summaries_are_understood_where_they_mean_one_thing() {
+    let db = Db::new().await;
+    for (said, known) in [
+        ("property_search", json!("housing")),
+        ("house_search", json!("housing")),
+        ("Book a taxi", json!("ride")),
+        ("refund_request", json!("support")),
+        ("other", json!("other")),
+        ("car_rental", Value::Null),
+        ("parental_leave", Value::Null),
+    ] {
+        assert_eq!(db.value(&format!("select private.known_intent('{said}')")).await, known, "{said}");
+    }
+    turn(&db, "1", "Hello").await;
+    db.run("update public.omnichannel_sessions set last_intent = 'property_search'").await;
+    assert_eq!(turn(&db, "2", "two rooms").await, chosen("real-estate", "understood"));
 }
 
 #[tokio::test]

@@ -96,6 +96,8 @@ const fn sends(name: &'static str, about: &'static str) -> Tool {
     Tool { sends: true, ..writes(name, "messages", about, TEXT) }
 }
 
+/// What a conversation may be about: each [`crate::intent::Intent`], for which there may be an agent, and whatever else.
+const INTENTS: &[&str] = &["housing", "ride", "support", "other"];
 /// Languages a person may choose.
 const LANGUAGES: &[&str] = &["en", "fr", "rw", "sw"];
 const CURRENCIES: &[&str] = &["RWF", "USD", "EUR", "KES", "UGX", "TZS", "BIF"];
@@ -124,7 +126,11 @@ pub const TOOLS: [Tool; 14] = [
          they say that they need nothing more.",
         &[
             must("status", Kind::OneOf(&["active", "follow_up", "closed"]), "The new status"),
-            may("intent", Kind::Text(60), "What the person wants, as snake_case English such as property_search"),
+            may(
+                "intent",
+                Kind::OneOf(INTENTS),
+                "What they want now; who knows about it answers their next message. support: something went wrong",
+            ),
             may("note", Kind::Text(500), "Why, in one sentence"),
         ],
     ),
@@ -171,7 +177,7 @@ pub const TOOLS: [Tool; 14] = [
                 "What it is about; needed for a new request",
             ),
             may("area", Kind::Text(100), AREA),
-            may("budget", Kind::Whole(0, 1_000_000_000_000), "Most they want to pay, in whole units: 250k is 250000"),
+            may("budget", Kind::Whole(0, 999_999_999_999), "Most they want to pay, in whole units: 250k is 250000"),
             may("currency", Kind::OneOf(CURRENCIES), "Of budget; null: RWF"),
             may("details", Kind::Text(500), "Everything else they said of it, in one or two sentences"),
             may("state", Kind::OneOf(&["open", "closed"]), "closed: they need it no more"),
@@ -625,7 +631,7 @@ mod tests {
         let mcp = tool.definition(Surface::Mcp);
         assert_eq!((mcp.get("type"), &mcp["inputSchema"]), (None, &text["parameters"]));
         assert_eq!(mcp["annotations"]["readOnlyHint"], false);
-        expect![[r#"{"additionalProperties":false,"properties":{"intent":{"description":"What the person wants, as snake_case English such as property_search. At most 60 characters.","type":["string","null"]},"note":{"description":"Why, in one sentence. At most 500 characters.","type":["string","null"]},"status":{"description":"The new status","enum":["active","follow_up","closed"],"type":"string"}},"required":["status","intent","note"],"type":"object"}"#]]
+        expect![[r#"{"additionalProperties":false,"properties":{"intent":{"description":"What they want now; who knows about it answers their next message. support: something went wrong","enum":["housing","ride","support","other",null],"type":["string","null"]},"note":{"description":"Why, in one sentence. At most 500 characters.","type":["string","null"]},"status":{"description":"The new status","enum":["active","follow_up","closed"],"type":"string"}},"required":["status","intent","note"],"type":"object"}"#]]
         .assert_eq(&text["parameters"].to_string());
     }
 
@@ -687,7 +693,7 @@ mod tests {
             "service_request_save",
             r#"{"budget":"250k"}"#,
             expect![
-                "argument budget is not allowed as it is: a whole number from 0 to 1000000000000: Most they want to pay, in whole units: 250k is 250000"
+                "argument budget is not allowed as it is: a whole number from 0 to 999999999999: Most they want to pay, in whole units: 250k is 250000"
             ],
         );
         for (given, read) in [
