@@ -1,8 +1,10 @@
 //! What a message is about, by its words alone: enough to send it to the agent that knows, and silent when in doubt.
 //!
-//! Words are looked for by how they begin, in English, French, Kinyarwanda and Swahili at once, because people mix them.
-//! Kinyarwanda and Swahili change the beginning of a word with its class (`inzu`, `amazu`; `nyumba`, `manyumba`), so each form
-//! stands in the list. A model that understands more says so with `session_update_status`.
+//! Words are looked for in English, French, Kinyarwanda and Swahili at once, because people mix them. A short one must stand
+//! whole, since it begins too many others (`nyumba` a house, `nyumbani` at home; `safari`, `Safaricom`); of a longer one the
+//! beginning is enough. Kinyarwanda and Swahili change the beginning of a word with its class (`inzu`, `amazu`; `tatizo`,
+//! `matatizo`), so each form stands in the list. What people say without meaning it ("no problem") is taken out before.
+//! A model that understands more says so with `session_update_status`.
 
 use crate::json::clip;
 use crate::letters::{is_of_a_word, lower};
@@ -31,51 +33,67 @@ impl Intent {
         }
     }
 
-    /// How words of it begin, in lower case and without accents.
-    fn beginnings(self) -> &'static [&'static str] {
+    /// Its words, in lower case and without accents; of one with a `*` the beginning.
+    fn words(self) -> &'static [&'static str] {
         match self {
             Intent::Housing => &[
                 "house",
-                "apartment",
+                "houses",
+                "housing",
+                "apartment*",
                 "flat",
+                "flats",
                 "rent",
-                "landlord",
-                "bedroom",
+                "rents",
+                "renting",
+                "landlord*",
+                "bedroom*",
                 "plot",
+                "plots",
                 "maison",
-                "appartement",
-                "loyer",
+                "maisons",
+                "appartement*",
+                "loyer*",
                 "louer",
                 "chambre",
-                "parcelle",
+                "chambres",
+                "parcelle*",
                 "inzu",
                 "amazu",
-                "ubukode",
+                "ubukode*",
                 "gukodesha",
                 "nkodesha",
                 "icyumba",
                 "ibyumba",
                 "ikibanza",
+                "ibibanza",
                 "nyumba",
                 "manyumba",
                 "kodi",
-                "kupanga",
+                "ya kupanga",
                 "chumba",
                 "vyumba",
                 "kiwanja",
+                "viwanja",
             ],
             Intent::Ride => &[
                 "ride",
-                "taxi",
+                "rides",
+                "taxi*",
                 "moto",
+                "motos",
                 "driver",
+                "drivers",
                 "pick me",
                 "pickup",
                 "pick-up",
                 "cab",
-                "course",
-                "chauffeur",
-                "trajet",
+                "cabs",
+                "une course",
+                "ma course",
+                "la course",
+                "chauffeur*",
+                "trajet*",
                 "umushoferi",
                 "imodoka",
                 "amodoka",
@@ -85,23 +103,25 @@ impl Intent {
                 "safari",
                 "dereva",
                 "gari",
+                "magari",
                 "pikipiki",
-                "bodaboda",
-                "nichukue",
+                "bodaboda*",
+                "nichukue*",
             ],
             Intent::Support => &[
-                "complain",
-                "refund",
+                "complain*",
+                "refund*",
                 "problem",
+                "problems",
                 "not working",
                 "broken",
-                "cancel",
                 "wrong",
-                "plainte",
-                "rembours",
+                "plainte*",
+                "rembours*",
                 "probleme",
+                "problemes",
                 "panne",
-                "annuler",
+                "pannes",
                 "ikibazo",
                 "ibibazo",
                 "ikirego",
@@ -110,14 +130,46 @@ impl Intent {
                 "byanze",
                 "tatizo",
                 "matatizo",
-                "lalamik",
+                "lalamik*",
                 "malalamiko",
                 "kurudishiwa",
-                "haifanyi",
+                "haifanyi*",
             ],
         }
     }
 }
+
+/// What people say without meaning what its words are about, in lower case and without accents.
+const SAID_IN_PASSING: &[&str] = &[
+    "no problem",
+    "no problems",
+    "not a problem",
+    "without problem",
+    "nothing wrong",
+    "wrong number",
+    "pas de probleme",
+    "aucun probleme",
+    "sans probleme",
+    "nta kibazo",
+    "nta ikibazo",
+    "hakuna tatizo",
+    "hakuna matatizo",
+    "hamna tatizo",
+    "si tatizo",
+    "bila tatizo",
+    "of course",
+    "rental car",
+    "rental cars",
+    "car rental",
+    "rent a car",
+    "rent a moto",
+    "louer une voiture",
+    "flat tire",
+    "flat tyre",
+    "a la maison",
+    "driver license",
+    "driver licence",
+];
 
 /// Longest part of a message that is looked at, in characters.
 const LOOKED_AT: usize = 1_000;
@@ -130,11 +182,17 @@ const LOOKED_AT: usize = 1_000;
 /// assert_eq!(detect("Merci beaucoup"), None);
 /// ```
 pub fn detect(text: &str) -> Option<Intent> {
-    let text = plain(clip(text, LOOKED_AT));
+    let mut text = plain(clip(text, LOOKED_AT));
+    for passing in SAID_IN_PASSING {
+        // What stands around it does not come together.
+        while let Some(at) = place_of(&text, passing) {
+            text.replace_range(at..at + passing.len(), "|");
+        }
+    }
     let mut best = None;
     let mut most = 0;
     for intent in ALL {
-        let found = intent.beginnings().iter().filter(|beginning| begins_a_word(&text, beginning)).count();
+        let found = intent.words().iter().filter(|word| place_of(&text, word).is_some()).count();
         if found > most {
             (best, most) = (Some(intent), found);
         } else if found == most {
@@ -144,9 +202,16 @@ pub fn detect(text: &str) -> Option<Intent> {
     best
 }
 
-fn begins_a_word(text: &str, beginning: &str) -> bool {
-    text.match_indices(beginning)
-        .any(|(at, _)| !text.get(..at).and_then(|before| before.chars().next_back()).is_some_and(is_of_a_word))
+/// Where a word stands, in bytes: whole, or with a `*` at the beginning of another.
+fn place_of(text: &str, word: &str) -> Option<usize> {
+    let beginning = word.strip_suffix('*');
+    let sought = beginning.unwrap_or(word);
+    let is_letter = |found: Option<char>| found.is_some_and(is_of_a_word);
+    text.match_indices(sought).map(|(at, _)| at).find(|at| {
+        let before = text.get(..*at).and_then(|before| before.chars().next_back());
+        let after = text.get(at + sought.len()..).and_then(|after| after.chars().next());
+        !is_letter(before) && (beginning.is_some() || !is_letter(after))
+    })
 }
 
 /// Lower case, without the accents of French.
@@ -185,6 +250,11 @@ mod tests {
             ("J'ai un problème, je veux un remboursement", Some(Intent::Support)),
             ("Mfite ikibazo", Some(Intent::Support)),
             ("Nina tatizo na malalamiko", Some(Intent::Support)),
+            ("Of course, I need two bedrooms", Some(Intent::Housing)),
+            ("Of course: there is a problem", Some(Intent::Support)),
+            ("Please cancel my taxi", Some(Intent::Ride)),
+            ("Je voudrais une course pour l'aéroport", Some(Intent::Ride)),
+            ("The driver's phone", Some(Intent::Ride)),
         ];
         for (text, expected) in cases {
             assert_eq!(detect(text), expected, "{text}");
@@ -201,18 +271,40 @@ mod tests {
             "A taxi to the house",
             // In the middle of other words: parent, override, Margaret.
             "my parent will override it with Margaret",
+            // What begins like a word and is another.
+            "Je vais faire mes courses",
+            "my Safaricom line and my Motorola",
+            "Niko nyumbani",
+            "Agahinda k'inzuki",
+            "the cabbage has a household name",
+            // What is said in passing.
+            "Of course",
+            "No problem",
+            "No problem, no problem!",
+            "Pas de problème",
+            "Hakuna tatizo",
+            "Nta kibazo",
+            "my rental car",
+            "je suis à la maison",
+            // To cancel is no complaint, and of whatever was agreed.
+            "Please cancel",
+            "Annuler svp",
         ] {
             assert_eq!(detect(text), None, "{text}");
         }
     }
 
     #[test]
-    fn beginnings_are_written_as_texts_are_compared() {
+    fn words_are_written_as_texts_are_compared() {
         for intent in ALL {
-            for beginning in intent.beginnings() {
-                assert_eq!(plain(beginning), **beginning, "{}", intent.as_str());
-                assert_eq!(detect(beginning), Some(intent), "{beginning}");
+            for word in intent.words() {
+                assert_eq!(plain(word), **word, "{}", intent.as_str());
+                assert_eq!(detect(word.trim_end_matches('*')), Some(intent), "{word}");
             }
+        }
+        for passing in SAID_IN_PASSING {
+            assert_eq!(plain(passing), **passing);
+            assert_eq!(detect(passing), None, "{passing}");
         }
     }
 
@@ -225,7 +317,7 @@ mod tests {
         #[test]
         fn case_and_what_stands_around_change_nothing(intent in 0..ALL.len(), before in "[ .,!?(]{1,5}", after in "[ .,!?)]{1,5}") {
             let intent = ALL[intent];
-            let word = intent.beginnings()[0].to_uppercase();
+            let word = intent.words()[0].to_uppercase();
             prop_assert_eq!(detect(&[&before, &*word, &after].concat()), Some(intent));
         }
     }
