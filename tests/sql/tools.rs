@@ -114,6 +114,76 @@ async fn what_a_person_asks_for_is_a_row_that_the_next_message_changes() {
 }
 
 #[tokio::test]
+async fn a_request_changes_only_as_it_is_meant() {
+    let db = Db::new().await;
+    let session = session(&db, &phone()).await;
+    let save = |arguments: Value| run(&db, &session, "service_request_save", arguments);
+    let made = save(json!({"kind": "housing", "budget": 250_000})).await;
+    let number = done(&made)["request"]["number"].clone();
+    let row = "select jsonb_build_array(budget::bigint, currency, state) from public.service_requests";
+    // An amount does not become another by its currency alone.
+    let dollars = save(json!({"currency": "USD"})).await;
+    assert_eq!(refused(&dollars), "the budget is in RWF: for another currency give the budget in it");
+    done(&save(json!({"currency": "RWF", "details": "two bedrooms"})).await);
+    assert!(refused(&save(json!({"number": number, "kind": "job", "budget": 1})).await).contains("is about housing"));
+    assert_eq!(db.value(row).await, json!([250_000, "RWF", "open"]));
+    // What is closed is changed only with being opened again.
+    done(&save(json!({"kind": "housing", "state": "closed"})).await);
+    for late in [json!({"number": number, "budget": 1}), json!({"number": number, "budget": 1, "state": "closed"})] {
+        assert!(refused(&save(late).await).starts_with("that request is closed: nothing was changed"));
+    }
+    done(&save(json!({"number": number, "state": "closed"})).await);
+    assert_eq!(db.value(row).await, json!([250_000, "RWF", "closed"]));
+    done(&save(json!({"number": number, "budget": 300_000, "state": "open"})).await);
+    assert_eq!(db.value(row).await, json!([300_000, "RWF", "open"]));
+    // The bound of the core is that of the table.
+    done(&save(json!({"budget": 999_999_999_999_u64})).await);
+    assert!(refused(&save(json!({"budget": 1_000_000_000_000_u64})).await).contains("from 0 to 999999999999"));
+}
+
+#[tokio::test]
+async fn what_is_closed_is_not_said_to_be_active() {
+    let db = Db::new().await;
+    let session = session(&db, &phone()).await;
+    let status = |to: &str| run(&db, &session, "session_update_status", json!({"status": to, "note": to}));
+    assert_eq!(done(&status("closed").await)["status"], "closed");
+    for late in ["active", "follow_up"] {
+        assert!(
+            refused(&status(late).await).starts_with("this conversation is closed and stays so: nothing was changed")
+        );
+    }
+    assert_eq!(done(&status("closed").await)["status"], "closed");
+    assert_eq!(
+        db.value("select jsonb_build_array(status, context -> 'note') from public.omnichannel_sessions").await,
+        json!(["closed", "closed"])
+    );
+}
+
+#[tokio::test]
+async fn forgotten_words_are_nowhere() {
+    let db = Db::new().await;
+    let (mine, theirs) = (session(&db, &phone()).await, session(&db, &phone()).await);
+    let first = call(&mine, "remember", json!({"key": "Preferred area", "value": "Secret 1"}));
+    let kept = db.rpc("run_agent_tool", first.clone()).await;
+    for (session, key, value) in
+        [(&mine, "preferred_area", "Secret 2"), (&mine, "pets", "Kept 1"), (&theirs, "preferred_area", "Kept 2")]
+    {
+        done(&run(&db, session, "remember", json!({"key": key, "value": value})).await);
+    }
+    let called =
+        async || text(&db.value("select string_agg(to_jsonb(m)::text, ' ') from public.mcp_tool_calls m").await, "");
+    done(&run(&db, &mine, "forget", json!({"key": "preferred area"})).await);
+    let left = called().await;
+    assert!(!left.contains("Secret") && left.contains("Kept 1") && left.contains("Kept 2"), "{left}");
+    // A call that is repeated is told what it was told, and keeps nothing again.
+    assert_eq!(db.rpc("run_agent_tool", first).await, kept);
+    done(&run(&db, &mine, "forget", json!({})).await);
+    let left = called().await;
+    assert!(!left.contains("Kept 1") && left.contains("Kept 2"), "{left}");
+    assert_eq!(db.count("select count(*) from public.voice_memories").await, 1);
+}
+
+#[tokio::test]
 async fn a_ride_is_booked_changed_and_cancelled_by_its_person_and_driven_by_operators() {
     let db = Db::new().await;
     let session = session(&db, &phone()).await;
@@ -642,6 +712,49 @@ async fn guards_hold_for_messages_of_tools_and_a_model_in_circles_is_stopped() {
         let answer = db.rpc("run_agent_tool", send(&other)).await;
         assert_eq!(answer["ok"], n <= 10, "{n}: {answer}");
     }
+}
+
+#[tokio::test]
+async fn ten_messages_an_hour_are_ten_where_many_are_asked_for_at_once() {
+    let db = Db::new().await;
+    let session = session(&db, &phone()).await;
+    let mut clients = Vec::new();
+    for _ in 0..24 {
+        clients.push(db.connect().await);
+    }
+    let answers = all(clients.iter().enumerate().map(|(n, client)| {
+        rpc(client, "run_agent_tool", call(&session, "messaging_send_sms", json!({"text": format!("message {n}")})))
+    }))
+    .await;
+    assert_eq!(answers.iter().filter(|answer| answer["ok"] == true).count(), 10);
+    assert_eq!(db.count("select count(*) from public.message_delivery_log where status = 'queued'").await, 10);
+}
+
+#[tokio::test]
+async fn a_client_of_mcp_wakes_nobody_and_who_is_awake_is_written_to() {
+    let db = Db::new().await;
+    let session = session(&db, &phone()).await;
+    // It is ten o'clock in Kigali.
+    db.run(r#"update public.profiles set notification_preferences = '{"quiet_hours": {"from": "09:00", "until": "11:30"}}'"#).await;
+    let send = |text: &str, surface: &str| {
+        with(call(&session, "messaging_send_dual", json!({ "text": text })), json!({"surface": surface}))
+    };
+    let said = refused(&db.rpc("run_agent_tool", send("a", "mcp")).await);
+    assert!(said.contains("until 2030-01-01T11:30 in Kigali"), "{said}");
+    assert_eq!(
+        sent(&db).await,
+        json!([["sms", "suppressed", "quiet_hours"], ["whatsapp", "suppressed", "service_window_closed"]])
+    );
+    // In a turn it is part of an answer.
+    done(&db.rpc("run_agent_tool", send("b", "text")).await);
+    db.run(&format!(
+        "insert into public.conversation_messages (client_id, thread_id, session_id, profile_id, direction, role, channel, kind, content, occurred_at)
+         select t.client_id, t.id, s.id, s.profile_id, 'inbound', 'user', 'sms', 'conversation', 'x', '{}'
+           from public.conversation_threads t join public.omnichannel_sessions s on s.id = t.session_id",
+        at_text(0)
+    ))
+    .await;
+    done(&db.rpc("run_agent_tool", send("c", "mcp")).await);
 }
 
 #[tokio::test]
