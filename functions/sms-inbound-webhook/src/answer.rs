@@ -185,16 +185,17 @@ async fn deliver(
 /// The language the person chose, else the one they just wrote, else the call's, else the client's, else English.
 fn locale_of(turn: &Turn) -> Locale {
     let tag = Locale::from_tag;
-    turn.claim
-        .profile
-        .locale
-        .as_deref()
-        .and_then(tag)
+    chosen(turn)
         .or_else(|| turn.language_hint.as_deref().and_then(tag))
         .or_else(|| turn.messages.last().and_then(|message| locale::detect(&message.text)))
         .or_else(|| str_at(&turn.call_summary, "language").and_then(tag))
         .or_else(|| turn.claim.client.default_locale.as_deref().and_then(tag))
         .unwrap_or(Locale::En)
+}
+
+/// The language the person chose: nothing but their own word writes it to their profile.
+fn chosen(turn: &Turn) -> Option<Locale> {
+    turn.claim.profile.locale.as_deref().and_then(Locale::from_tag)
 }
 
 /// Why there is no answer of the agent.
@@ -243,6 +244,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
         brand: &turn.claim.client.brand,
         instructions: claim::instructions_in(&turn.agent, locale.as_str()),
         locale,
+        is_chosen: chosen(turn).is_some(),
         channel: turn.channel,
         call_summary: call_summary.as_ref(),
         call_ended_at: str_at(&turn.call_summary, "call_ended_at").and_then(timestamp::parse_rfc3339),

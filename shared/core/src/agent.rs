@@ -56,8 +56,10 @@ pub struct Turn<'a> {
     pub brand: &'a str,
     /// The operator's own instructions.
     pub instructions: &'a str,
-    /// The language the person is addressed in unless they write another.
+    /// The language the person is addressed in; unless they chose it, only where they write no other.
     pub locale: Locale,
+    /// Whether the person chose it themselves (`profiles.locale`): then it holds whatever they write.
+    pub is_chosen: bool,
     /// Where the answer goes.
     pub channel: Channel,
     /// The summary of the last call, if there was one.
@@ -111,10 +113,18 @@ pub fn instructions(turn: &Turn) -> String {
         Channel::Whatsapp => "You answer on WhatsApp: at most 600 characters, short paragraphs, *bold* sparingly. ",
         Channel::Voice => "Your answer is spoken: one or two short sentences. ",
     });
+    let (before, after) = if turn.is_chosen {
+        ("Answer in ", ", which the person chose, also when they write another language, until they ask for another. ")
+    } else {
+        (
+            "Answer in the language the person writes (English, French, Kinyarwanda or Swahili); if you cannot tell, in ",
+            ". ",
+        )
+    };
     out.extend([
-        "Answer in the language the person writes (English, French, Kinyarwanda or Swahili); if you cannot tell, in ",
+        before,
         turn.locale.english_name(),
-        ". ",
+        after,
         &local_format::rule(),
         "Where data has a field that ends in _written, use it as it stands. Phone, WhatsApp and SMS are one conversation with one person: go on where it stopped. Say only what you know \
          from this conversation or from a tool; if you do not know, say so and say what you will pass on. Say that something \
@@ -270,6 +280,7 @@ mod tests {
             brand: "EasyMO",
             instructions: "You help people find houses in Kigali.",
             locale: Locale::Rw,
+            is_chosen: false,
             channel: Channel::Sms,
             call_summary,
             call_ended_at: DateTime::from_timestamp(1_795_226_400, 0),
@@ -282,6 +293,17 @@ mod tests {
 
     fn said(role: Role, channel: Channel, text: &str) -> HistoryTurn {
         HistoryTurn { role, channel, text: text.to_owned() }
+    }
+
+    #[test]
+    fn the_language_that_a_person_chose_holds_whatever_they_write() {
+        let mut turn = turn(&[], &[], None);
+        let detected = instructions(&turn);
+        assert!(detected.contains("Answer in the language the person writes"), "{detected}");
+        turn.is_chosen = true;
+        let chosen = instructions(&turn);
+        assert!(chosen.contains("Answer in Kinyarwanda, which the person chose"), "{chosen}");
+        assert!(!chosen.contains("language the person writes"), "{chosen}");
     }
 
     #[test]

@@ -310,9 +310,14 @@ pub fn instructions(own: &str, locale: Locale, memories: &[Value], context: &Val
          say that it could not be done.\n",
     );
     all.push_str(local_format::rule().trim_end());
-    all.push_str("\nBegin in ");
-    all.push_str(locale.english_name());
-    all.push_str(".\nThe call begins on ");
+    // Only their own word writes it to their profile.
+    let chosen = field(context, "person").and_then(|person| text(person, "language"));
+    all.push('\n');
+    all.push_str(&match chosen.as_deref().and_then(Locale::from_tag) {
+        Some(chosen) => in_chosen(chosen),
+        None => ["Begin in ", locale.english_name(), "."].concat(),
+    });
+    all.push_str("\nThe call begins on ");
     all.push_str(&timestamp::kigali_date(now));
     all.push_str(" at ");
     all.push_str(&timestamp::kigali_time(now));
@@ -357,7 +362,8 @@ fn written(messages: &[Value], known: &[String]) -> Vec<String> {
 }
 
 /// The same instructions for an agent whose caller has changed the language: the line that says in which one to begin, or
-/// an earlier one of this function's, becomes one that holds for the rest of the call.
+/// an earlier one of this function's, becomes one that holds for the rest of the call. A language that the caller has chosen
+/// for themselves stays: they ask for another.
 ///
 /// ```
 /// use ihuza_core::{locale::Locale, realtime::in_language};
@@ -373,11 +379,23 @@ pub fn in_language(instructions: &str, locale: Locale) -> String {
         locale::ALL.iter().any(|known| begins(known) || text == pinned(*known))
     };
     let mut lines: Vec<&str> = instructions.split('\n').collect();
+    if lines.iter().any(|text| locale::ALL.iter().any(|known| **text == in_chosen(*known))) {
+        return instructions.to_owned();
+    }
     match lines.iter_mut().find(|text| ours(text)) {
         Some(found) => *found = &line,
         None => lines.push(&line),
     }
     lines.join("\n")
+}
+
+fn in_chosen(locale: Locale) -> String {
+    [
+        "Whatever is said above, speak ",
+        locale.english_name(),
+        ": the caller chose it, also for when they speak another language. Change only when they ask for another.",
+    ]
+    .concat()
 }
 
 fn pinned(locale: Locale) -> String {
@@ -874,6 +892,18 @@ mod tests {
             instructions("Help.", Locale::En, &[], &Value::Null, now)
                 .ends_with("\nBegin in English.\nThe call begins on 21/11/2026 at 05:00 in Kigali.")
         );
+    }
+
+    #[test]
+    fn the_language_that_a_caller_chose_holds_for_the_call() {
+        let context = json!({"person": {"language": "rw"}});
+        let now = "2026-11-21T03:00:00Z".parse().unwrap();
+        let chosen = instructions("Help.", Locale::Rw, &[], &context, now);
+        assert!(chosen.contains("speak Kinyarwanda: the caller chose it") && !chosen.contains("Begin in"), "{chosen}");
+        // They answer in French: the agent does not change by itself.
+        assert_eq!(in_language(&chosen, Locale::Fr), chosen);
+        let unknown = json!({"person": {"language": null}});
+        assert!(instructions("Help.", Locale::Rw, &[], &unknown, now).contains("Begin in Kinyarwanda."));
     }
 
     #[track_caller]
