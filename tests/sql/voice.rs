@@ -301,7 +301,10 @@ async fn a_service_is_found_by_its_words_and_by_words_that_are_nearly_right() {
     assert_eq!(search(7, json!({"query": "", "category": "health"})).await, ["Clinic of Remera"]);
     // The same key gets the same answer, whatever has changed; the same key of another call does not.
     db.run("update public.services set is_active = false").await;
-    assert_eq!(search(1, json!({"query": "something else"})).await, ["Two-bedroom house in Kicukiro"]);
+    assert_eq!(search(1, json!({"query": "house kicukiro"})).await, ["Two-bedroom house in Kicukiro"]);
+    let else_ = json!({"name": "search_services", "idempotency_key": "k-1", "arguments": {"query": "something else"}});
+    let refused = db.rpc("run_voice_tool", with(named("s", 10), else_)).await;
+    assert!(text(&refused, "/error").starts_with("this idempotency key was used with other arguments"), "{refused}");
     let other = with(
         named("s2", 10),
         json!({"name": "search_services", "idempotency_key": "k-1", "arguments": {"query": "house"}}),

@@ -10,7 +10,7 @@ use ihuza_core::{
     keyword, local_format,
     locale::{self, Locale},
     log::{Event, Level},
-    openai::{AgentRequest, Step, ToolCall, ToolLoop, Usage},
+    openai::{self, AgentRequest, Step, ToolCall, ToolLoop, Usage},
     retry::Purpose,
     sms, summary, timestamp,
     tool::{self, Surface},
@@ -91,7 +91,7 @@ pub async fn answer(cx: &Cx, turn: &Turn) -> Answered {
             if let Why::Down(down) = &why {
                 providers.push(model::outcome(Err(down)));
             }
-            if turn.is_owed || matches!(why, Why::Down(_) | Why::Paused) && turn.claims < PATIENCE {
+            if turn.is_owed || matches!(why, Why::Down(_) | Why::Paused | Why::Late) && turn.claims < PATIENCE {
                 let at = host::now() + TimeDelta::seconds(i64::from(AGAIN_IN_S));
                 return Answered {
                     outcome: "released",
@@ -182,12 +182,13 @@ async fn deliver(
     }
 }
 
-/// The language the person chose, else the one they just wrote, else the call's, else the client's, else English.
+/// The language the person chose, else the one they just wrote, else that of what they wrote before, else the call's, else the client's, else English.
 fn locale_of(turn: &Turn) -> Locale {
     let tag = Locale::from_tag;
     chosen(turn)
         .or_else(|| turn.language_hint.as_deref().and_then(tag))
         .or_else(|| turn.messages.last().and_then(|message| locale::detect(&message.text)))
+        .or_else(|| agent::language_before(&turn.history))
         .or_else(|| str_at(&turn.call_summary, "language").and_then(tag))
         .or_else(|| turn.claim.client.default_locale.as_deref().and_then(tag))
         .unwrap_or(Locale::En)
@@ -203,6 +204,8 @@ enum Why {
     Down(Classified),
     /// The breaker of the model is open.
     Paused,
+    /// The rounds took all the time that a turn has.
+    Late,
     NotConfigured,
     /// The model answered, but not with anything that can be sent.
     Useless(&'static str),
@@ -216,7 +219,7 @@ impl Why {
             Why::Down(down) => {
                 matches!(down.class, ErrorClass::Retryable | ErrorClass::Unknown | ErrorClass::Config)
             }
-            Why::Paused => true,
+            Why::Paused | Why::Late => true,
             Why::NotConfigured | Why::Useless(_) => false,
         }
     }
@@ -225,6 +228,7 @@ impl Why {
         match self {
             Why::Down(down) => down.reason,
             Why::Paused => "the breaker of the model is open",
+            Why::Late => "the model and its tools took too long",
             Why::NotConfigured => "OPENAI_API_KEY is not set",
             Why::Useless(why) => why,
         }
@@ -269,10 +273,11 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
     };
     let mut rounds = ToolLoop::new(agent::input(&context));
     let mut usage = Usage::default();
+    let started = host::now_ms();
+    let time_for = |step_ms| openai::time_for(step_ms, cx.config.number("TURN_TIMEOUT_MS"), host::now_ms() - started);
     loop {
-        let reply = model::respond(cx, &rounds.request(&request), cx.config.number("MODEL_TIMEOUT_MS"))
-            .await
-            .map_err(Why::Down)?;
+        let timeout_ms = time_for(cx.config.number("MODEL_TIMEOUT_MS")).ok_or(Why::Late)?;
+        let reply = model::respond(cx, &rounds.request(&request), timeout_ms).await.map_err(Why::Down)?;
         usage = usage.plus(reply.usage);
         let answered_by = reply.model.clone();
         match rounds.reply(reply) {
@@ -289,7 +294,10 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
                 let mut outputs = Vec::with_capacity(calls.len());
                 // One after the other: a later call may depend on what an earlier one changed.
                 for call in calls {
-                    let mut output = run_tool(cx, turn, &call).await;
+                    // What was done by then is told to the same call when the turn is done again.
+                    let limit_ms =
+                        tool::find(&call.name).map_or(cx.config.number("DATABASE_TIMEOUT_MS"), |t| t.deadline_ms);
+                    let mut output = run_tool(cx, turn, &call, time_for(limit_ms).ok_or(Why::Late)?).await;
                     local_format::spell_out(&mut output, locale);
                     outputs.push((call.call_id, to_text(&output)));
                 }
@@ -300,7 +308,7 @@ async fn ask(cx: &Cx, turn: &Turn, locale: Locale) -> Result<Reply, Why> {
 }
 
 /// A tool is an SQL function that takes the session and derives the person itself: nothing the model says can reach another.
-async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
+async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall, timeout_ms: u32) -> Value {
     let mut p = Map::new();
     let mut put = |name: &str, value: Value| p.insert(name.to_owned(), value);
     put("session_id", turn.claim.session_id.as_str().into());
@@ -310,7 +318,7 @@ async fn run_tool(cx: &Cx, turn: &Turn, call: &ToolCall) -> Value {
     put("correlation_id", cx.correlation_id.as_str().into());
     tool::put_call(tool::prepare(&call.name, &call.arguments, Surface::Text), &mut p);
     let p = Value::Object(p);
-    let result = database::rpc(cx, "run_agent_tool", &p).await;
+    let result = database::rpc_within(cx, "run_agent_tool", &p, timeout_ms).await;
     cx.log(
         Level::Info,
         Event::ToolCall,

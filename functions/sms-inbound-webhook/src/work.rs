@@ -76,7 +76,12 @@ fn earlier(turn: &Value) -> Option<HistoryTurn> {
         "colleague" => Role::Colleague,
         _ => Role::User,
     };
-    Some(HistoryTurn { role, channel: channel_of(turn), text: string_at(turn, "text")? })
+    Some(HistoryTurn {
+        role,
+        channel: channel_of(turn),
+        text: string_at(turn, "text")?,
+        language: string_at(turn, "language"),
+    })
 }
 
 fn channel_of(message: &Value) -> Channel {

@@ -38,6 +38,9 @@ pub struct HistoryTurn {
     pub channel: Channel,
     /// What.
     pub text: String,
+    /// In which language, where it is known.
+    #[serde(default)]
+    pub language: Option<String>,
 }
 
 /// A message that waits for an answer.
@@ -96,6 +99,12 @@ const KNOWN_MAX_CHARS: usize = 3_000;
 const TURN_MAX_CHARS: usize = 1_600;
 /// All unanswered messages, in characters.
 const MESSAGES_MAX_CHARS: usize = 6_000;
+
+/// The language in which the person last wrote or spoke before, where it is known.
+pub fn language_before(history: &[HistoryTurn]) -> Option<Locale> {
+    let theirs = history.iter().rev().filter(|past| past.role == Role::User);
+    theirs.filter_map(|past| past.language.as_deref()).find_map(Locale::from_tag)
+}
 
 /// The system text. It is the same for every turn of one agent, language and channel, so that the vendor can cache it.
 pub fn instructions(turn: &Turn) -> String {
@@ -292,7 +301,19 @@ mod tests {
     }
 
     fn said(role: Role, channel: Channel, text: &str) -> HistoryTurn {
-        HistoryTurn { role, channel, text: text.to_owned() }
+        HistoryTurn { role, channel, text: text.to_owned(), language: None }
+    }
+
+    #[test]
+    fn a_word_that_is_of_no_language_is_answered_in_that_of_the_words_before() {
+        let turn = |role: &str, language: Value| {
+            let turn = json!({"role": role, "channel": "sms", "text": "x", "at": "2026-11-21T10:00:00Z", "language": language});
+            serde_json::from_value::<HistoryTurn>(turn).unwrap()
+        };
+        let mut history = vec![turn("user", json!("fr")), turn("user", json!("sw")), turn("user", Value::Null)];
+        history.push(turn("assistant", json!("en")));
+        assert_eq!(language_before(&history), Some(Locale::Sw));
+        assert_eq!(language_before(&history[2..]), None);
     }
 
     #[test]

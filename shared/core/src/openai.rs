@@ -157,6 +157,16 @@ pub struct AgentRequest<'a> {
 /// Most rounds of one turn; in the last one no tool may be called.
 pub const MAX_ROUNDS: u32 = 4;
 
+/// A request that has less time, in milliseconds, is not worth its tokens.
+const LEAST_MS: u32 = 1_000;
+
+/// How long the next step of a turn may take, in milliseconds: as long as such a step may, but no longer than is left of the
+/// whole turn. None: too little is left.
+pub fn time_for(step_ms: u32, turn_ms: u32, gone_ms: i64) -> Option<u32> {
+    let left = i64::from(turn_ms).saturating_sub(gone_ms.max(0));
+    u32::try_from(left).ok().filter(|left| *left >= LEAST_MS).map(|left| left.min(step_ms))
+}
+
 /// Most tools run in one round.
 const MAX_CALLS: usize = 8;
 
@@ -697,6 +707,22 @@ mod tests {
             }
         });
         keys.collect()
+    }
+
+    #[test]
+    fn a_step_takes_no_longer_than_its_turn() {
+        for (gone_ms, expected) in [
+            (0, Some(12_000)),
+            (18_000, Some(12_000)),
+            (20_000, Some(10_000)),
+            (29_000, Some(1_000)),
+            (29_001, None),
+            (90_000, None),
+            (-5, Some(12_000)),
+            (i64::MIN, Some(12_000)),
+        ] {
+            assert_eq!(time_for(12_000, 30_000, gone_ms), expected, "{gone_ms}");
+        }
     }
 
     #[test]

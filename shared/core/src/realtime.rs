@@ -322,7 +322,9 @@ pub fn instructions(own: &str, locale: Locale, memories: &[Value], context: &Val
     all.push_str(" at ");
     all.push_str(&timestamp::kigali_time(now));
     all.push_str(" in Kigali.");
-    let mut known: Vec<String> = known::memories(memories).collect();
+    // Those of the context say since when and how they are known.
+    let dated = items_at(context, "memories");
+    let mut known: Vec<String> = known::memories(if dated.is_empty() { memories } else { dated }).collect();
     if let Some(summary) = field(context, "call_summary") {
         known.push(["earlier call: ", &to_text(summary)].concat());
     }
@@ -895,13 +897,16 @@ mod tests {
     }
 
     #[test]
-    fn the_language_that_a_caller_chose_holds_for_the_call() {
+    fn the_language_that_a_caller_chose_holds_for_the_call_and_memories_have_their_day() {
         let context = json!({"person": {"language": "rw"}});
         let now = "2026-11-21T03:00:00Z".parse().unwrap();
         let chosen = instructions("Help.", Locale::Rw, &[], &context, now);
         assert!(chosen.contains("speak Kinyarwanda: the caller chose it") && !chosen.contains("Begin in"), "{chosen}");
         // They answer in French: the agent does not change by itself.
         assert_eq!(in_language(&chosen, Locale::Fr), chosen);
+        let dated = json!({"memories": [{"key": "area", "value": "Remera", "since": "2026-11-20"}]});
+        let told = instructions("Help.", Locale::Rw, &[json!({"key": "area", "value": "Remera"})], &dated, now);
+        assert!(told.contains("\narea: Remera (2026-11-20)\n"), "{told}");
         let unknown = json!({"person": {"language": null}});
         assert!(instructions("Help.", Locale::Rw, &[], &unknown, now).contains("Begin in Kinyarwanda."));
     }

@@ -369,6 +369,7 @@ pub const SETTINGS: &[Setting] = &[
     plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
     plain("MODEL_TIMEOUT_MS", Some("12000"), SMS, "Limit of one model request of an SMS answer."),
+    plain("TURN_TIMEOUT_MS", Some("30000"), SMS, "Limit of all model requests and tools of an SMS answer together."),
     plain(
         "VOICE_NOTE_TIMEOUT_MS",
         Some("30000"),
