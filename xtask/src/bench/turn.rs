@@ -106,13 +106,15 @@ fn context() -> Result<Figure> {
         intent: None,
     };
     let known = json!({"requests": vec![json!({"details": long}); 10], "bookings": [], "memories": vec![json!({"key": "k", "value": long}); 20]});
-    let history: Vec<HistoryTurn> =
-        (0..30).map(|_| HistoryTurn { role: Role::User, channel: Channel::Whatsapp, text: long.clone() }).collect();
+    let history: Vec<HistoryTurn> = (0..30)
+        .map(|_| HistoryTurn { role: Role::User, channel: Channel::Whatsapp, text: long.clone(), language: None })
+        .collect();
     let messages: Vec<Pending> = (0..20).map(|_| Pending { channel: Channel::Whatsapp, text: long.clone() }).collect();
     let turn = agent::Turn {
         brand: &long,
         instructions: &long,
         locale: Locale::Rw,
+        is_chosen: false,
         channel: Channel::Whatsapp,
         call_summary: Some(&summary),
         call_ended_at: Some(now),
