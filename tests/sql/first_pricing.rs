@@ -142,3 +142,84 @@ async fn amounts_that_would_be_rounded_stop_the_migration() {
     let said = migrate::apply(&mut client, &files, false).await.err().unwrap().to_string();
     assert!(said.contains("more than six decimals"), "{said}");
 }
+
+/// As [`EARLIER`], with rows that lack what ours demand: a time, a status.
+async fn with_gaps() -> Client {
+    let mut client = Db::empty().await;
+    let earlier = EARLIER.replace("%BILLED%", "not null").replace("status text not null default 'sent'", "status text");
+    client.batch_execute(&earlier).await.unwrap();
+    let rows = "
+        insert into public.agent_sms (deployment_id, phone_number, message_content, status, provider_status, provider_message_sid, billed_cost, sent_at, created_at)
+        select 'dddddddd-0000-4000-8000-000000000001', case n when 3 then '06 12 34 56 78' else '+33612345678' end, 'Bonjour',
+               case when n % 2 = 0 then 'sent' end, case n when 1 then 'delivered' end, 'SM' || n, 0.07, case when n < 5 then null else timestamptz '2025-11-13 09:00Z' end,
+               case n when 4 then null else timestamptz '2025-11-13 08:00Z' end
+          from generate_series(1, 6) n";
+    client.batch_execute(rows).await.unwrap();
+    let files = migrate::read(&root().join("migrations")).unwrap();
+    migrate::apply(&mut client, &files, false).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn rows_without_a_time_or_a_status_are_in_the_figures_and_can_be_written() {
+    let client = with_gaps().await;
+    let sql = "select jsonb_agg(jsonb_build_array(status, sent_at at time zone 'utc') order by provider_message_sid) from public.agent_sms where provider_message_sid <> 'SM4'";
+    let (eight, nine) = ("2025-11-13T08:00:00", "2025-11-13T09:00:00");
+    assert_eq!(
+        value(&client, sql).await,
+        json!([["delivered", eight], ["sent", eight], ["pending", eight], ["pending", nine], ["sent", nine]])
+    );
+    client.batch_execute("select private.fold_sms_changes()").await.unwrap();
+    assert_eq!(
+        value(&client, "select sum(messages)::bigint from public.agent_sms_rollups where grain = 'hour'").await,
+        6
+    );
+    assert_eq!(value(&client, "select count(*) from private.check_sms_rollups()").await, 0);
+    client
+        .batch_execute(
+            "set role service_role;
+             update public.agent_sms set status = 'delivered' where provider_message_sid = 'SM1';
+             update public.agent_sms set status = 'delivered' where provider_message_sid = 'SM2';
+             delete from public.agent_sms where provider_message_sid = 'SM4';
+             insert into public.agent_sms (deployment_id, phone_number, message_content, provider_message_sid)
+             values ('dddddddd-0000-4000-8000-000000000001', '+33612345678', 'Bonjour', 'SM7')",
+        )
+        .await
+        .unwrap();
+    let sql = "select jsonb_build_array(status, sent_at is not null) from public.agent_sms where provider_message_sid = 'SM7'";
+    assert_eq!(value(&client, sql).await, json!(["pending", true]));
+    for column in ["sent_at", "status"] {
+        let sql = format!("update public.agent_sms set {column} = null where provider_message_sid = 'SM7'");
+        let code = client.batch_execute(&sql).await.unwrap_err().code().unwrap().code().to_owned();
+        assert_eq!(code, "23502", "{column}");
+    }
+}
+
+#[tokio::test]
+async fn a_person_of_the_first_model_is_erased_and_ours_may_leave_out_what_it_demanded() {
+    let client = taken_over(false).await;
+    client
+        .batch_execute(
+            "insert into public.profiles (phone_number) values ('+33612340001');
+             select private.erase_person((select id from public.profiles where phone_number = '+33612340001'), 'asked_by_person')",
+        )
+        .await
+        .unwrap();
+    let sql = "select jsonb_build_array(phone_number, message_content, provider_message_sid, trim_scale(revenue)::text) from public.agent_sms where id = 'eeeeeeee-0000-4000-8000-000000000001'";
+    assert_eq!(value(&client, sql).await, json!([null, null, null, "0.0679"]));
+    // A delivery without a text, to what is no number, is counted all the same.
+    let sql = "insert into public.message_delivery_log (client_id, channel, direction, status, recipient, provider)
+               values (private.default_client_id(), 'sms', 'outbound', 'queued', '12', 'mtn')";
+    client.batch_execute(sql).await.unwrap();
+    assert_eq!(
+        value(&client, "select count(*) from public.agent_sms where delivery_id is not null and phone_number is null")
+            .await,
+        1
+    );
+    // Two providers may have used the same id.
+    let sql =
+        "insert into public.agent_sms (deployment_id, phone_number, message_content, provider, provider_message_sid)
+               values ('dddddddd-0000-4000-8000-000000000001', '+33612345678', 'Bonjour', 'africas_talking', 'SM2')";
+    client.batch_execute(sql).await.unwrap();
+    assert_eq!(client.batch_execute(sql).await.unwrap_err().code().unwrap().code(), "23505");
+}

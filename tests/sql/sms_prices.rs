@@ -628,3 +628,15 @@ async fn what_had_no_price_gets_that_of_its_day_once_there_is_one_and_nothing_el
     assert_eq!(db.rpc("sweep", json!({"now": later})).await["sms_figures"]["priced"], 1);
     assert_eq!(db.value(amounts).await["swept"][1], "1.000000");
 }
+
+#[tokio::test]
+async fn a_call_from_a_withheld_number_costs_what_the_list_says_of_all_numbers() {
+    let db = Db::new().await;
+    db.run("insert into public.channel_prices (side, provider, kind, prefix, price, currency, valid_from)
+            values ('cost', 'mtn_sip', 'minute', '', 0.02, 'USD', '2020-01-01'), ('revenue', 'any', 'minute', '', 0.05, 'USD', '2020-01-01'),
+                   ('cost', 'mtn_sip', 'minute', '+250', 0.5, 'USD', '2020-01-01')").await;
+    db.run("insert into public.voice_calls (origin, provider_call_id, from_number, status, started_at, answered_at, ended_at, duration_seconds)
+            values ('mtn_sip', 'withheld', null, 'completed', '2026-06-02', '2026-06-02', '2026-06-02 00:02', 61)").await;
+    let sql = "select jsonb_build_array(phone_number, cost::text, revenue::text, margin::text) from public.agent_calls";
+    assert_eq!(db.value(sql).await, json!([null, "0.040000", "0.100000", "0.060000"]));
+}
