@@ -87,3 +87,41 @@ async fn a_purge_waits_for_nobody_and_the_sweep_does_it() {
     assert_eq!(swept["sms_figures"]["purged"], 9);
     assert_eq!(db.count("select count(*) from private.check_sms_rollups()").await, 0);
 }
+
+#[tokio::test]
+async fn calls_go_at_the_same_age_and_ours_stay_in_the_log_of_calls() {
+    let db = Db::new().await;
+    db.run(
+        "insert into public.clients (slug, brand, settings) values ('three', 'A', '{}'), ('one', 'B', '{\"sms_retention_months\": 12}');
+         insert into public.voice_calls (client_id, origin, provider_call_id, status, started_at, ended_at)
+         select c.id, 'mtn_sip', c.slug || t.at, 'completed', t.at, t.at
+           from public.clients c, (values (timestamptz '2026-12-31T08:00:00Z'), ('2028-12-31T08:00:00Z'), ('2029-06-01T08:00:00Z')) t (at)
+          where not c.is_default",
+    )
+    .await;
+    assert_eq!(db.rpc("sweep", json!({"now": "2030-01-01T08:00:00Z"})).await["sms_figures"]["purged_calls"], 3);
+    let left = "select jsonb_agg(c.slug || ' ' || to_char(a.started_at at time zone 'utc', 'YYYY-MM') order by c.slug, a.started_at)
+                  from public.agent_calls a join public.clients c on c.id = a.client_id";
+    assert_eq!(db.value(left).await, json!(["one 2029-06", "three 2028-12", "three 2029-06"]));
+    assert_eq!(db.count("select count(*) from public.voice_calls").await, 6);
+}
+
+#[tokio::test]
+async fn what_no_provider_took_within_a_week_fails_and_costs_nothing() {
+    let db = Db::new().await;
+    db.run(
+        "insert into public.channel_prices (side, provider, kind, price, currency, valid_from)
+         values ('revenue', 'any', 'segment', 2, 'RWF', '2020-01-01'), ('cost', 'any', 'segment', 1, 'RWF', '2020-01-01');
+         insert into public.agent_sms (client_id, message_content, provider_message_sid, sent_at)
+         select private.default_client_id(), t.name, t.sid, t.at
+           from (values ('lost', null, timestamptz '2029-12-20T08:00:00Z'), ('with an id', 'SM1', '2029-12-20T08:00:00Z'), ('new', null, '2029-12-30T08:00:00Z')) t (name, sid, at)",
+    )
+    .await;
+    assert_eq!(db.rpc("sweep", json!({"now": "2030-01-01T08:00:00Z"})).await["sms_figures"]["untaken"], 1);
+    let rows = "select jsonb_object_agg(message_content, jsonb_build_array(status, failure_reason, trim_scale(cost), trim_scale(revenue))) from public.agent_sms";
+    assert_eq!(
+        db.value(rows).await,
+        json!({"lost": ["failed", "never_taken", 0, 0], "with an id": ["pending", null, 1, 2], "new": ["pending", null, 1, 2]})
+    );
+    assert_eq!(db.rpc("sweep", json!({"now": "2030-01-01T08:01:00Z"})).await["sms_figures"]["untaken"], 0);
+}

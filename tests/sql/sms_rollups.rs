@@ -6,7 +6,7 @@ use ihuza_sim::migrate;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use crate::support::{Db, Dice, all, in_full, lines, refusal, root, seed};
+use crate::support::{Db, Dice, all, in_full, lines, refusal, root, seed, value};
 
 /// Two clients; the first with three deployments, the second with one.
 pub const CLIENTS: &str = "
@@ -307,4 +307,26 @@ async fn the_sweep_folds() {
     assert_eq!(swept["jobs"], json!([]));
     assert_eq!(db.value("select kind from public.alerts").await, "sms_figures");
     assert_eq!(db.count("select count(*) from public.agent_sms_changes").await, 1, "still to be folded");
+}
+
+#[tokio::test]
+async fn a_lock_or_the_end_of_its_time_stops_the_figures_and_not_the_sweep() {
+    let db = Db::new().await;
+    db.run("insert into public.agent_sms (client_id, message_content, status, segments) values (private.default_client_id(), 'x', 'sent', 1)").await;
+    let other = db.connect().await;
+    other
+        .batch_execute("reset role; begin; lock table public.agent_sms_changes in access exclusive mode")
+        .await
+        .unwrap();
+    for (limit, code) in [("1s", "57014"), ("60s", "55P03")] {
+        db.run("delete from public.alerts").await;
+        db.service.batch_execute(&format!("set statement_timeout = '{limit}'")).await.unwrap();
+        let swept = db.rpc("sweep", json!({})).await;
+        assert_eq!(swept["sms_figures"]["code"], code);
+        // What it did is kept, and so is the alert.
+        assert_eq!(db.value("select kind from public.alerts").await, "sms_figures", "{code}");
+    }
+    assert_eq!(value(&db.service, "select to_jsonb(current_setting('lock_timeout'))").await, "0");
+    other.batch_execute("rollback").await.unwrap();
+    assert_eq!(db.rpc("sweep", json!({})).await["sms_figures"]["folded"], 1);
 }
