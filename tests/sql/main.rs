@@ -62,6 +62,7 @@ mod seeds;
 mod smoke;
 mod sms_plans;
 mod sms_prices;
+mod sms_reports;
 mod sms_retention;
 mod sms_rollups;
 mod sms_writers;
