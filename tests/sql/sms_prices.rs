@@ -273,6 +273,33 @@ fn a_price_is_the_one_that_the_rule_finds_in_any_list() {
     });
 }
 
+#[test]
+fn what_functions_compare_channels_by_is_the_price_that_the_rule_finds() {
+    check_cases(if in_full() { 1_000 } else { 40 }, prop::collection::vec(listed(), 1..30), async |db, list| {
+        put_list(db, &without_repeats(list)).await;
+        // The lists begin and end around now; nothing else has a clock here.
+        let shift = format!("- (timestamptz '{}' - now())", day(3).to_rfc3339());
+        db.run(&format!(
+            "update public.channel_prices set valid_from = valid_from {shift}, valid_until = valid_until {shift}"
+        ))
+        .await;
+        let sql = format!(
+            "select coalesce(jsonb_agg(jsonb_build_array(c.slug, p.provider, n.number, x.price, f.price)), '[]')
+               from public.clients c
+              cross join unnest('{{mtn,twilio,africas_talking}}'::text[]) p (provider) cross join unnest('{{{}}}'::text[]) n (number)
+              cross join lateral private.price_of(c.id, 'cost', p.provider, 'segment', n.number, now()) x
+               left join lateral (
+                 select (e ->> 'price')::numeric as price, e ->> 'currency' as currency from jsonb_array_elements(private.prices_in_force(c.id)) e
+                  where e ->> 'provider' = p.provider and e ->> 'kind' = 'segment' and starts_with(n.number, e ->> 'prefix')
+                  order by length(e ->> 'prefix') desc limit 1) f on true
+              where (x.price, x.currency::text) is distinct from (f.price, f.currency)",
+            NUMBERS.join(",")
+        );
+        prop_assert_eq!(db.value(&sql).await, json!([]));
+        Ok(())
+    });
+}
+
 // ----------------------------------------------------------------------------------------------------- billing
 
 /// A list of both sides with two changes of price, one client with a price of its own, and one country that is dearer.

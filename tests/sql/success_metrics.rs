@@ -133,6 +133,27 @@ async fn the_time_to_the_summary_ends_when_its_first_message_arrives() {
 }
 
 #[tokio::test]
+async fn a_summary_that_never_came_is_a_late_one_once_it_is_missing_for_ten_minutes() {
+    let db = Db::new().await;
+    db.run(
+        "insert into public.voice_calls (origin, provider_call_id, from_number, status, started_at, ended_at)
+         select 'mtn_sip', 'call-' || n, case when n <= 35 then '+250788123456' end, case when n <= 33 then 'completed' else 'no_answer' end,
+                now() - interval '1 hour', now() - case when n = 31 then interval '5 minutes' else interval '15 minutes' end
+           from generate_series(1, 36) n;
+         update public.voice_calls set status = 'completed' where provider_call_id = 'call-36';
+         insert into public.message_delivery_log (call_id, channel, purpose, status)
+         select id, 'sms', 'call_summary', 'suppressed' from public.voice_calls where provider_call_id in ('call-32', 'call-33')",
+    )
+    .await;
+    // Not the one that may still come, those held back, those that nobody answered, nor that of a withheld number.
+    let found = metric(&db, "call_to_summary_seconds").await;
+    assert!(found[0].as_f64().is_some_and(|seconds| (900.0..1_500.0).contains(&seconds)), "{found}");
+    assert_eq!((&found[2], &found[3]), (&json!(30), &json!(false)));
+    db.rpc("sweep", json!({"now": "2030-01-01T08:15:30Z"})).await;
+    assert_eq!(open_alerts(&db).await, json!(["success_missed"]));
+}
+
+#[tokio::test]
 async fn a_target_missed_by_enough_cases_raises_an_alert_until_it_is_met() {
     let db = Db::new().await;
     let sweep = async |minute: u32| {
