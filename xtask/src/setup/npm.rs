@@ -130,10 +130,23 @@ fn matches(wanted: &Value, installed: &Value) -> bool {
     };
     let same = |path: &String, package: &Value| match installed.get(path) {
         Some(there) => there.get("integrity") == package.get("integrity"),
-        None => package.get("optional").and_then(Value::as_bool).unwrap_or(false),
+        None => package.get("optional").and_then(Value::as_bool).unwrap_or(false) && !is_made_for_this_machine(package),
     };
     wanted.iter().filter(|(path, _)| !path.is_empty()).all(|(path, package)| same(path, package))
         && installed.keys().all(|path| wanted.contains_key(path))
+}
+
+/// Whether the package names system and processor, and they are those of this machine. npm calls processors as Node does.
+fn is_made_for_this_machine(package: &Value) -> bool {
+    let cpu = match std::env::consts::ARCH {
+        "x86_64" => "x64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    let names = |field: &str, own: &str| {
+        package.get(field).and_then(Value::as_array).map(|names| names.iter().any(|name| name == own))
+    };
+    names("os", npm_os()) == Some(true) && names("cpu", cpu) == Some(true) && names("libc", "glibc").unwrap_or(true)
 }
 
 /// The pinned Node where its package fits this machine, otherwise one on PATH that is new enough.
@@ -166,6 +179,18 @@ mod tests {
     #[test]
     fn optional_packages_of_other_platforms_may_be_absent() {
         assert!(matches(&lock(), &json!({ "node_modules/a": { "integrity": "1" } })));
+    }
+
+    #[test]
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    fn a_package_that_was_added_for_this_machine_asks_for_an_install() {
+        let with =
+            |package: Value| json!({ "": {}, "node_modules/a": { "integrity": "1" }, "node_modules/new": package });
+        let installed = json!({ "node_modules/a": { "integrity": "1" } });
+        let of = |cpu: &str, libc: &str| json!({ "integrity": "3", "optional": true, "os": ["linux"], "cpu": [cpu], "libc": [libc] });
+        assert!(!matches(&with(of("x64", "glibc")), &installed));
+        assert!(matches(&with(of("arm64", "glibc")), &installed));
+        assert!(matches(&with(of("x64", "musl")), &installed));
     }
 
     /// `npm ci` refuses a lock file that leaves one out, and `npm install` leaves out what its registry does not serve.
