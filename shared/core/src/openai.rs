@@ -176,7 +176,7 @@ const MAX_CALLS: usize = 8;
 pub struct ToolLoop {
     input: Vec<Value>,
     rounds: u32,
-    /// What was called so far, by tool and arguments.
+    /// What was called so far and may have changed something, by tool and arguments; the same twice in a row is there once.
     called: Vec<String>,
 }
 
@@ -244,7 +244,13 @@ impl ToolLoop {
         for call in &mut calls {
             let what = call.what();
             call.repeats = self.called.iter().filter(|before| **before == what).count();
-            self.called.push(what);
+            // Wanted again with nothing else changed meanwhile it is the same call: its answer may have been lost.
+            let changes = tool::find(&call.name).is_none_or(|tool| tool.changes);
+            if self.called.last() == Some(&what) {
+                call.repeats -= 1;
+            } else if changes {
+                self.called.push(what);
+            }
         }
         Step::RunTools(calls)
     }
@@ -274,7 +280,7 @@ pub struct ToolCall {
     pub name: String,
     /// JSON text, to be checked by [`crate::tool::prepare`].
     pub arguments: String,
-    /// How many calls of this tool with these arguments came before it in the turn; [`ToolLoop::reply`] counts them.
+    /// How often this tool was called with these arguments before another change in the turn; [`ToolLoop::reply`] counts them.
     pub repeats: usize,
 }
 
@@ -742,6 +748,10 @@ mod tests {
         let first = keys("turn-1", &[create, cancel, create]);
         assert!(first[0] != first[2] && first[1] != first[2], "{first:?}");
         assert_eq!(first, keys("turn-1", &[create, cancel, create]));
+        // With nothing else done between, the second asks what became of the first.
+        let again = keys("turn-1", &[create, ("session_get_context", "{}"), create]);
+        assert_eq!(again[0], again[2]);
+        assert_eq!(keys("turn-1", &[create, cancel, create, create])[2..], [first[2].clone(), first[2].clone()]);
         let said = ("messaging_send_sms", r#"{"text":"KG 11"}"#);
         let sent = keys("turn-1", &[said, said]);
         assert_eq!(sent[0], sent[1]);
