@@ -105,7 +105,7 @@ impl Crash {
     async fn enqueue(&self, stage: &Stage) {
         let (function, binding) = match self.work {
             Notification => ("post-call-notify", "POST_CALL_NOTIFY"),
-            Turn => ("sms-inbound-webhook", "SMS_INBOUND"),
+            Turn => ("conversation", "SMS_INBOUND"),
             Retry => ("delivery-retry", "DELIVERY_RETRY"),
         };
         stage.edge().unwrap().enqueue(function, binding, &self.envelope).await.unwrap();

@@ -472,6 +472,8 @@ async fn a_path_that_is_none_is_said_to_be_none() {
         ("whatsapp-webhook", "/nowhere"),
         ("delivery-retry", "/nowhere"),
         ("delivery-retry", ""),
+        ("call-summary", ""),
+        ("conversation", "/mtn"),
     ] {
         let answer = stage.post(function, path, &[("authorization", &mtn)], "{}").await.unwrap();
         assert_eq!((answer.status, &answer.body["status"]), (404, &json!(404)), "{function}{path}: {}", answer.body);

@@ -17,7 +17,7 @@ fn without_whatsapp() -> WorldConfig {
 async fn without_an_account_at_meta_everything_goes_by_sms_and_the_reason_is_kept() {
     let stage = Stage::alone("sms-alone", without_whatsapp).await;
     stage.without_breakers().await;
-    for function in ["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"] {
+    for function in ["call-summary", "conversation", "delivery-retry", "whatsapp-webhook"] {
         let url = format!("{}/{function}/health", stage.edge().unwrap().url(function).unwrap());
         let health: Value = ihuza_sim::edge::client().unwrap().get(url).send().await.unwrap().json().await.unwrap();
         assert_eq!((&health["status"], &health["missing_settings"]), (&json!("ok"), &json!([])), "{health}");

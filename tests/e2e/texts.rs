@@ -111,7 +111,7 @@ async fn a_reply_is_promised_only_where_one_can_arrive() {
     let code = told(&CallSeed::new(&stage.stranger()), Some(code)).await;
     assert!(code.contains("Reply by SMS to 8092"), "{code}");
 
-    let url = format!("{}/post-call-notify/health", stage.edge().unwrap().url("post-call-notify").unwrap());
+    let url = format!("{}/call-summary/health", stage.edge().unwrap().url("call-summary").unwrap());
     let health: serde_json::Value =
         ihuza_sim::edge::client().unwrap().get(url).send().await.unwrap().json().await.unwrap();
     assert!(health["warnings"][0].as_str().unwrap_or_default().contains("cannot receive replies"), "{health}");

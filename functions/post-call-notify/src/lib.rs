@@ -1,26 +1,22 @@
-//! `post-call-notify`: a call has ended; its summary goes to the person over WhatsApp and SMS, or SMS alone.
+//! `post-call-notify`: a call has ended, and whoever knows it says so here. The summary is the work of `call-summary`, which takes
+//! it off the queue: whoever waits for an answer waits for little code.
 //!
 //! | request | answer |
 //! |---|---|
 //! | `POST /` with `{callId, profileId?, phoneNumber?, correlationId?}` and the service key | 202 once the work is durable |
 //! | `GET /<correlationId>` with the service key | what became of it |
-//! | its queue, `{memories_of: session}` | reads what was written for what is worth remembering |
 //! | `GET /health` | each dependency, each missing setting |
 
 mod accept;
-mod remember;
-mod summarise;
-mod work;
 
 use ihuza_core::{ids::CorrelationId, problem::Problem};
 use ihuza_edge::{
-    consume,
     endpoint::{self, Call, Endpoint, Outcome},
     incoming::{BODY_LIMIT_BYTES, SERVICE_HEADERS},
 };
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
-use worker::{Env, web_sys, worker_sys::MessageBatch};
+use worker::{Env, web_sys};
 
 const ENDPOINT: Endpoint = Endpoint {
     name: "post-call-notify",
@@ -42,9 +38,4 @@ fn route(call: Call) -> Outcome {
         (_, id) if CorrelationId::parse(id).is_some() => Problem::method_not_allowed("GET").into(),
         _ => Problem::not_found("there is no such path here").into(),
     }
-}
-
-#[wasm_bindgen]
-pub async fn queue(batch: MessageBatch, env: Env) {
-    consume::consume(batch, env, ENDPOINT.name, work::notify).await;
 }

@@ -1,6 +1,5 @@
-//! `sms-inbound-webhook`: somebody wrote an SMS; the conversation goes on.
-//!
-//! Its queue holds what is to be answered, also what `whatsapp-webhook` took in: one conversation, one place that answers.
+//! `sms-inbound-webhook`: somebody wrote an SMS, and the carrier brings it. The answer is the work of `conversation`, which takes it
+//! off the queue, as it takes what `whatsapp-webhook` brings: a carrier waits for little code.
 //!
 //! | request | answer |
 //! |---|---|
@@ -8,19 +7,16 @@
 //! | `GET /health` | each dependency, each missing setting |
 
 mod accept;
-mod answer;
-mod voice_note;
-mod work;
 
 use ihuza_core::problem::Problem;
 use ihuza_edge::{
-    carrier, consume,
+    carrier,
     endpoint::{self, Call, Endpoint, Outcome},
     incoming::{BODY_LIMIT_BYTES, CARRIER_HEADERS},
 };
 use js_sys::Promise;
 use wasm_bindgen::prelude::*;
-use worker::{Env, web_sys, worker_sys::MessageBatch};
+use worker::{Env, web_sys};
 
 const ENDPOINT: Endpoint = Endpoint {
     name: "sms-inbound-webhook",
@@ -42,9 +38,4 @@ fn route(call: Call) -> Outcome {
         "POST" => accept::inbound(call).unwrap_or_else(Outcome::from),
         _ => Problem::method_not_allowed("POST").into(),
     }
-}
-
-#[wasm_bindgen]
-pub async fn queue(batch: MessageBatch, env: Env) {
-    consume::consume(batch, env, ENDPOINT.name, work::turn).await;
 }

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_alias_serves_where_the_name_is_absent_and_blank_is_absent() {
-        let config = |pairs| config("post-call-notify", pairs);
+        let config = |pairs| config("call-summary", pairs);
         assert_eq!(config(&[("WHATSAPP_PHONE_ID", "42")]).find("WHATSAPP_PHONE_NUMBER_ID"), Some("42"));
         let both = config(&[("WHATSAPP_PHONE_NUMBER_ID", "41"), ("WHATSAPP_PHONE_ID", "42")]);
         assert_eq!(both.find("WHATSAPP_PHONE_NUMBER_ID"), Some("41"));
@@ -161,7 +161,7 @@ mod tests {
         let all = &[("OPENAI_API_KEY", "sk"), ("MTN_WEBHOOK_SECRET", "s")];
         assert_eq!(config("delivery-status-webhook", all).find("OPENAI_API_KEY"), None);
         assert_eq!(config("post-call-notify", all).find("MTN_WEBHOOK_SECRET"), None);
-        assert_eq!(config("sms-inbound-webhook", all).secrets(&["OPENAI_API_KEY", "MTN_WEBHOOK_SECRET"]), ["sk", "s"]);
+        assert_eq!(config("sms-inbound-webhook", all).secrets(&["OPENAI_API_KEY", "MTN_WEBHOOK_SECRET"]), ["s"]);
     }
 
     const BASE: [(&str, &str); 5] = [
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn a_lease_outlives_the_longest_work() {
-        for function in ["post-call-notify", "sms-inbound-webhook", "delivery-retry"] {
+        for function in ["call-summary", "conversation", "delivery-retry"] {
             let plain = config(function, &[]);
             assert!(plain.lease_outlives_work(), "{function}: {} ms", plain.longest_work_ms());
         }
         for (function, name, value) in [
             ("delivery-retry", "LEASE_SECONDS", "120"),
-            ("sms-inbound-webhook", "MODEL_TIMEOUT_MS", "30000"),
-            ("post-call-notify", "SUMMARY_TIMEOUT_MS", "120000"),
+            ("conversation", "MODEL_TIMEOUT_MS", "30000"),
+            ("call-summary", "SUMMARY_TIMEOUT_MS", "120000"),
             ("delivery-retry", "PROVIDER_TIMEOUT_MS", "20000"),
         ] {
             let config = Config::read(function, |known| (known == name).then(|| value.to_owned()));
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn missing_names_only_what_this_function_needs() {
         assert_eq!(
-            config("post-call-notify", &[("SUPABASE_URL", "http://x")]).missing("post-call-notify"),
+            config("call-summary", &[("SUPABASE_URL", "http://x")]).missing("call-summary"),
             ["SUPABASE_SERVICE_ROLE_KEY", "MTN_SMS_API_KEY", "MTN_SMS_API_SECRET", "OPENAI_API_KEY"]
         );
         assert_eq!(with("delivery-status-webhook", &[]).missing("delivery-status-webhook"), ["MTN_WEBHOOK_SECRET"]);
@@ -204,19 +204,24 @@ mod tests {
 
     #[test]
     fn without_any_whatsapp_setting_whatsapp_is_off_and_with_one_all_are_needed() {
-        for function in ["post-call-notify", "delivery-retry", "whatsapp-webhook"] {
+        for function in ["call-summary", "delivery-retry", "whatsapp-webhook"] {
             let config = with(function, &[]);
             assert!(config.missing(function).is_empty() && config.whatsapp_is_off(function), "{function}");
         }
-        let half = with("post-call-notify", &[("WHATSAPP_PHONE_ID", "42")]);
-        assert!(!half.whatsapp_is_off("post-call-notify"));
-        assert_eq!(half.missing("post-call-notify"), ["WHATSAPP_ACCESS_TOKEN"]);
+        let half = with("call-summary", &[("WHATSAPP_PHONE_ID", "42")]);
+        assert!(!half.whatsapp_is_off("call-summary"));
+        assert_eq!(half.missing("call-summary"), ["WHATSAPP_ACCESS_TOKEN"]);
         let hook = with("whatsapp-webhook", &[("WHATSAPP_APP_SECRET", "s")]);
         assert_eq!(hook.missing("whatsapp-webhook"), ["WHATSAPP_PHONE_NUMBER_ID", "WHATSAPP_VERIFY_TOKEN"]);
         assert!(!with("delivery-status-webhook", &[]).whatsapp_is_off("delivery-status-webhook"));
         let account = |function, prefix| with(function, &[]).account(function, prefix);
-        assert_eq!(account("post-call-notify", "MTN_"), Some(true));
-        assert_eq!(account("post-call-notify", "WHATSAPP_"), Some(false));
+        assert_eq!(account("call-summary", "MTN_"), Some(true));
+        assert_eq!(account("call-summary", "WHATSAPP_"), Some(false));
+        // A door holds no key of a carrier's or a model's account.
+        for prefix in ["MTN_SMS_", "WHATSAPP_", "OPENAI_"] {
+            assert_eq!(account("post-call-notify", prefix), None, "{prefix}");
+            assert_eq!(account("sms-inbound-webhook", prefix), None, "{prefix}");
+        }
         assert_eq!(account("delivery-status-webhook", "WHATSAPP_"), None);
     }
 }

@@ -104,6 +104,11 @@ impl Outcome {
 /// The routes of an endpoint but for its health page.
 pub type Route = fn(Call) -> Outcome;
 
+/// The routes of a function that works from a queue alone: none but its health page.
+pub fn behind_a_queue(_: Call) -> Outcome {
+    Problem::not_found("this function works from its queue; GET /health says how it is").into()
+}
+
 thread_local! {
     /// One Worker has one endpoint.
     static DOOR: OnceCell<shell::Door> = const { OnceCell::new() };

@@ -32,7 +32,9 @@ pub struct Setting {
 const ALL: &[&str] = &[
     "agent-tools",
     "post-call-notify",
+    "call-summary",
     "sms-inbound-webhook",
+    "conversation",
     "delivery-retry",
     "delivery-status-webhook",
     "whatsapp-webhook",
@@ -40,9 +42,10 @@ const ALL: &[&str] = &[
     "openai-sip-webhook",
 ];
 const AGENT_TOOLS: &[&str] = &["agent-tools"];
-const SENDERS: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry"];
-const TALKERS: &[&str] = &["post-call-notify", "sms-inbound-webhook"];
-const CALL: &[&str] = &["post-call-notify"];
+const SENDERS: &[&str] = &["call-summary", "conversation", "delivery-retry"];
+const TALKERS: &[&str] = &["call-summary", "conversation"];
+const SUMMARY: &[&str] = &["call-summary"];
+const CONVERSATION: &[&str] = &["conversation"];
 const INBOUND: &[&str] = &["sms-inbound-webhook", "whatsapp-webhook"];
 const SMS: &[&str] = &["sms-inbound-webhook"];
 const CARRIER: &[&str] = &["sms-inbound-webhook", "delivery-status-webhook"];
@@ -52,10 +55,10 @@ const TWILIO: &[&str] = &["delivery-status-webhook", "delivery-retry"];
 const VOICE: &[&str] = &["openai-realtime-sip"];
 const SIP: &[&str] = &["openai-sip-webhook"];
 const VOICES: &[&str] = &["openai-realtime-sip", "openai-sip-webhook"];
-const OPENAI: &[&str] = &["post-call-notify", "sms-inbound-webhook", "openai-realtime-sip", "openai-sip-webhook"];
+const OPENAI: &[&str] = &["call-summary", "conversation", "openai-realtime-sip", "openai-sip-webhook"];
 const SESSIONS: &[&str] = &[
-    "post-call-notify",
-    "sms-inbound-webhook",
+    "call-summary",
+    "conversation",
     "delivery-retry",
     "whatsapp-webhook",
     "openai-realtime-sip",
@@ -63,7 +66,7 @@ const SESSIONS: &[&str] = &[
 ];
 const META: &[&str] = &["whatsapp-webhook"];
 const KEYED: &[&str] = &["post-call-notify", "delivery-retry", "openai-realtime-sip"];
-const SENDERS_AND_META: &[&str] = &["post-call-notify", "sms-inbound-webhook", "delivery-retry", "whatsapp-webhook"];
+const SENDERS_AND_META: &[&str] = &["call-summary", "conversation", "delivery-retry", "whatsapp-webhook"];
 
 const fn secret(name: &'static str, need: Need, read_by: &'static [&'static str], purpose: &'static str) -> Setting {
     Setting { secret: true, need, ..plain(name, None, read_by, purpose) }
@@ -212,9 +215,9 @@ pub const SETTINGS: &[Setting] = &[
     ),
     secret("OPENAI_API_KEY", Need::Required, OPENAI, "Key of the model's API."),
     plain("OPENAI_BASE_URL", Some("https://api.openai.com/v1"), OPENAI, "Base URL of the model's API."),
-    plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), SMS, "Model that answers messages."),
-    plain("OPENAI_TRANSCRIPTION_MODEL", Some("gpt-transcribe"), SMS, "Model that listens to voice notes."),
-    plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), CALL, "Model that writes summaries."),
+    plain("OPENAI_TEXT_MODEL", Some("gpt-6-luna"), CONVERSATION, "Model that answers messages."),
+    plain("OPENAI_TRANSCRIPTION_MODEL", Some("gpt-transcribe"), CONVERSATION, "Model that listens to voice notes."),
+    plain("OPENAI_SUMMARY_MODEL", Some("gpt-6-luna"), SUMMARY, "Model that writes summaries."),
     plain(
         "OPENAI_REALTIME_MODEL",
         Some("gpt-realtime-2.1-mini"),
@@ -333,19 +336,19 @@ pub const SETTINGS: &[Setting] = &[
     plain(
         "CALL_WAIT_SECONDS",
         Some("120"),
-        CALL,
-        "How long post-call-notify looks again for a call whose row is late.",
+        SUMMARY,
+        "How long call-summary looks again for a call whose row is late.",
     ),
     plain(
         "OWED_ANSWER_MINUTES",
         Some("15"),
-        SMS,
+        CONVERSATION,
         "For how long a real answer is tried after an apology, because the model was slow or gone; `0`: the apology is the answer.",
     ),
     plain(
         "BURST_WAIT_MS",
         Some("0"),
-        SMS,
+        CONVERSATION,
         "How long an inbound SMS waits for the rest of a burst before it is answered.",
     ),
     plain(
@@ -368,15 +371,15 @@ pub const SETTINGS: &[Setting] = &[
     ),
     plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
-    plain("MODEL_TIMEOUT_MS", Some("12000"), SMS, "Limit of one model request of an SMS answer."),
-    plain("TURN_TIMEOUT_MS", Some("30000"), SMS, "Limit of all model requests and tools of an SMS answer together."),
+    plain("MODEL_TIMEOUT_MS", Some("12000"), CONVERSATION, "Limit of one model request of an SMS answer."),
+    plain("TURN_TIMEOUT_MS", Some("30000"), CONVERSATION, "Limit of all model requests and tools of an SMS answer together."),
     plain(
         "VOICE_NOTE_TIMEOUT_MS",
         Some("30000"),
-        SMS,
+        CONVERSATION,
         "Limit of each step of listening to a voice note: to ask where it is, and to fetch and transcribe it.",
     ),
-    plain("SUMMARY_TIMEOUT_MS", Some("25000"), CALL, "Limit of the model request of a summary."),
+    plain("SUMMARY_TIMEOUT_MS", Some("25000"), SUMMARY, "Limit of the model request of a summary."),
     plain(
         "RECONCILE_SETTLE_HOURS",
         Some("6"),

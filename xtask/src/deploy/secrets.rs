@@ -170,9 +170,11 @@ mod tests {
         ("MTN_WEBHOOK_SECRET", "s"),
         ("OPENAI_API_KEY", "k"),
     ];
-    const ALL: [&str; 7] = [
+    const ALL: [&str; 9] = [
         "post-call-notify",
+        "call-summary",
         "sms-inbound-webhook",
+        "conversation",
         "delivery-retry",
         "delivery-status-webhook",
         "whatsapp-webhook",
@@ -188,8 +190,10 @@ mod tests {
         assert_eq!(
             given,
             [
-                "INTERNAL_API_KEY MTN_SMS_API_KEY MTN_SMS_API_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
-                "MTN_SMS_API_KEY MTN_SMS_API_SECRET MTN_WEBHOOK_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "INTERNAL_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_SMS_API_KEY MTN_SMS_API_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_WEBHOOK_SECRET SUPABASE_SERVICE_ROLE_KEY",
+                "MTN_SMS_API_KEY MTN_SMS_API_SECRET OPENAI_API_KEY SUPABASE_SERVICE_ROLE_KEY",
                 "INTERNAL_API_KEY MTN_SMS_API_KEY MTN_SMS_API_SECRET SUPABASE_SERVICE_ROLE_KEY",
                 "MTN_WEBHOOK_SECRET SUPABASE_SERVICE_ROLE_KEY",
                 "SUPABASE_SERVICE_ROLE_KEY WHATSAPP_APP_SECRET",
@@ -211,18 +215,18 @@ mod tests {
     #[test]
     fn without_a_whatsapp_account_nothing_of_it_is_missing_and_with_half_of_one_the_rest_is() {
         let alone = audit(&functions(&ALL), &config(&SMS_ALONE), &[]);
-        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 7] });
+        assert_eq!(alone, Audit { whatsapp_is_off: true, lacking: vec![vec![]; 9] });
 
         let half = config(&[&SMS_ALONE[..], &[("WHATSAPP_PHONE_ID", "42")]].concat());
         let half = audit(&functions(&ALL), &half, &[]);
         let token = vec!["WHATSAPP_ACCESS_TOKEN"];
         let webhook = vec!["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"];
-        assert_eq!(half.lacking, [token.clone(), token.clone(), token, vec![], webhook, vec![], vec![]]);
+        assert_eq!(half.lacking, [vec![], token.clone(), vec![], token.clone(), token, vec![], webhook, vec![], vec![]]);
         assert!(!half.whatsapp_is_off);
 
         // One that Cloudflare has already counts for the whole deployment, and for its own function as there.
         let there = audit(
-            &functions(&["post-call-notify", "delivery-retry"]),
+            &functions(&["call-summary", "delivery-retry"]),
             &config(&SMS_ALONE),
             &[vec!["WHATSAPP_ACCESS_TOKEN".to_owned()]],
         );

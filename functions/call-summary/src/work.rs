@@ -19,7 +19,7 @@ use ihuza_edge::{
 };
 use serde_json::Value;
 
-use crate::{ENDPOINT, remember, summarise};
+use crate::{remember, summarise};
 
 /// What `begin_call_notification` returns when there is something to do.
 pub struct Notification {
@@ -56,6 +56,8 @@ pub fn memory_keys(claimed: &Value) -> Vec<String> {
     items_at(claimed, "memory_keys").iter().filter_map(|key| Some(key.as_str()?.to_owned())).collect()
 }
 
+/// The queue that the work comes from.
+const QUEUE: &str = "post-call-notify";
 /// How often a call that is not there yet is looked for.
 const LATE_CALL_EVERY_S: u32 = 5;
 
@@ -110,7 +112,7 @@ async fn late_call(cx: &Cx, envelope: &Envelope, claimed: &Value) -> Verdict {
     }
     // The same request is the same dead letter, however often the queue brings it.
     let row = obj(&mut [
-        ("queue", ENDPOINT.queue.into()),
+        ("queue", QUEUE.into()),
         ("message_id", (&cx.correlation_id).into()),
         ("payload", envelope.to_value().into()),
         ("attempts", 0.into()),
