@@ -11,7 +11,7 @@
 //   EDGE_DEV_VARS      "ignore": leave .dev.vars aside, so that tests mean the same on every machine
 //   EDGE_WITHHOLD      comma list of queues for which no function gets a producer: sending to them fails
 //   EDGE_LIMITS        JSON object: name of a rate limiter -> its limit, over that of the file; null: no function has it
-//   EDGE_PORTS         JSON object: function name -> port (default 0: any free one)
+//   EDGE_PORTS         JSON object: function name -> port (default: any free one)
 //   EDGE_LOG           file for every line that the functions and the runtime log, as JSON {at, level, text}
 //
 // Control (POST, JSON body; an answer means done)
@@ -23,7 +23,7 @@
 //
 // It stands on wrangler's `unstable_` and Miniflare's `unsafe` names: their versions are pinned in package.json.
 import childProcess from "node:child_process";
-import { createWriteStream, existsSync, readdirSync } from "node:fs";
+import { createWriteStream, existsSync, readdirSync, readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import path from "node:path";
@@ -35,6 +35,8 @@ const configPath = path.resolve(env.EDGE_CONFIG ?? "wrangler.toml");
 const overrides = JSON.parse(env.EDGE_VARS || "{}");
 const ports = JSON.parse(env.EDGE_PORTS || "{}");
 const limits = JSON.parse(env.EDGE_LIMITS || "{}");
+/** How long Miniflare may take to bring a killed runtime back. */
+const RESTART_MS = 30_000;
 let withheld = (env.EDGE_WITHHOLD ?? "").split(",").filter(Boolean);
 
 // Wrangler prints to standard output as it likes; only our one line may go there.
@@ -63,10 +65,6 @@ if (names.length === 0) throw new Error(`${configPath} defines no function: expe
 
 let restarted = () => {};
 const functions = {};
-const mf = new Miniflare(options());
-await mf.ready;
-for (const name of names) functions[name] = (await mf.unsafeGetDirectURL(name)).href.replace(/\/$/, "");
-
 const control = createServer(async (request, response) => {
   let text = "";
   for await (const chunk of request) text += chunk;
@@ -77,7 +75,10 @@ const control = createServer(async (request, response) => {
     response.writeHead(500, { "content-type": "application/json" }).end(JSON.stringify({ error: String(error?.stack ?? error) }));
   }
 });
-await new Promise((resolve) => control.listen(0, "127.0.0.1", resolve));
+const block = await ownPorts(control, names.length + 2);
+const mf = new Miniflare(options());
+await mf.ready;
+for (const name of names) functions[name] = (await mf.unsafeGetDirectURL(name)).href.replace(/\/$/, "");
 announce(
   JSON.stringify({
     functions,
@@ -120,9 +121,11 @@ async function obey(route, order) {
       await mf.setOptions(options());
       return {};
     case "/kill": {
-      const back = new Promise((resolve) => (restarted = resolve));
+      const back = new Promise((resolve) => (restarted = () => resolve(true)));
+      const patience = new Promise((resolve) => setTimeout(resolve, RESTART_MS, false).unref());
       runtime.kill("SIGKILL");
-      await back;
+      // Miniflare tries once, and only logs that it did not succeed; asked again it says why.
+      if (!(await Promise.race([back, patience]))) await mf.setOptions(options());
       return {};
     }
     default:
@@ -130,12 +133,51 @@ async function obey(route, order) {
   }
 }
 
-// The ports stay the same over restarts once they are known.
+/**
+ * The first of `count` ports that nobody else takes, `server` listening on it.
+ *
+ * They stay the same over restarts, and while the runtime is down nothing holds them: of ports that the system gives out, another
+ * process may be given one meanwhile. So they lie below those, and whoever listens on the first has the whole block.
+ */
+async function ownPorts(server, count) {
+  const first = 10_000;
+  const range = "/proc/sys/net/ipv4/ip_local_port_range";
+  const given = existsSync(range) ? parseInt(readFileSync(range, "utf8"), 10) : 0;
+  // Where the system gives out nearly all of them, there is nothing better than its usual beginning.
+  const end = given > first + 1_000 ? given : 32_768;
+  const blocks = Math.floor((end - first) / count);
+  for (let tries = 0; tries < 200; tries++) {
+    const base = first + count * Math.floor(Math.random() * blocks);
+    if (!(await listens(server, base))) continue;
+    const others = Array.from({ length: count - 1 }, (_, at) => base + 1 + at);
+    const free = await Promise.all(others.map(async (port) => {
+      const probe = createServer();
+      const free = await listens(probe, port);
+      if (free) await new Promise((resolve) => probe.close(resolve));
+      return free;
+    }));
+    if (free.every(Boolean)) return base;
+    await new Promise((resolve) => server.close(resolve));
+  }
+  throw new Error(`no ${count} free ports next to each other from ${first} to ${end}`);
+}
+
+function listens(server, port) {
+  return new Promise((resolve) => {
+    const failed = () => resolve(false);
+    server.once("error", failed);
+    server.listen(port, "127.0.0.1", () => {
+      server.off("error", failed);
+      resolve(true);
+    });
+  });
+}
+
 function options() {
   const workers = names.map((name) => worker(name));
   return convertV4MiniflareOptions({
     host: "127.0.0.1",
-    port: 0,
+    port: block + names.length + 1,
     cf: false,
     log: new Log(LogLevel.WARN),
     unsafeTriggerHandlers: true,
@@ -183,8 +225,7 @@ function worker(name) {
 }
 
 function port(name) {
-  if (functions[name]) return Number(new URL(functions[name]).port);
-  return ports[name] ?? 0;
+  return ports[name] ?? block + 1 + names.indexOf(name);
 }
 
 function pick(object, keys) {
