@@ -23,7 +23,7 @@ pub type Row = Map<String, Value>;
 
 /// Worlds that are kept for the next play; the one that was not used for longest goes first. Fewer, and tests of several
 /// topics that run at once, each with its worlds, would begin them again and again.
-const KEPT: usize = 4;
+const KEPT: usize = 5;
 
 /// A world, who is in it, and how much of its log has been read.
 struct Hall {

@@ -25,7 +25,7 @@ pub use tally::Tally;
 Large counts run as a seeded sample here and in full under `cargo xtask soak`.
 Parts: fmt, clippy, deny, unit (with properties and documentation examples), sql, relay, e2e.
 The parts sql and relay run beside e2e, which mostly waits: the lines of e2e come as they are written, those of the others
-when a test binary has ended. RUST_TEST_THREADS says how many tests of a binary run at once (e2e: 4 unless it is set).
+when a test binary has ended. RUST_TEST_THREADS says how many tests of a binary run at once (e2e: 6 unless it is set).
 Tests of relay and e2e wait for real processes, sockets and clocks. One of them that fails is tried once more, alone, when
 everything else is over, and the summary names it if it passes then: that is a test to look at, but no reason to hold a change back. `cargo xtask soak`
 tries nothing twice.")]
@@ -60,7 +60,7 @@ const ALL: [Part; 7] = [Part::Fmt, Part::Deny, Part::Clippy, Part::Unit, Part::S
 
 /// Parts that mostly wait run beside each other, those of a lane one after the other. What the first lane says is shown
 /// as it comes: it takes longest.
-const LANES: [&[Part]; 2] = [&[Part::E2e], &[Part::Sql, Part::Relay]];
+const LANES: [&[Part]; 3] = [&[Part::E2e], &[Part::Sql], &[Part::Relay]];
 
 /// The package of the media relay, whose integration tests are the part `relay`.
 const RELAY: &str = "ihuza-relay";
@@ -257,7 +257,7 @@ const MOST_TRIED_AGAIN: usize = 3;
 const THREADS: &str = "RUST_TEST_THREADS";
 /// End-to-end tests wait for processes, timers and each other's worlds three quarters of their time: there are more of
 /// them at once than cores.
-const E2E_AT_ONCE: &str = "4";
+const E2E_AT_ONCE: &str = "6";
 
 /// Compiles the tests of these parts, and the relay that those of e2e call, before any of them runs: cargo compiles one
 /// thing at a time, and parts would wait for each other.
