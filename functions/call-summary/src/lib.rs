@@ -20,7 +20,8 @@ use wasm_bindgen::prelude::*;
 use worker::{Env, web_sys, worker_sys::MessageBatch};
 
 /// What cannot be done at once goes to `delivery-retry`.
-const ENDPOINT: Endpoint = Endpoint { name: "call-summary", queue: "delivery-retry", headers: &[], body_limit_bytes: 0 };
+const ENDPOINT: Endpoint =
+    Endpoint { name: "call-summary", queue: "delivery-retry", headers: &[], body_limit_bytes: 0 };
 
 #[wasm_bindgen]
 pub fn fetch(request: web_sys::Request, env: Env) -> Promise {

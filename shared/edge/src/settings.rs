@@ -333,12 +333,7 @@ pub const SETTINGS: &[Setting] = &[
         SENDERS,
         "How long an unknown outcome waits for a status report before the other channel, or one resend, carries the message.",
     ),
-    plain(
-        "CALL_WAIT_SECONDS",
-        Some("120"),
-        SUMMARY,
-        "How long call-summary looks again for a call whose row is late.",
-    ),
+    plain("CALL_WAIT_SECONDS", Some("120"), SUMMARY, "How long call-summary looks again for a call whose row is late."),
     plain(
         "OWED_ANSWER_MINUTES",
         Some("15"),
@@ -372,7 +367,12 @@ pub const SETTINGS: &[Setting] = &[
     plain("PROVIDER_TIMEOUT_MS", Some("10000"), SENDERS, "Limit of one request to MTN or WhatsApp."),
     plain("DATABASE_TIMEOUT_MS", Some("5000"), ALL, "Limit of one PostgREST request."),
     plain("MODEL_TIMEOUT_MS", Some("12000"), CONVERSATION, "Limit of one model request of an SMS answer."),
-    plain("TURN_TIMEOUT_MS", Some("30000"), CONVERSATION, "Limit of all model requests and tools of an SMS answer together."),
+    plain(
+        "TURN_TIMEOUT_MS",
+        Some("30000"),
+        CONVERSATION,
+        "Limit of all model requests and tools of an SMS answer together.",
+    ),
     plain(
         "VOICE_NOTE_TIMEOUT_MS",
         Some("30000"),

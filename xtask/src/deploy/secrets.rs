@@ -221,7 +221,10 @@ mod tests {
         let half = audit(&functions(&ALL), &half, &[]);
         let token = vec!["WHATSAPP_ACCESS_TOKEN"];
         let webhook = vec!["WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN"];
-        assert_eq!(half.lacking, [vec![], token.clone(), vec![], token.clone(), token, vec![], webhook, vec![], vec![]]);
+        assert_eq!(
+            half.lacking,
+            [vec![], token.clone(), vec![], token.clone(), token, vec![], webhook, vec![], vec![]]
+        );
         assert!(!half.whatsapp_is_off);
 
         // One that Cloudflare has already counts for the whole deployment, and for its own function as there.
