@@ -68,7 +68,7 @@ pub fn inbound(call: Call) -> Result<Outcome, Problem> {
             ("correlation_ids", ids.into()),
         ]),
     );
-    Ok(flood::accepted(call.cx, work, senders, reply, lines))
+    Ok(flood::accepted(call.cx, &call.request, work, senders, reply, lines))
 }
 
 fn accepted(cx: &Cx, message: &InboundSms) -> Line {

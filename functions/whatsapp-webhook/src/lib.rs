@@ -133,5 +133,5 @@ fn updates(call: Call) -> Result<Outcome, Problem> {
         ("calls", updates.calls.len().into()),
         ("templates", updates.templates.len().into()),
     ]);
-    Ok(flood::accepted(call.cx, work, senders, Reply::json(200, &answer), lines))
+    Ok(flood::accepted(call.cx, &call.request, work, senders, Reply::json(200, &answer), lines))
 }

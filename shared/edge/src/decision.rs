@@ -24,6 +24,9 @@ pub fn console_method(level: Level) -> &'static str {
 /// A decision.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decision {
+    /// What is to be counted before it is carried out; mostly nothing. Else the limiter's binding; `1` where the decision stands if
+    /// nobody is over the limit, `0` where it is made again in any case; and the keys to count.
+    pub ask: Vec<String>,
     pub reply: Reply,
     /// Texts for queues, each a whole message behind the name of its binding.
     pub work: Vec<(String, String)>,
@@ -32,23 +35,25 @@ pub struct Decision {
 
 impl From<Reply> for Decision {
     fn from(reply: Reply) -> Decision {
-        Decision { reply, work: Vec::new(), lines: Vec::new() }
+        Decision { ask: Vec::new(), reply, work: Vec::new(), lines: Vec::new() }
     }
 }
 
 impl Decision {
     /// The form that `Door` in `shell.js` reads.
     pub fn to_text(&self) -> String {
-        let Decision { reply, work, lines } = self;
+        let Decision { ask, reply, work, lines } = self;
         let (header_count, line_count, text_count) = (reply.headers.len() + 1, lines.len(), work.len());
         let mut parts = vec![
             reply.status.to_string(),
             header_count.to_string(),
             line_count.to_string(),
             text_count.to_string(),
-            "content-type".to_owned(),
-            reply.content_type.to_owned(),
+            ask.len().to_string(),
         ];
+        parts.extend(ask.iter().cloned());
+        parts.push("content-type".to_owned());
+        parts.push(reply.content_type.to_owned());
         for (name, value) in &reply.headers {
             parts.push((*name).to_owned());
             parts.push(value.clone());
@@ -88,7 +93,9 @@ mod tests {
         };
         assert_eq!(
             decision.to_text(),
-            "202\n2\n1\n2\ncontent-type\ntext/plain; charset=utf-8\nx-correlation-id\nid-7\nwarn\n{}\nQ\n{1}\nR\n{2}\na\nb"
+            "202\n2\n1\n2\n0\ncontent-type\ntext/plain; charset=utf-8\nx-correlation-id\nid-7\nwarn\n{}\nQ\n{1}\nR\n{2}\na\nb"
         );
+        let asked = Decision { ask: ["L", "1", "a", "b"].map(str::to_owned).to_vec(), ..Reply::text(200, "").into() };
+        assert_eq!(asked.to_text(), "200\n1\n0\n0\n4\nL\n1\na\nb\ncontent-type\ntext/plain; charset=utf-8\n");
     }
 }

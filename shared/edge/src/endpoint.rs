@@ -88,7 +88,7 @@ impl Outcome {
     /// The answer to accepted work: given, and the lines written, once all of `work` is durable on the queue named with it.
     pub fn accepted(cx: Cx, work: Vec<(&'static str, Envelope)>, reply: Reply, lines: Vec<Line>) -> Outcome {
         let text = |(queue, envelope): &(&str, Envelope)| (queue::binding(queue), to_text(&envelope.to_value()));
-        let decision = Decision { work: work.iter().map(text).collect(), lines, reply };
+        let decision = Decision { ask: Vec::new(), work: work.iter().map(text).collect(), lines, reply };
         if decision.work.iter().all(|(_, text)| text.len() <= queue::MESSAGE_LIMIT_BYTES) {
             return Outcome::Now(Ok(decision));
         }

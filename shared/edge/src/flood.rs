@@ -8,49 +8,57 @@ use std::cell::Cell;
 use ihuza_core::{
     flood::{Keys, Over},
     log::{Event, Level},
+    problem::Problem,
     turn,
 };
-use js_sys::futures::JsFuture;
 
-use crate::{context::Cx, decision::Line, endpoint::Outcome, queue::Envelope, reply::Reply, shell};
+use crate::{context::Cx, decision::Line, endpoint::Outcome, incoming::Incoming, queue::Envelope, reply::Reply};
 
 /// Messages of one body that are counted. Only Meta sends more at once, what it kept during an outage of ours.
 const COUNTED_MAX: usize = 100;
 
 /// Like [`Outcome::accepted`], once the senders of `work` are counted: each by its place in `work`.
+///
+/// The counters are asked by `shell.js`, between this decision and the next, which is made with what they said ([`Incoming::counts`]). Where
+/// nobody is over a limit, which is nearly always, the first decision stands, and nothing of it crosses twice.
 pub fn accepted(
     cx: Cx,
+    request: &Incoming,
     mut work: Vec<(&'static str, Envelope)>,
     mut senders: Vec<(usize, Keys)>,
     reply: Reply,
     lines: Vec<Line>,
 ) -> Outcome {
-    if senders.is_empty() {
-        return Outcome::accepted(cx, work, reply, lines);
-    }
     senders.truncate(COUNTED_MAX);
-    Outcome::Later(Box::pin(async move {
-        // Who is over the first limit is not counted by the second: one who floods uses up no neighbour's count.
-        for over in [Over::Sender, Over::Prefix] {
-            senders.retain(|(_, keys)| keys.counted_by(over).is_some());
-            if senders.is_empty() {
-                break;
-            }
-            let keys: Vec<&str> = senders.iter().filter_map(|(_, keys)| keys.counted_by(over)).collect();
-            let counted = JsFuture::from(shell::counted(&cx.env, limiter(over), &keys.join("\n"))).await;
-            let counted = counted.ok().and_then(|counted| counted.as_string()).unwrap_or_default();
-            say_where_nobody_counts(&cx, over, &counted);
-            let mut counted = counted.bytes();
-            senders.retain(|(place, _)| {
-                let full = counted.next() == Some(b'1');
-                if full {
-                    mark(work.get_mut(*place), over);
-                }
-                !full
-            });
+    let mut counts = request.counts();
+    // Who is over the first limit is not counted by the second: one who floods uses up no neighbour's count.
+    for over in [Over::Sender, Over::Prefix] {
+        senders.retain(|(_, keys)| keys.counted_by(over).is_some());
+        if senders.is_empty() {
+            break;
         }
-        Outcome::accepted(cx, work, reply, lines).decided().await
-    }))
+        let Some(counted) = counts.next() else {
+            let last = over == Over::Prefix || senders.iter().all(|(_, keys)| keys.counted_by(Over::Prefix).is_none());
+            let (mut decision, settles) = match Outcome::accepted(cx, work, reply, lines) {
+                Outcome::Now(Ok(decision)) if last => (decision, "1"),
+                // What is too large for a queue is placed once it is known whether it is over a limit.
+                _ => (Reply::problem(&Problem::unavailable(30)).into(), "0"),
+            };
+            let keys = senders.iter().filter_map(|(_, keys)| keys.counted_by(over));
+            decision.ask = [limiter(over), settles].into_iter().chain(keys).map(str::to_owned).collect();
+            return Outcome::Now(Ok(decision));
+        };
+        say_where_nobody_counts(&cx, over, counted);
+        let mut counted = counted.bytes();
+        senders.retain(|(place, _)| {
+            let full = counted.next() == Some(b'1');
+            if full {
+                mark(work.get_mut(*place), over);
+            }
+            !full
+        });
+    }
+    Outcome::accepted(cx, work, reply, lines)
 }
 
 fn limiter(over: Over) -> &'static str {
@@ -72,7 +80,7 @@ thread_local! {
 }
 
 fn say_where_nobody_counts(cx: &Cx, over: Over, counted: &str) {
-    if (counted.is_empty() || counted.contains('?')) && !SAID.replace(true) {
+    if counted.contains('?') && !SAID.replace(true) {
         let said = [limiter(over), " of wrangler.toml does not count: messages are let in uncounted"].concat();
         cx.log(Level::Warn, Event::SenderNotCounted, &said, &[]);
     }

@@ -34,6 +34,8 @@ pub struct Incoming {
     pub path: String,
     /// Query without `?`, percent-encoding kept.
     pub query: String,
+    /// What was counted since the first decision about this request, with commas between.
+    counts: String,
     endpoint: Endpoint,
     /// Values in the order of the endpoint's list, that of the correlation id first.
     headers: Vec<String>,
@@ -42,10 +44,11 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Reads what `Door` in `shell.js` writes: state, method, URL, and the value of each header, empty where absent.
+    /// Reads what `Door` in `shell.js` writes: counts, state, method, URL, and the value of each header, empty where absent.
     pub fn read(endpoint: Endpoint, head: &str, body: Vec<u8>) -> Incoming {
         let mut parts = head.split(PART);
         let mut next = || parts.next().unwrap_or_default();
+        let counts = next().to_owned();
         let state = match next() {
             "whole" => State::Whole,
             "large" => State::Large,
@@ -55,7 +58,13 @@ impl Incoming {
         let (path, query) = split_url(next());
         let (path, query) = (path.to_owned(), query.to_owned());
         let headers = parts.map(str::to_owned).collect();
-        Incoming { method, path, query, endpoint, headers, state, body }
+        Incoming { method, path, query, counts, endpoint, headers, state, body }
+    }
+
+    /// What was counted since the first decision about this request, in the order in which it was asked for: a character for each
+    /// key, as `counted` in `shell.js` gives them.
+    pub fn counts(&self) -> impl Iterator<Item = &str> {
+        self.counts.split(',').filter(|count| !count.is_empty())
     }
 
     /// A header's value; absent and empty are the same thing.
@@ -101,9 +110,10 @@ mod tests {
 
     #[test]
     fn a_head_is_read_in_the_order_in_which_the_script_writes_it() {
-        let head = "whole\nPOST\nhttps://e.rw/sms?a=1\nid-7\nBearer k\n\nsha256=00";
+        let head = "01,0\nwhole\nPOST\nhttps://e.rw/sms?a=1\nid-7\nBearer k\n\nsha256=00";
         let request = Incoming::read(ENDPOINT, head, b"{}".to_vec());
         assert_eq!((request.method.as_str(), request.path.as_str(), request.query.as_str()), ("POST", "/sms", "a=1"));
+        assert_eq!(request.counts().collect::<Vec<_>>(), ["01", "0"]);
         assert_eq!(request.header("x-correlation-id"), Some("id-7"));
         assert_eq!(request.header("authorization"), Some("Bearer k"));
         assert_eq!(request.header("apikey"), None);
@@ -111,6 +121,6 @@ mod tests {
         assert_eq!(request.body(), Ok(b"{}".as_slice()));
         let refused =
             |state: &str| Incoming::read(ENDPOINT, state, Vec::new()).body().err().map(|problem| problem.status);
-        assert_eq!((refused("large\nPOST"), refused("cut\nPOST"), refused("")), (Some(413), Some(400), Some(400)));
+        assert_eq!((refused("\nlarge\nPOST"), refused("\ncut\nPOST"), refused("")), (Some(413), Some(400), Some(400)));
     }
 }

@@ -26,8 +26,9 @@ export function tell(level, line) {
 /**
  * The door of an endpoint: brings in the named headers and at most `limit` bytes of body.
  *
- * `decide(env, head, body)` gives the decision, at once or as a promise; `refused(env, queue, text, why)` is asked when a queue
- * does not take a text, and gives an empty text when the work is safe elsewhere, or the decision that replaces the first one.
+ * `decide(env, head, body)` gives the decision, at once or as a promise. A decision may ask for keys to be counted first; where it
+ * does not stand by itself then, it is made again, with all that was counted. `refused(env, queue, text, why)` is asked when a
+ * queue does not take a text, and gives an empty text when the work is safe elsewhere, or the decision that replaces the first one.
  */
 export class Door {
   constructor(names, limit, decide, refused) {
@@ -35,6 +36,7 @@ export class Door {
     this.limit = limit;
     this.decide = decide;
     this.refused = refused;
+    this.uncounted = false;
   }
 
   async serve(request, env) {
@@ -51,11 +53,19 @@ export class Door {
         [body, state] = [NOTHING, "cut"];
       }
     }
-    let head = state + PART + method + PART + request.url;
+    let head = PART + state + PART + method + PART + request.url;
     for (const name of this.names) head += PART + (headers.get(name) ?? "");
-    let decision = this.decide(env, head, body);
-    if (typeof decision !== "string") decision = await decision;
-    let parts = decision.split(PART);
+    let parts;
+    for (const counts = []; ; ) {
+      let decision = this.decide(env, counts + head, body);
+      if (typeof decision !== "string") decision = await decision;
+      parts = decision.split(PART);
+      if (parts[4] === "0") break;
+      const [limiter, settles, ...keys] = parts.slice(FIXED, start(parts));
+      const count = await counted(env, limiter, keys);
+      if (settles === "1" && this.stands(count)) break;
+      counts.push(count);
+    }
     if (parts[3] !== "0") {
       const instead = await this.put(env, parts);
       if (instead !== "") parts = instead.split(PART);
@@ -63,10 +73,16 @@ export class Door {
     return answer(parts);
   }
 
+  /** Whether all are within their limits. That nobody counts is told to `decide` once. */
+  stands(count) {
+    if (count.includes("?") && !this.uncounted) return !(this.uncounted = true);
+    return !count.includes("1");
+  }
+
   /** Puts the texts of a decision on their queues; gives an empty text, or the decision that replaces it. */
   async put(env, parts) {
     const texts = [];
-    for (let at = FIXED + 2 * parts[1] + 2 * parts[2], left = parts[3]; left > 0; left--, at += 2) texts.push([parts[at], parts[at + 1]]);
+    for (let at = start(parts) + 2 * parts[1] + 2 * parts[2], left = parts[3]; left > 0; left--, at += 2) texts.push([parts[at], parts[at + 1]]);
     let instead = "";
     for (const [queue, some] of slices(texts)) {
       try {
@@ -101,12 +117,18 @@ function slices(texts) {
   return all;
 }
 
-// A decision: status, number of headers, of log lines, of texts for queues; then all of these, each in two parts; then the
+// A decision: status, number of headers, of log lines, of texts for queues, of parts about what is to be counted first; these
+// (the limiter, whether the decision stands if nobody is over, keys); then headers, lines and texts, each in two parts; then the
 // body.
-const FIXED = 4;
+const FIXED = 5;
+
+/** Where the headers of a decision begin. */
+function start(parts) {
+  return FIXED + Number(parts[4]);
+}
 
 function answer(parts) {
-  let at = FIXED;
+  let at = start(parts);
   const headers = {};
   for (const end = at + 2 * parts[1]; at < end; at += 2) headers[parts[at]] = parts[at + 1];
   for (const end = at + 2 * parts[2]; at < end; at += 2) console[parts[at]](parts[at + 1]);
@@ -239,15 +261,17 @@ export async function forward(slots, url, headers, fileName, fileLimit, to, toHe
 /**
  * Counts each key at a rate limiter. Gives a character for each: `0` within the limit, `1` over it, `?` where nobody counted.
  */
-export async function counted(env, limiter, keys) {
+async function counted(env, limiter, keys) {
+  const counter = env[limiter];
+  if (counter === undefined) return "?".repeat(keys.length);
   const one = async (key) => {
     try {
-      return (await env[limiter].limit({ key })).success ? "0" : "1";
+      return (await counter.limit({ key })).success ? "0" : "1";
     } catch {
       return "?";
     }
   };
-  return (await Promise.all(keys.split(PART).map(one))).join("");
+  return (await Promise.all(keys.map(one))).join("");
 }
 
 /** Puts a text on a queue; gives an empty text, or why it did not go. */

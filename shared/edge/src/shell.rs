@@ -58,7 +58,5 @@ extern "C" {
         limit: u32,
     ) -> Promise;
 
-    pub fn counted(env: &Env, limiter: &str, keys: &str) -> Promise;
-
     pub fn enqueue(env: &Env, queue: &str, text: &str, delay_seconds: u32) -> Promise;
 }

@@ -3,8 +3,9 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Door, Slots, enqueue, send, variables } from "../../../shared/edge/src/shell.js";
 
-const decision = ({ status = 202, lines = [], texts = [], queue = "Q", body = "{}" } = {}) =>
-  [status, 1, lines.length, texts.length, "content-type", "application/json", ...lines.flat(), ...texts.flatMap((text) => [queue, text].flat().slice(-2)), body].join("\n");
+const asked = (keys, settles) => (keys.length > 0 ? ["L", settles, ...keys] : []);
+const decision = ({ status = 202, lines = [], texts = [], queue = "Q", body = "{}", keys = [], settles = 1 } = {}) =>
+  [status, 1, lines.length, texts.length, asked(keys, settles).length, ...asked(keys, settles), "content-type", "application/json", ...lines.flat(), ...texts.flatMap((text) => [queue, text].flat().slice(-2)), body].join("\n");
 
 const post = (body, headers = {}) => new Request("http://e.rw/x?y=1", { method: "POST", body, headers, duplex: "half" });
 
@@ -28,7 +29,7 @@ test("a request comes over whole, headers in order, empty where absent", async (
   const door = new Door("x-correlation-id\nauthorization\napikey", 10, (env, head, body) => ((seen = [env, head, body]), decision()), never);
   const env = {};
   const answer = await door.serve(post("{}", { authorization: "Bearer k", "content-length": "2" }), env);
-  assert.deepEqual(seen, [env, "whole\nPOST\nhttp://e.rw/x?y=1\n\nBearer k\n", new Uint8Array([123, 125])]);
+  assert.deepEqual(seen, [env, "\nwhole\nPOST\nhttp://e.rw/x?y=1\n\nBearer k\n", new Uint8Array([123, 125])]);
   assert.equal(answer.status, 202);
   assert.equal(answer.headers.get("content-type"), "application/json");
   assert.equal(await answer.text(), "{}");
@@ -39,9 +40,9 @@ test("a body over the limit is not brought over, whether it says so or not", asy
     let head;
     const door = new Door("x", 10, (_, text, body) => (assert.equal(body.length, 0), (head = text), decision({ status: 413 })), never);
     assert.equal((await door.serve(post("x".repeat(11), headers), {})).status, 413);
-    assert.match(head, /^large\n/);
+    assert.match(head, /^\nlarge\n/);
   }
-  const door = new Door("x", 10, (_, text, body) => (assert.match(text, /^whole/), assert.equal(body.length, 10), decision()), never);
+  const door = new Door("x", 10, (_, text, body) => (assert.match(text, /^\nwhole/), assert.equal(body.length, 10), decision()), never);
   await door.serve(post("x".repeat(10)), {});
 });
 
@@ -50,7 +51,7 @@ test("a body that breaks off is said to be cut", async () => {
   let head;
   const door = new Door("x", 10, (_, text) => ((head = text), decision({ status: 400 })), never);
   await door.serve(post(broken), {});
-  assert.match(head, /^cut\n/);
+  assert.match(head, /^\ncut\n/);
 });
 
 test("the answer waits for the queue, and its body may have line breaks", async () => {
@@ -94,6 +95,31 @@ test("each text goes to its queue, in order", async () => {
   const texts = [["Q", "1"], ["Q", "2"], ["R", "3"], ["Q", "4"]];
   await new Door("x", 10, () => decision({ texts }), never).serve(post("{}"), { Q, R });
   assert.deepEqual([Q.taken, R.taken], [[["1", "2"], ["4"]], [["3"]]]);
+});
+
+test("where nobody is over a limit the first decision stands, and else it is made again with all counts", async () => {
+  const within = (over) => ({ limit: async ({ key }) => ({ success: !over.includes(key) }) });
+  const serve = async (door, L) => {
+    const Q = queue();
+    await door.serve(post("{}"), { Q, L });
+    return Q.taken.flat();
+  };
+  const asked = [];
+  const decide = (_, head, body) => {
+    const counts = head.split("\n")[0];
+    asked.push([body.length, counts]);
+    if (counts === "") return decision({ keys: ["a", "b"], texts: ["first"] });
+    return counts === "01" ? decision({ keys: ["c"], settles: 0, texts: ["second"] }) : decision({ texts: ["last"] });
+  };
+  assert.deepEqual(await serve(new Door("x", 10, decide, never), within([])), ["first"]);
+  assert.deepEqual(asked.splice(0), [[2, ""]]);
+  assert.deepEqual(await serve(new Door("x", 10, decide, never), within(["b"])), ["last"]);
+  assert.deepEqual(asked.splice(0), [[2, ""], [2, "01"], [2, "01,0"]]);
+  // That nobody counts is told once.
+  const uncounted = new Door("x", 10, decide, never);
+  assert.deepEqual(await serve(uncounted, undefined), ["last"]);
+  assert.deepEqual(await serve(uncounted, undefined), ["first"]);
+  assert.deepEqual(asked, [[2, ""], [2, "??"], [2, ""]]);
 });
 
 test("long texts do not travel in one batch", async () => {
