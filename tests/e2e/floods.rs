@@ -114,6 +114,22 @@ async fn a_flood_on_whatsapp_is_kept_but_not_answered_by_number_and_by_user_id()
     }
 }
 
+#[tokio::test]
+async fn of_a_flood_in_one_body_what_is_behind_the_counted_messages_is_held_back_as_well() {
+    let stage = Stage::alone("floods", limited).await;
+    // A hundred messages of a body are counted.
+    let (flooder, neighbour) = (stage.stranger(), stage.stranger());
+    let minutes = Minutes::begin();
+    let text = |person: &str, n: u32| stage.whatsapp().inbound(person, "text", json!({"body": format!("message {n}")}));
+    let messages = (0..150).map(|n| text(&flooder, n)).chain([text(&neighbour, 1)]);
+    let posted = stage.whatsapp().deliver_all(messages.collect()).await.unwrap();
+    assert_eq!(posted.status, Some(200), "{}", posted.answer);
+    let most = minutes.most(SENDER_LIMIT);
+    let held = held_back(&stage, &flooder, 150).await;
+    assert!(held < 150 && held >= 150 - most, "{held} of 150 held back, {most} may have come through");
+    assert!(!stage.whatsapp_to(&neighbour, 1).await.is_empty());
+}
+
 fn uncounted() -> WorldConfig {
     WorldConfig { edge_limits: [("SENDER_LIMIT".to_owned(), None)].into(), ..WorldConfig::default() }
 }

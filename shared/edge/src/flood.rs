@@ -14,7 +14,8 @@ use ihuza_core::{
 
 use crate::{context::Cx, decision::Line, endpoint::Outcome, incoming::Incoming, queue::Envelope, reply::Reply};
 
-/// Messages of one body that are counted. Only Meta sends more at once, what it kept during an outage of ours.
+/// Messages of one body that are counted; those behind them are over a limit where one before them from the same sender was. Only
+/// Meta sends more at once, what it kept during an outage of ours.
 const COUNTED_MAX: usize = 100;
 
 /// Like [`Outcome::accepted`], once the senders of `work` are counted: each by its place in `work`.
@@ -29,7 +30,6 @@ pub fn accepted(
     reply: Reply,
     lines: Vec<Line>,
 ) -> Outcome {
-    senders.truncate(COUNTED_MAX);
     let mut counts = request.counts();
     // Who is over the first limit is not counted by the second: one who floods uses up no neighbour's count.
     for over in [Over::Sender, Over::Prefix] {
@@ -44,18 +44,24 @@ pub fn accepted(
                 // What is too large for a queue is placed once it is known whether it is over a limit.
                 _ => (Reply::problem(&Problem::unavailable(30)).into(), "0"),
             };
-            let keys = senders.iter().filter_map(|(_, keys)| keys.counted_by(over));
+            let keys = senders.iter().take(COUNTED_MAX).filter_map(|(_, keys)| keys.counted_by(over));
             decision.ask = [limiter(over), settles].into_iter().chain(keys).map(str::to_owned).collect();
             return Outcome::Now(Ok(decision));
         };
         say_where_nobody_counts(&cx, over, counted);
         let mut counted = counted.bytes();
-        senders.retain(|(place, _)| {
-            let full = counted.next() == Some(b'1');
-            if full {
+        let mut full: Vec<String> = Vec::new();
+        senders.retain(|(place, keys)| {
+            let key = keys.counted_by(over).unwrap_or_default();
+            let is_known = full.iter().any(|known| known == key);
+            let is_over = counted.next().map_or(is_known, |said| said == b'1');
+            if is_over {
                 mark(work.get_mut(*place), over);
+                if !is_known {
+                    full.push(key.to_owned());
+                }
             }
-            !full
+            !is_over
         });
     }
     Outcome::accepted(cx, work, reply, lines)
