@@ -37,6 +37,8 @@ const ports = JSON.parse(env.EDGE_PORTS || "{}");
 const limits = JSON.parse(env.EDGE_LIMITS || "{}");
 /** How long Miniflare may take to bring a killed runtime back. */
 const RESTART_MS = 30_000;
+/** Ports come in blocks of so many, so that those of a checkout with more or fewer functions lie apart or are the same. */
+const BLOCK = 16;
 let withheld = (env.EDGE_WITHHOLD ?? "").split(",").filter(Boolean);
 
 // Wrangler prints to standard output as it likes; only our one line may go there.
@@ -75,7 +77,7 @@ const control = createServer(async (request, response) => {
     response.writeHead(500, { "content-type": "application/json" }).end(JSON.stringify({ error: String(error?.stack ?? error) }));
   }
 });
-const block = await ownPorts(control, names.length + 2);
+const block = await ownPorts(control, BLOCK * Math.ceil((names.length + 2) / BLOCK));
 const mf = new Miniflare(options());
 await mf.ready;
 for (const name of names) functions[name] = (await mf.unsafeGetDirectURL(name)).href.replace(/\/$/, "");
