@@ -7,7 +7,11 @@ const baseLetters = (text: string) => text.normalize("NFKD").replace(/\p{M}/gu, 
 export interface Found {
   keyword: Keyword;
   locale: Locale | null;
+  mayAnswer: boolean;
 }
+
+/** Words that may as well answer a question. */
+const MAY_ANSWER = new Set(["cancel", "end", "remove", "yes", "both", "les deux", "byombi", "zote mbili"]);
 
 export function keyword(text: string): Found | null {
   if (text.length > 160 || [...text].length > 80) return null;
@@ -17,8 +21,9 @@ export function keyword(text: string): Found | null {
   for (let polite = strip(words); polite; polite = strip(words)) words = polite;
   const whole = words.filter((word, at) => word !== words[at - 1]).join(" ");
   const known = KEYWORDS.get(whole);
-  if (known) return { keyword: known[0], locale: known[1] };
-  return whole === "cancel" || whole === "end" ? { keyword: "stop", locale: null } : null;
+  const mayAnswer = MAY_ANSWER.has(whole);
+  if (known) return { keyword: known[0], locale: known[1], mayAnswer };
+  return whole === "cancel" || whole === "end" ? { keyword: "stop", locale: null, mayAnswer } : null;
 }
 
 function strip(words: string[]): string[] | undefined {

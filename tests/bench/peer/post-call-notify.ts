@@ -1,6 +1,6 @@
 // The accept path of post-call-notify as TypeScript would have it: authenticate, parse, enqueue.
 import { bearer, equalsAny, serviceKeys } from "./auth";
-import { object, text } from "./fields";
+import { field, object, text } from "./fields";
 import { type Call, answer, bodyOf, invalidField, isCorrelationId, log, masked, methodNotAllowed, missingField, notFound, place, serve, unauthorized } from "./http";
 import { PhoneError, e164 } from "./phone";
 
@@ -38,6 +38,7 @@ export default serve(NAME, async (call: Call) => {
     call_ref: callRef,
     profile_ref: profile !== undefined && profile.length <= REFERENCE_LIMIT ? profile : null,
     phone_number: phone,
+    urgent: field(body, "urgent") === true,
   });
   log("info", "POST_CALL_NOTIFY_START", "a call's notification was accepted", NAME, correlationId, {
     call_ref: callRef,

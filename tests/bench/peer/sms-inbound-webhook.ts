@@ -47,7 +47,15 @@ export default serve(NAME, async (call: Call) => {
     const found = keyword(sms.text);
     await place(env.SMS_INBOUND, correlationId, {
       ...sms,
+      channel: "sms",
+      user_id: null,
+      display_name: null,
+      wants_answer: true,
+      reported_at: null,
+      voice_note: null,
+      unsigned: false,
       keyword: found?.keyword ?? null,
+      keyword_may_answer: found?.mayAnswer ?? false,
       language_hint: found?.locale ?? language(sms.text),
     });
     log("info", "SMS_INBOUND_RECEIVED", "an SMS was accepted", NAME, correlationId, {
