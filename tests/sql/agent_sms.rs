@@ -157,6 +157,20 @@ async fn our_sms_is_counted_with_its_call_its_person_and_its_price() {
 }
 
 #[tokio::test]
+async fn a_message_that_was_only_said_to_be_read_arrived_when_it_was_first_read() {
+    let db = Db::new().await;
+    let call = ended_call(&db, PHONE, -1000).await;
+    let id = summary(&db, &call, with(attempt("accepted", 900), json!({"provider_message_id": "m-1"}))).await;
+    for (ms, first_ms) in [(12_000, 12_000), (9_000, 9_000), (10_000, 9_000)] {
+        db.rpc("record_delivery_events", report("read", ms)).await;
+        let sql =
+            format!("select delivered_at = '{}' from public.agent_sms where delivery_id = '{id}'", at_text(first_ms));
+        assert!(db.admin.query_one(&sql, &[]).await.unwrap().get::<_, bool>(0), "read at {ms} ms");
+    }
+    assert_eq!(uncounted(&db).await, Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn what_never_left_us_costs_nothing_and_is_cancelled() {
     let db = Db::new().await;
     prices(&db).await;
