@@ -1,6 +1,6 @@
 //! `call-summary`: a call has ended; its summary goes to the person over WhatsApp and SMS, or SMS alone.
 //!
-//! It works behind the door `post-call-notify`: nobody outside calls it, so it alone holds the keys that the door has no use for.
+//! It works behind the door `post-call-notify`, and holds the keys to send and to ask the model, which the door has no use for.
 //!
 //! | trigger | does |
 //! |---|---|

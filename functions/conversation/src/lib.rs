@@ -1,7 +1,7 @@
 //! `conversation`: what people write is answered, by SMS or over WhatsApp; one conversation, one place that answers.
 //!
-//! It works behind the doors `sms-inbound-webhook` and `whatsapp-webhook`: nobody outside calls it, so it alone holds the keys
-//! that the doors have no use for.
+//! It works behind the doors `sms-inbound-webhook` and `whatsapp-webhook`, and holds the keys to send and to ask the model, which
+//! the doors have no use for.
 //!
 //! | trigger | does |
 //! |---|---|
